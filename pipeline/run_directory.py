@@ -1,0 +1,96 @@
+"""The names, manifest and state of everything a run leaves on disk.
+
+    RUN/
+      manifest.json           options, model cards, library versions, state and counts of each step
+      photos/SHARD.parquet    one file per input shard in each of these three; the photos file is
+      faces/SHARD.parquet     written last, so a shard is complete exactly when it has one
+      failures/SHARD.parquet
+      assignments/assignments.parquet
+      people/people.parquet
+      report/index.html
+      evaluation/*.json
+"""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+
+from facecluster.transforms import schema
+from facecluster.transforms.tables import list_files, read_table, write_bytes, write_table
+
+SHARDED_TABLES = ("photos", "faces", "failures")
+VERSIONED_PACKAGES = ("facecluster", "apache-beam", "tensorflow", "faiss-cpu", "faiss-gpu",
+                      "hdbscan", "scikit-learn", "numpy", "pyarrow", "pillow")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run's folder, on any file system that Beam knows (local, gs://, s3://)."""
+
+    root: str
+
+    def path(self, *names: str) -> str:
+        return FileSystems.join(self.root, *names)
+
+    def complete_shards(self) -> list[str]:
+        """Names of the input shards whose three tables are all written."""
+        return [PurePosixPath(p).name.removesuffix(".parquet")
+                for p in list_files(self.path("photos"))]  # fmt: skip
+
+    def shard_path(self, table: str, shard: str) -> str:
+        return self.path(table, f"{shard}.parquet")
+
+    def read_shards(self, table: str, columns: Sequence[str], shards: Sequence[str] | None = None):
+        """(table, stamp) of a sharded table, complete shards only; see `tables.read_table`."""
+        shards = self.complete_shards() if shards is None else shards
+        empty = {"photos": schema.PHOTOS, "failures": schema.FAILURES,
+                 "faces": schema.faces(pa.list_(pa.float32(), 1))}[table]  # fmt: skip
+        return read_table([self.shard_path(table, shard) for shard in shards], columns, empty)
+
+    def write(self, table: str, rows: pa.Table) -> None:
+        """Writes a table that is one file (people, assignments)."""
+        write_table(self.path(table, f"{table}.parquet"), rows)
+
+    def exists(self, table: str) -> bool:
+        return FileSystems.exists(self.path(table, f"{table}.parquet"))
+
+    def read(self, table: str) -> pa.Table:
+        """Reads a table that is one file; TableError when it is not there."""
+        columns = {"people": schema.PEOPLE, "assignments": schema.ASSIGNMENTS}[table].names
+        return read_table([self.path(table, f"{table}.parquet")], columns)[0]
+
+    def manifest(self) -> dict[str, Any]:
+        path = self.path("manifest.json")
+        if not FileSystems.exists(path):
+            return {}
+        with FileSystems.open(path) as file:
+            return json.loads(file.read())
+
+    def update_manifest(self, step: str, entry: dict[str, Any]) -> None:
+        """Records what a step did, under its name, beside what other steps recorded."""
+        manifest = self.manifest()
+        manifest["versions"] = _versions()
+        manifest.setdefault("steps", {})[step] = {
+            "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **entry,
+        }
+        text = json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n"
+        write_bytes(self.path("manifest.json"), text.encode())
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in VERSIONED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,95 @@
+"""The tables of a run, as pyarrow schemas: what one row is and the unit of every column."""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+METADATA_KEY = b"facecluster"
+
+# A photo that was read. photo_id is the SHA-256 of the file's bytes, so the same photo is itself
+# under any name; width and height are pixels of the upright photo (EXIF orientation applied).
+PHOTOS = pa.schema(
+    [
+        pa.field("photo_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("taken_at", pa.timestamp("s")),  # EXIF local time: it names no time zone
+        pa.field("n_faces", pa.int32(), nullable=False),
+    ]
+)
+
+# An input that could not be used: which step refused it, and why.
+FAILURES = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("step", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+    ]
+)
+
+# A person. size counts faces; representative_face_id is the face nearest to all the others.
+PEOPLE = pa.schema(
+    [
+        pa.field("person_id", pa.string(), nullable=False),
+        pa.field("size", pa.int32(), nullable=False),
+        pa.field("n_photos", pa.int32(), nullable=False),
+        pa.field("representative_face_id", pa.string(), nullable=False),
+    ]
+)
+
+# A face's person: one row for every face, person_id null for a face that was left unassigned.
+# probability is HDBSCAN's membership strength in [0, 1]; distance is the Euclidean distance of
+# the face's unit vector to its person's mean direction (null when unassigned).
+ASSIGNMENTS = pa.schema(
+    [
+        pa.field("face_id", pa.string(), nullable=False),
+        pa.field("photo_id", pa.string(), nullable=False),
+        pa.field("person_id", pa.string()),
+        pa.field("probability", pa.float32(), nullable=False),
+        pa.field("distance", pa.float32()),
+    ]
+)
+
+
+def faces(embedding: pa.DataType) -> pa.Schema:
+    """A detected face.
+
+    face_id is the photo_id plus the face's index in the photo, so it is stable across runs. box is
+    x0 y0 x1 y1 and landmarks are x y of left eye, right eye, nose, left and right mouth corner
+    (left as seen in the picture), all in pixels of the upright photo. thumbnail is a JPEG of the
+    aligned face.
+
+    Args:
+      embedding: the column type of the embedding, which the codec decides (see codec.py).
+    """
+    return pa.schema(
+        [
+            pa.field("face_id", pa.string(), nullable=False),
+            pa.field("photo_id", pa.string(), nullable=False),
+            pa.field("box", pa.list_(pa.float32(), 4), nullable=False),
+            pa.field("landmarks", pa.list_(pa.float32(), 10), nullable=False),
+            pa.field("detection_score", pa.float32(), nullable=False),
+            pa.field("thumbnail", pa.binary(), nullable=False),
+            pa.field("embedding", embedding, nullable=False),
+        ]
+    )
+
+
+def face_id(photo_id: str, index: int) -> str:
+    """The stable name of a photo's index-th face."""
+    return f"{photo_id}-{index:03d}"
+
+
+def stamped(schema: pa.Schema, **metadata: Any) -> pa.Schema:
+    """The schema carrying its version and `metadata` (the model's hash, the codec) in the file."""
+    stamp = {"schema_version": SCHEMA_VERSION, **metadata}
+    return schema.with_metadata({METADATA_KEY: json.dumps(stamp, sort_keys=True).encode()})
+
+
+def stamp_of(schema: pa.Schema) -> dict[str, Any]:
+    """What `stamped` wrote, or an empty dict for a file that facecluster did not write."""
+    return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))

@@ -1,0 +1,87 @@
+"""Parquet files on any Beam file system: written whole or not at all, read back as one table."""
+
+import uuid
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+
+from facecluster.transforms.schema import SCHEMA_VERSION, stamp_of
+
+
+class TableError(Exception):
+    """A table that cannot be used: unreadable, of another version, or mixing models."""
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Writes `path` under a temporary name in the same folder, then renames it into place."""
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    with FileSystems.create(temporary, mime_type="application/octet-stream") as file:
+        file.write(content)
+    if FileSystems.exists(path):
+        FileSystems.delete([path])
+    FileSystems.rename([temporary], [path])
+
+
+def write_table(path: str, table: pa.Table) -> None:
+    """Writes one Parquet file, never half-visible (see `write_bytes`)."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(path, sink.getvalue())
+
+
+def list_files(folder: str, suffix: str = ".parquet") -> list[str]:
+    """The finished files of a table folder, sorted by name; empty when there is no such folder."""
+    matched = FileSystems.match([FileSystems.join(folder, "*" + suffix)])[0].metadata_list
+    return sorted(found.path for found in matched)
+
+
+def read_table(paths: Sequence[str], columns: Iterable[str], schema: pa.Schema | None = None):
+    """Reads files of one table and checks that they belong together.
+
+    Args:
+      paths: Parquet files that `write_table` wrote.
+      columns: the columns to read, in this order.
+      schema: what to return for no files; without it no files are an error.
+
+    Returns:
+      (table, stamp): a pyarrow.Table of all rows in the order of `paths`, and the metadata that
+      every file carries (schema version, model hash, codec).
+
+    Raises:
+      TableError: a file is unreadable, has another schema version, lacks a column, or was made by
+        another model or codec than the first.
+    """
+    columns = list(columns)
+    parts, stamps = [], []
+    for path in paths:
+        try:
+            with FileSystems.open(path, mime_type="application/octet-stream") as file:
+                part = pq.read_table(pa.BufferReader(file.read()), columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise TableError(f"{path} cannot be read as a Parquet table: {error}") from error
+        missing = [column for column in columns if column not in part.column_names]
+        if missing:
+            raise TableError(f"{path} has no column {missing[0]!r}; is it a facecluster table?")
+        parts.append(part)
+        stamps.append(stamp_of(part.schema))
+    if not parts:
+        if schema is None:
+            raise TableError("there are no files to read")
+        empty = schema.empty_table().select(columns)
+        return empty, stamp_of(schema)
+    for path, stamp in zip(paths, stamps, strict=True):
+        if stamp.get("schema_version") != SCHEMA_VERSION:
+            raise TableError(
+                f"{path} has schema version {stamp.get('schema_version')}, this facecluster reads "
+                f"version {SCHEMA_VERSION}: make the table again with this version"
+            )
+        for key in stamp.keys() | stamps[0].keys():
+            if stamp.get(key) != stamps[0].get(key):
+                raise TableError(
+                    f"{path} was made with {key} {stamp.get(key)!r} but {paths[0]} with "
+                    f"{stamps[0].get(key)!r}: their embeddings cannot be compared; embed all "
+                    "photos with one model and codec into a new output folder"
+                )
+    return pa.concat_tables(parts), stamps[0]
