@@ -19,8 +19,6 @@ def write_bytes(path: str, content: bytes) -> None:
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     with FileSystems.create(temporary, mime_type="application/octet-stream") as file:
         file.write(content)
-    if FileSystems.exists(path):
-        FileSystems.delete([path])
     FileSystems.rename([temporary], [path])
 
 

