@@ -9,11 +9,12 @@ import numpy as np
 
 from facecluster.model_export import mtcnn
 from facecluster.model_export.inception_resnet_v1 import inception_resnet_v1
+from facecluster.model_export.registry import FetchError
 
 SCOPE = "InceptionResnetV1/"
 
 
-class WeightsError(Exception):
+class WeightsError(FetchError):
     """Weights that are not the network's: a variable is missing or has another shape."""
 
 

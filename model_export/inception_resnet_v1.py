@@ -42,7 +42,9 @@ def inception_resnet_v1(embedding_size: int = 512) -> keras.Model:
 
 
 def _conv(x, filters, kernel_size, name, strides=1, padding="same", activation="relu"):
-    return layers.Conv2D(filters, kernel_size, strides, padding, activation=activation, name=name)(x)
+    return layers.Conv2D(filters, kernel_size, strides, padding, activation=activation, name=name)(
+        x
+    )
 
 
 def _stem(x):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class FetchError(Exception):
-    """A package that could not be fetched or does not hold what it should."""
+    """A package that could not be fetched, or does not hold what it should."""
 
 
 @dataclass(frozen=True)

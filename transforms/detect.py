@@ -194,7 +194,10 @@ class Canvas:
             enlarges = level.width > source.width
             how = Image.Resampling.BILINEAR if enlarges else Image.Resampling.BOX
             drawn.append(source.resize((level.width, level.height), how))
-            rows, columns = slice(level.y, level.y + level.height), slice(level.x, level.x + level.width)
+            rows, columns = (
+                slice(level.y, level.y + level.height),
+                slice(level.x, level.x + level.width),
+            )
             pixels[rows, columns] = np.asarray(drawn[-1])
         return pixels
 
@@ -202,8 +205,8 @@ class Canvas:
 class DetectFaces(beam.PTransform):
     """From decoded photos to photos with their faces (box, landmarks, score)."""
 
-    def __init__(self, model_path: str, min_face_size: int, max_side: int, threads: int = 0):
-        self.do_fn = _DetectFn(SavedModel(model_path, threads), min_face_size, max_side)
+    def __init__(self, model: SavedModel, min_face_size: int, max_side: int):
+        self.do_fn = _DetectFn(Detector(model, min_face_size, max_side))
 
     def expand(self, photos):
         full_share = BYTES_PER_BATCH // PHOTOS_PER_BATCH
@@ -219,8 +222,8 @@ class DetectFaces(beam.PTransform):
 
 
 class _DetectFn(beam.DoFn):
-    def __init__(self, model: SavedModel, min_face_size: int, max_side: int):
-        self.detector = Detector(model, min_face_size, max_side)
+    def __init__(self, detector: Detector):
+        self.detector = detector
 
     def setup(self):
         self.detector.model.load()

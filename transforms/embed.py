@@ -21,9 +21,9 @@ class FaceEmbedder(ModelHandler[Photo, Photo, Any]):
     they would carry the crops on downstream (apache/beam#21444).
     """
 
-    def __init__(self, model_path: str, threads: int = 0):
+    def __init__(self, model: SavedModel):
         super().__init__()
-        self.model = SavedModel(model_path, threads)
+        self.model = model
 
     def load_model(self) -> Any:
         return self.model.load()

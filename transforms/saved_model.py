@@ -1,13 +1,17 @@
 """An exported model as a worker uses it: its card, and its networks loaded once per process."""
 
+import io
 import json
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
+
+from facecluster.transforms.tables import write_bytes
 
 CARD_VERSION = 1
 _loaded: dict[str, Any] = {}
@@ -55,7 +59,15 @@ class SavedModel:
         if not FileSystems.exists(path):
             return None
         with FileSystems.open(path, mime_type="application/octet-stream") as file:
-            return dict(np.load(file))
+            return dict(np.load(io.BytesIO(file.read())))
+
+    def write_codec(self, arrays: Mapping[str, np.ndarray]) -> str:
+        """Keeps the arrays of a 128-byte codec with the model; returns the file's path."""
+        path = FileSystems.join(self.path, "codec.npz")
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        write_bytes(path, content.getvalue())
+        return path
 
     def load(self) -> Any:
         """The networks, loaded when first asked for and then shared by the process's threads."""

@@ -1,0 +1,139 @@
+"""The `facecluster` command line: parses it, sets up the terminal, calls the command."""
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from facecluster.pipeline.options import ClusterOptions, EmbedOptions, add_options
+from facecluster.pipeline.quiet import noise_to_file
+
+WRONG_USE, STOPPED = 2, 130  # exit codes; 130 is what a program that Ctrl-C ended gives
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+      The exit code: 0 done, 1 it failed, 2 the command line asks for something impossible.
+    """
+    parser = _parser()
+    arguments, arguments.beam_arguments = parser.parse_known_args(argv)
+    if arguments.beam_arguments and not arguments.makes_run:
+        parser.error(f"unknown argument {arguments.beam_arguments[0]}")
+    try:
+        with contextlib.ExitStack() as stack:
+            if arguments.verbose:
+                logging.basicConfig(level=logging.INFO)
+            else:
+                stack.enter_context(noise_to_file(_log_file(arguments)))
+            # Not at the top: help need not wait for Beam, nor Beam's greetings be seen.
+            commands = importlib.import_module("facecluster.pipeline.commands")
+            return commands.call(arguments)
+    except _NotWritable as error:
+        print(f"facecluster: {error}", file=sys.stderr)
+        return WRONG_USE
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return STOPPED
+
+
+class _NotWritable(Exception):
+    pass
+
+
+def _log_file(arguments: argparse.Namespace) -> str:
+    """In the run's folder where that is a local one, else among the temporary files."""
+    folder = getattr(arguments, "output", None)
+    if not folder or "://" in folder or not (arguments.makes_run or os.path.isdir(folder)):
+        folder = tempfile.gettempdir()
+    path = os.path.join(folder, "facecluster.log")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(path, "a"):
+            return path
+    except OSError as error:
+        raise _NotWritable(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="facecluster",
+        description="Groups the faces of a photo collection into people.",
+        epilog="`run` and `embed` hand options they do not know to Apache Beam, as in "
+        "--runner=DataflowRunner --project=... or --direct_num_workers=8.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = _command(commands, "run", "photos to people and a report, all in one")
+    _add_input(command)
+    _add_output(command)
+    add_options(command, EmbedOptions)
+    add_options(command, ClusterOptions)
+
+    command = _command(commands, "embed", "only photos to faces")
+    _add_input(command)
+    _add_output(command)
+    add_options(command, EmbedOptions)
+
+    command = _command(commands, "cluster", "only faces to people, in a run there is")
+    _add_output(command)
+    add_options(command, ClusterOptions)
+
+    evaluate = commands.add_parser("evaluate", help="score a run, or a model, against labels")
+    kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
+    command = _command(kinds, "evaluate clustering", "a run's people against labels")
+    command.add_argument("--run", required=True, help="the run's folder")
+    command.add_argument(
+        "--labels", required=True, metavar="folder|FILE.csv",
+        help="`folder`: a photo shows the person its folder is named after; or a CSV of "
+        "photo,person",
+    )  # fmt: skip
+    command = _command(kinds, "evaluate verification", "LFW's protocol on pairs of photos")
+    command.add_argument("--images", required=True, help="folder of Name/Name_0001.jpg")
+    command.add_argument("--pairs", required=True, help="pairs.txt, pairsDevTrain.txt or alike")
+    command.add_argument("--run", help="keep the faces in this run's folder, and use those there")
+    add_options(command, EmbedOptions)
+
+    model = commands.add_parser("model", help="the networks: list, fetch, inspect them")
+    actions = model.add_subparsers(required=True, metavar="ACTION")
+    _command(actions, "model list", "the known models and where they are")
+    command = _command(actions, "model fetch", "download and export models")
+    command.add_argument("names", nargs="*", metavar="NAME", help="default: all of the list")
+    command = _command(actions, "model card", "print a model's card")
+    command.add_argument("model", help="name or folder")
+    command = _command(actions, "model fit-codec", "fit the 128-byte codec to a run's faces")
+    command.add_argument("model", help="name or folder; codec.npz is written into it")
+    command.add_argument("--run", required=True, help="a run made with --codec float32")
+
+    _command(commands, "sample-photos",
+             "download a few photos to try this on, print their folder")  # fmt: skip
+    return parser
+
+
+def _command(commands, name, help) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name.split()[-1],
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        allow_abbrev=False,
+    )
+    command.add_argument("-v", "--verbose", action="store_true", help="show all logs")
+    makes_run = name in ("run", "embed")
+    command.set_defaults(command=name, makes_run=makes_run)
+    return command
+
+
+def _add_input(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--input", required=True, nargs="+", metavar="PHOTOS",
+        help="folders (with all subfolders), files or globs; local, gs:// or s3://",
+    )  # fmt: skip
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--output", required=True, metavar="RUN", help="the run's folder")

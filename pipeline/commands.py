@@ -1,0 +1,189 @@
+"""What each command of `facecluster` does: calls the jobs and prints what came of them."""
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import tempfile
+
+from facecluster.model_export import zoo
+from facecluster.model_export.registry import FetchError
+from facecluster.model_export.verification import PairsError, read_pairs
+from facecluster.pipeline.cluster_job import ClusterError, cluster_run
+from facecluster.pipeline.embed_job import EmbedError, EmbedJob
+from facecluster.pipeline.evaluate_job import (
+    EvaluationError,
+    evaluate_clustering,
+    evaluate_verification,
+    format_scores,
+    pair_image_paths,
+)
+from facecluster.pipeline.options import ClusterOptions, EmbedOptions, from_arguments
+from facecluster.pipeline.progress import Progress
+from facecluster.pipeline.report import write_report
+from facecluster.pipeline.run_directory import RunDirectory
+from facecluster.pipeline.runner import OptionError, known_beam_options
+from facecluster.pipeline.sample_photos import fetch_sample_photos
+from facecluster.pipeline.summary import format_summary
+from facecluster.transforms.codec import CodecError, decode, fit_pca128
+from facecluster.transforms.read_photos import InputError, Listing, list_photos
+from facecluster.transforms.saved_model import ModelError, SavedModel
+from facecluster.transforms.tables import TableError
+
+logger = logging.getLogger(__name__)
+
+FAILED, WRONG_USE = 1, 2  # exit codes
+EXIT_CODES = {
+    **dict.fromkeys(
+        (InputError, OptionError, ModelError, CodecError, EvaluationError, PairsError,
+         ClusterError), WRONG_USE,
+    ),
+    **dict.fromkeys((EmbedError, TableError, FetchError, OSError), FAILED),
+}  # fmt: skip
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Runs the function that the command line names; its errors become a sentence.
+
+    Returns:
+      The exit code.
+    """
+    try:
+        return COMMANDS[arguments.command](arguments)
+    except tuple(EXIT_CODES) as error:
+        logger.debug("failed", exc_info=True)
+        print(f"facecluster: {error}", file=sys.stderr)
+        return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Photos to people to a report."""
+    if code := embed(arguments):
+        return code
+    cluster(arguments)
+    directory = RunDirectory(arguments.output)
+    page = write_report(directory)
+    print(format_summary(directory.manifest()))
+    print(f"report        {page}")
+    return 0
+
+
+def embed(arguments: argparse.Namespace) -> int:
+    """Photos to faces."""
+    known_beam_options(arguments.beam_arguments)
+    directory = _embed(arguments, list_photos(arguments.input))
+    counts = directory.manifest()["steps"]["embed"]["counts"]
+    if arguments.command == "embed":
+        print(format_summary(directory.manifest()))
+    if counts["photos"] == 0:
+        print(f"facecluster: none of the {counts['failures']} photos could be read; "
+              f"{directory.path('failures')} says why", file=sys.stderr)  # fmt: skip
+        return FAILED
+    return 0
+
+
+def cluster(arguments: argparse.Namespace) -> int:
+    """Faces to people."""
+    directory = RunDirectory(arguments.output)
+    cluster_run(directory, from_arguments(ClusterOptions, arguments), Progress().say)
+    if arguments.command == "cluster":
+        page = write_report(directory)
+        print(format_summary(directory.manifest()))
+        print(f"report        {page}")
+    return 0
+
+
+def evaluate_people(arguments: argparse.Namespace) -> int:
+    """A run's people against labels."""
+    print(format_scores(evaluate_clustering(RunDirectory(arguments.run), arguments.labels)))
+    return 0
+
+
+def evaluate_pairs(arguments: argparse.Namespace) -> int:
+    """LFW's verification protocol."""
+    photos = pair_image_paths(arguments.images, read_pairs(arguments.pairs))
+    with contextlib.ExitStack() as stack:
+        arguments.output = arguments.run or stack.enter_context(tempfile.TemporaryDirectory())
+        directory = _embed(arguments, Listing(tuple(photos), n_other_files=0))
+        print(format_scores(evaluate_verification(directory, arguments.images, arguments.pairs)))
+    return 0
+
+
+def list_models(arguments: argparse.Namespace) -> int:
+    for name, model in zoo.ZOO.items():
+        where = zoo.model_folder(name) if zoo.is_fetched(name) else "not fetched"
+        print(f"{name:24}{model.card['architecture']:32}{where}")
+    return 0
+
+
+def fetch_models(arguments: argparse.Namespace) -> int:
+    for name in arguments.names or zoo.ZOO:
+        if name not in zoo.ZOO:
+            raise ModelError(f"no known model is called {name}: see `facecluster model list`")
+        if not zoo.is_fetched(name):
+            Progress().say(f"fetching {name} and exporting it; this is done once")
+        print(zoo.fetch(name))
+    return 0
+
+
+def show_card(arguments: argparse.Namespace) -> int:
+    print(json.dumps(_find_model(arguments.model).card(), indent=2))
+    return 0
+
+
+def fit_codec(arguments: argparse.Namespace) -> int:
+    """Fits the 128-byte codec to a run's faces and keeps it with the model."""
+    model = _find_model(arguments.model)
+    faces, stamp = RunDirectory(arguments.run).read_shards("faces", ["embedding"])
+    if stamp.get("model") != model.card()["sha256"] or stamp.get("codec") == "pca128":
+        raise CodecError(
+            f"{arguments.run} does not hold {arguments.model}'s own vectors: "
+            f"embed with --model {arguments.model} --codec float32"
+        )
+    print(model.write_codec(fit_pca128(decode(faces["embedding"]))))
+    return 0
+
+
+def show_sample_photos(arguments: argparse.Namespace) -> int:
+    print(fetch_sample_photos())
+    return 0
+
+
+def _embed(arguments: argparse.Namespace, listing: Listing) -> RunDirectory:
+    directory = RunDirectory(arguments.output)
+    options = from_arguments(EmbedOptions, arguments)
+    job = EmbedJob(
+        directory,
+        _find_model(options.model),
+        _find_model(zoo.DETECTOR),
+        options,
+        arguments.beam_arguments,
+    )
+    job(listing, Progress().watch)
+    return directory
+
+
+def _find_model(name: str) -> SavedModel:
+    """The model of a name that the zoo knows, or in a folder."""
+    if name not in zoo.ZOO:
+        return SavedModel(name)
+    if not zoo.is_fetched(name):
+        raise ModelError(
+            f"the model {name} is not on this machine yet: run `facecluster model fetch {name}`"
+        )
+    return SavedModel(str(zoo.model_folder(name)))
+
+
+COMMANDS = {
+    "run": run,
+    "embed": embed,
+    "cluster": cluster,
+    "evaluate clustering": evaluate_people,
+    "evaluate verification": evaluate_pairs,
+    "model list": list_models,
+    "model fetch": fetch_models,
+    "model card": show_card,
+    "model fit-codec": fit_codec,
+    "sample-photos": show_sample_photos,
+}

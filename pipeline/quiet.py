@@ -1,0 +1,36 @@
+"""Keeps what TensorFlow and Beam say off the terminal, in a log file instead."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def noise_to_file(path: str) -> Iterator[None]:
+    """While the block runs, standard error of C++ code and of child processes goes to `path`.
+
+    TensorFlow writes there before any setting of its own is looked at, so the file descriptor has
+    to move. Python's sys.stderr still reaches the terminal; log records go to the file.
+    """
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    python_stderr = sys.stderr
+    log = open(path, "a", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
+    handler = logging.StreamHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    before = logging.root.handlers[:]
+    os.dup2(log.fileno(), 2)
+    sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, errors="replace")
+    logging.root.handlers[:] = [handler]
+    try:
+        yield
+    finally:
+        logging.root.handlers[:] = before
+        sys.stderr.close()
+        sys.stderr = python_stderr
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        log.close()

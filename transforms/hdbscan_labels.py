@@ -1,0 +1,134 @@
+"""HDBSCAN* over a spanning forest, then people for the faces it left alone.
+
+Campello, Moulavi, Zimek and Sander, "Hierarchical Density Estimates for Data Clustering,
+Visualization, and Outlier Detection" (2015). The tree routines are those of the packages hdbscan
+and scikit-learn, which both refuse a graph that is not connected; this file makes one tree of the
+forest in a way that leaves their selection undisturbed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from hdbscan._hdbscan_tree import compute_stability, condense_tree, get_clusters
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from sklearn.cluster._hdbscan._linkage import MST_edge_dtype, make_single_linkage
+
+from facecluster.transforms.neighbors import Neighbors
+from facecluster.transforms.spanning_forest import Edges
+
+NOISE = -1
+# A component alone is the tree's root, which HDBSCAN never selects. Up to this many faces it may
+# well be one person, so it gets a sibling; a larger one is left to split.
+MOST_FACES_OF_A_LONE_PERSON = 1000
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A clustering of n faces.
+
+    Attributes:
+      labels: (n,) int64, cluster numbers from 0; -1 for noise.
+      probabilities: (n,) float64 membership strength in [0, 1]; 0 for noise.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+def forest_labels(forest: Edges, n: int, min_cluster_size: int) -> Labels:
+    """HDBSCAN*'s excess-of-mass clusters of a mutual reachability forest.
+
+    Args:
+      forest: as `minimum_spanning_forest` gives it.
+      n: number of faces.
+      min_cluster_size: smaller components and branches are noise.
+    """
+    result = Labels(np.full(n, NOISE, np.int64), np.zeros(n))
+    ones = np.ones(len(forest.weight), np.int8)
+    graph = coo_matrix((ones, (forest.i, forest.j)), shape=(n, n))
+    n_components, component = connected_components(graph, directed=False)
+    large = np.bincount(component, minlength=n_components) >= min_cluster_size
+    faces = np.flatnonzero(large[component])
+    if len(faces) == 0:
+        return result
+    number = np.full(n, -1, np.int64)
+    number[faces] = np.arange(len(faces))
+    kept = large[component[forest.i]]
+    _, first_faces = np.unique(component[faces], return_index=True)
+    inside = Edges(number[forest.i[kept]], number[forest.j[kept]], forest.weight[kept])
+    tree = _joined(inside, first_faces, len(faces), min_cluster_size)
+    labels, probabilities = _select(tree, min_cluster_size)
+    result.labels[faces] = labels[: len(faces)]
+    result.probabilities[faces] = probabilities[: len(faces)]
+    return result
+
+
+def attach_noise(labels: Labels, neighbors: Neighbors, distance: float) -> Labels:
+    """Gives a noise face the cluster of its nearest face, where that has one and is near enough.
+
+    Its probability is what is left of `distance` at its nearest face.
+    """
+    if neighbors.ids.shape[1] == 0:
+        return labels
+    nearest, gap = neighbors.ids[:, 0], neighbors.distances[:, 0]
+    joins = (labels.labels == NOISE) & (gap < distance) & (labels.labels[nearest] != NOISE)
+    return Labels(
+        np.where(joins, labels.labels[nearest], labels.labels),
+        np.where(joins, 1 - gap / max(distance, 1e-9), labels.probabilities),
+    )
+
+
+def pair_noise(labels: Labels, neighbors: Neighbors, distance: float) -> Labels:
+    """Makes a cluster of two noise faces that are each other's nearest and near enough."""
+    if neighbors.ids.shape[1] == 0:
+        return labels
+    n = len(labels.labels)
+    nearest, gap = neighbors.ids[:, 0], neighbors.distances[:, 0]
+    noise = labels.labels == NOISE
+    me = np.arange(n)
+    pairs = noise & noise[nearest] & (nearest[nearest] == me) & (gap < distance)
+    first = np.flatnonzero(pairs & (me < nearest))
+    new = labels.labels.copy()
+    new[first] = new[nearest[first]] = labels.labels.max(initial=NOISE) + 1 + np.arange(len(first))
+    return Labels(new, np.where(pairs, 1 - gap / max(distance, 1e-9), labels.probabilities))
+
+
+def _joined(forest: Edges, first_faces: np.ndarray, n: int, min_cluster_size: int) -> Edges:
+    """One tree of all components, joined in pairs just above the largest weight.
+
+    Joined farther away, all components would look so dense beside the gap that excess of mass
+    would never select anything above them, or below.
+    """
+    i, j, weight = [forest.i], [forest.j], [forest.weight]
+    top = forest.weight.max()
+    if len(first_faces) == 1 and n <= MOST_FACES_OF_A_LONE_PERSON:
+        sibling = np.arange(n, n + min_cluster_size)
+        i.append(sibling[:-1])
+        j.append(sibling[1:])
+        weight.append(np.full(min_cluster_size - 1, top))
+        first_faces = np.append(first_faces, n)
+    height = top * (1 + 1e-6)
+    while len(first_faces) > 1:
+        even = len(first_faces) // 2 * 2
+        left, right = first_faces[:even:2], first_faces[1:even:2]
+        i.append(left)
+        j.append(right)
+        weight.append(np.full(len(left), height))
+        first_faces = np.concatenate([left, first_faces[even:]])
+        height *= 1 + 1e-9
+    return Edges(np.concatenate(i), np.concatenate(j), np.concatenate(weight))
+
+
+def _select(tree: Edges, min_cluster_size: int) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(tree.weight, kind="stable")
+    edges = np.empty(len(order), dtype=MST_edge_dtype)
+    edges["current_node"], edges["next_node"] = tree.i[order], tree.j[order]
+    edges["distance"] = tree.weight[order]
+    merges = make_single_linkage(edges)
+    fields = ("left_node", "right_node", "value", "cluster_size")
+    linkage = np.column_stack([merges[field] for field in fields]).astype(np.float64)
+    condensed = condense_tree(linkage, min_cluster_size)
+    stability = compute_stability(condensed)
+    labels, probabilities, _ = get_clusters(condensed, stability, "eom", False, False, 0.0, 0)
+    return labels, probabilities

@@ -1,0 +1,69 @@
+"""The minimum spanning forest of the faces' mutual reachability graph.
+
+HDBSCAN* (Campello et al. 2015, section 3) needs of a graph only its minimum spanning forest, and
+the forest of a union of edges is the forest of the union of their forests: so it can be built
+from parts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import minimum_spanning_tree
+
+from facecluster.transforms.neighbors import Neighbors
+
+# Distances below this count as this: exact copies of a photo would have infinite density.
+LEAST_DISTANCE = 0.05
+# Among equal reachability the nearer pair joins first; small enough to change no other order.
+TIE_BREAK = 1e-7
+
+
+@dataclass(frozen=True)
+class Edges:
+    """A weighted graph: (m,) int64 ends i and j, (m,) float64 weight."""
+
+    i: np.ndarray
+    j: np.ndarray
+    weight: np.ndarray
+
+
+def mutual_reachability(neighbors: Neighbors, min_samples: int, max_distance: float) -> Edges:
+    """The edges of the neighbour graph, weighted with mutual reachability distance.
+
+    max(core(i), core(j), d(i, j)), where core is the distance to the min_samples-th neighbour, the
+    face itself not counted.
+
+    Returns:
+      The edges of reachability below max_distance, each direction that the graph has.
+    """
+    n, k = neighbors.ids.shape
+    if k == 0:
+        return Edges(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float64)))
+    distances = np.maximum(neighbors.distances, np.float32(LEAST_DISTANCE))
+    core = distances[:, min(min_samples, k) - 1]
+    i = np.repeat(np.arange(n), k)
+    j = neighbors.ids.ravel()
+    found = j >= 0
+    i, j, distance = i[found], j[found], distances.ravel()[found]
+    weight = np.maximum(np.maximum(core[i], core[j]), distance)
+    near = weight < max_distance
+    weight = weight[near].astype(np.float64) * (1 + TIE_BREAK * distance[near])
+    return Edges(i[near], j[near], weight)
+
+
+def minimum_spanning_forest(edges: Edges, n: int) -> Edges:
+    """The lightest edges that connect what `edges` connect.
+
+    Args:
+      edges: in any order, with repetitions and either or both directions.
+      n: number of faces; ends are below it.
+    """
+    low, high = np.minimum(edges.i, edges.j), np.maximum(edges.i, edges.j)
+    order = np.lexsort((edges.weight, high, low))
+    low, high, weight = low[order], high[order], edges.weight[order]
+    first = np.ones(len(order), bool)  # a sparse matrix would add repeated edges up
+    first[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    graph = csr_matrix((weight[first], (low[first], high[first])), shape=(n, n))
+    forest = minimum_spanning_tree(graph, overwrite=True).tocoo()
+    return Edges(forest.row.astype(np.int64), forest.col.astype(np.int64), forest.data)
