@@ -68,6 +68,7 @@ ZOO = {
                 "the same through the 128-byte codec": 0.9897,
             },
         },
+        codec="facenet-casia-webface.npz",
     ),
     "mtcnn": PublishedModel(
         package=Package(

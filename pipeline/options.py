@@ -81,11 +81,11 @@ class ClusterOptions:
         0.9, "faces farther apart than this never join directly", type=between(0, 2)
     )
     attach_distance: float = option(
-        0.85, "an unassigned face joins the person of its nearest face within this; 0: never",
+        0.82, "an unassigned face joins the person of its nearest face within this; 0: never",
         type=between(0, 2),
     )  # fmt: skip
     pair_distance: float = option(
-        0.9, "two unassigned faces that are each other's nearest within this become a person; "
+        0.88, "two unassigned faces that are each other's nearest within this become a person; "
         "0: never", type=between(0, 2),
     )  # fmt: skip
 
