@@ -7,7 +7,7 @@ PACKAGES = ["pipeline", "transforms", "model_export"]
 setup(
     name="facecluster",
     version="0.1.0",
-    description="Groups the faces of a photo collection into people: offline, in batch, at any scale.",
+    description="Groups the faces of a photo collection into people, offline and at scale",
     license="MIT",
     python_requires=">=3.10,<3.13",
     packages=[f"facecluster.{name}" for name in PACKAGES],

@@ -29,7 +29,7 @@ def p_net() -> keras.Model:
 
 
 def r_net() -> keras.Model:
-    """From standardised crops (n, 24, 24, 3) to face probabilities (n, 1) and corrections (n, 4)."""
+    """From standardised crops (n, 24, 24, 3) to probabilities (n, 1) and corrections (n, 4)."""
     crops = keras.Input((R_NET_SIZE, R_NET_SIZE, 3), name="crops")
     x = _conv(crops, 28, 3, "conv1")
     x = layers.MaxPooling2D(3, 2, padding="same", name="pool1")(x)
@@ -43,9 +43,9 @@ def r_net() -> keras.Model:
 
 
 def o_net() -> keras.Model:
-    """From standardised crops (n, 48, 48, 3) to probabilities (n, 1), corrections (n, 4), landmarks.
+    """From standardised crops (n, 48, 48, 3) to probabilities (n, 1), corrections, landmarks.
 
-    Landmarks are (n, 10): five x, then five y, as fractions of the crop's width and height.
+    Corrections are (n, 4). Landmarks are (n, 10): five x, then five y, as fractions of the crop's width and height.
     """
     crops = keras.Input((O_NET_SIZE, O_NET_SIZE, 3), name="crops")
     x = _conv(crops, 32, 3, "conv1")

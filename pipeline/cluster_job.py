@@ -72,7 +72,9 @@ def cluster_run(
 def cluster_faces(neighbors: Neighbors, options: ClusterOptions) -> Labels:
     """A k-nearest-neighbour graph into people."""
     n = len(neighbors.ids)
-    edges = mutual_reachability(neighbors, options.min_samples, options.max_distance)
+    edges = mutual_reachability(
+        neighbors, options.min_samples, options.min_distance, options.max_distance
+    )
     labels = forest_labels(minimum_spanning_forest(edges, n), n, options.min_cluster_size)
     labels = attach_noise(labels, neighbors, options.attach_distance)
     if options.min_cluster_size <= 2:

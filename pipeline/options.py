@@ -74,9 +74,17 @@ class ClusterOptions:
     n_neighbors: int = option(64, "nearest neighbours searched for each face", type=at_least(2))
     min_cluster_size: int = option(2, "faces that make a person, at least", type=at_least(2))
     min_samples: int = option(
-        2, "neighbours that a face must have within a distance to count as dense there, not "
-        "counting itself", type=at_least(1),
-    )  # fmt: skip
+        1,
+        "neighbours that a face must have within a distance to count as dense there, not "
+        "counting itself",
+        type=at_least(1),
+    )
+    min_distance: float = option(
+        0.65,
+        "faces nearer than this count as this far apart, so that copies of a photo and bursts do "
+        "not become people of their own",
+        type=between(0.01, 2),
+    )
     max_distance: float = option(
         0.9, "faces farther apart than this never join directly", type=between(0, 2)
     )

@@ -13,8 +13,6 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 
 from facecluster.transforms.neighbors import Neighbors
 
-# Distances below this count as this: exact copies of a photo would have infinite density.
-LEAST_DISTANCE = 0.05
 # Among equal reachability the nearer pair joins first; small enough to change no other order.
 TIE_BREAK = 1e-7
 
@@ -28,11 +26,20 @@ class Edges:
     weight: np.ndarray
 
 
-def mutual_reachability(neighbors: Neighbors, min_samples: int, max_distance: float) -> Edges:
+def mutual_reachability(
+    neighbors: Neighbors, min_samples: int, min_distance: float, max_distance: float
+) -> Edges:
     """The edges of the neighbour graph, weighted with mutual reachability distance.
 
     max(core(i), core(j), d(i, j)), where core is the distance to the min_samples-th neighbour, the
     face itself not counted.
+
+    Args:
+      neighbors: the graph.
+      min_samples: at least 1.
+      min_distance: above 0; smaller distances count as this. Without it copies of a photo would be
+        infinitely dense, and a burst of photos of one person a cluster apart from the others.
+      max_distance: edges of this reachability and more are left out.
 
     Returns:
       The edges of reachability below max_distance, each direction that the graph has.
@@ -40,7 +47,7 @@ def mutual_reachability(neighbors: Neighbors, min_samples: int, max_distance: fl
     n, k = neighbors.ids.shape
     if k == 0:
         return Edges(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float64)))
-    distances = np.maximum(neighbors.distances, np.float32(LEAST_DISTANCE))
+    distances = np.maximum(neighbors.distances, np.float32(min_distance))
     core = distances[:, min(min_samples, k) - 1]
     i = np.repeat(np.arange(n), k)
     j = neighbors.ids.ravel()
