@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+STEPS = ("embed", "cluster")
+
 
 def format_summary(manifest: Mapping[str, Any]) -> str:
     """The counts and seconds of a run's steps, one line each, as text."""
@@ -28,7 +30,9 @@ def format_summary(manifest: Mapping[str, Any]) -> str:
         f"{name:14}{number:>{width},}{''.join(f'  ({note})' for note in notes)}"
         for name, number, notes in lines
     ]
-    seconds = [f"{name} {step['seconds']:,} s" for name, step in steps.items() if "seconds" in step]
+    seconds = [
+        f"{name} {steps[name]['seconds']:,} s" for name in STEPS if "seconds" in steps.get(name, {})
+    ]
     if seconds:
         text.append(f"{'time':14}{', '.join(seconds)}")
     return "\n".join(text)

@@ -1,0 +1,119 @@
+"""How well the default options group people they were not tuned on, and what the codec does to it.
+
+    python benchmarks/quality.py --images FOLDER [--pairs pairsDevTrain.txt] [--work runs/quality]
+                                 [--write-codec FILE.npz]
+
+FOLDER holds one folder of photos per person. The people are cut into two halves by a hash of their
+name: options were chosen, and the 128-byte codec was fitted, on the tuning half alone. Each half is
+embedded once, with all its vectors kept, grouped with the default options, and scored; so are all
+people together. The pairs are scored with the same vectors.
+"""
+
+import argparse
+import hashlib
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from facecluster.model_export import zoo
+from facecluster.model_export.verification import read_pairs, verify
+from facecluster.pipeline.cluster_job import cluster_faces
+from facecluster.pipeline.clustering_metrics import clustering_scores
+from facecluster.pipeline.evaluate_job import labelled_faces
+from facecluster.pipeline.options import ClusterOptions
+from facecluster.pipeline.run_directory import RunDirectory
+from facecluster.transforms.codec import decode, fit_pca128, make_codec
+from facecluster.transforms.neighbors import nearest_neighbors
+from facecluster.transforms.saved_model import SavedModel
+
+HALVES = ("tuning", "held-out")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", required=True, type=Path)
+    parser.add_argument("--pairs", help="pairs to verify too")
+    parser.add_argument("--work", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--write-codec", help="keep the codec fitted on the tuning half here")
+    arguments = parser.parse_args()
+
+    halves = {half: read_half(arguments.images, half, arguments.work) for half in HALVES}
+    if arguments.write_codec:
+        np.savez_compressed(arguments.write_codec, **fit_pca128(halves["tuning"].vectors))
+    shipped = SavedModel(str(zoo.fetch(zoo.DEFAULT_EMBEDDER))).codec_arrays()
+    halves["all"] = Half.together(list(halves.values()))
+    print("faces     codec     BCubed P / R / F        pairwise P / R / F      people  unassigned")
+    for name, half in halves.items():
+        for codec in ("float32", "pca128"):
+            through = through_codec(codec, shipped)
+            scores = half.clustering(through)
+            print(f"{name:9} {codec:8} "
+                  + " ".join(f"{scores['bcubed_' + x]:7.4f}" for x in ("precision", "recall", "f"))
+                  + " "
+                  + " ".join(f"{scores['pairwise_' + x]:7.4f}" for x in ("precision", "recall", "f"))
+                  + f" {scores['n_people_found']:7,} {scores['share_unassigned']:11.3f}")  # fmt: skip
+    if arguments.pairs:
+        print("pairs     codec     accuracy          VAL at FAR 1e-3   AUC     EER")
+        for codec in ("float32", "pca128"):
+            v = halves["all"].verification(arguments.pairs, through_codec(codec, shipped))
+            print(f"{'all':9} {codec:8} {v.accuracy:8.4f} +- {v.accuracy_std:.4f} "
+                  f"{v.val:8.4f} +- {v.val_std:.4f} {v.auc:8.4f} {v.eer:7.4f}")  # fmt: skip
+
+
+class Half:
+    """The faces of some people: all faces of their photos, of which one a photo is labelled."""
+
+    def __init__(self, vectors: np.ndarray, faces_of: dict[str, int]):
+        self.vectors = vectors  # (n, d) float32, of all faces
+        self.faces_of = faces_of  # photo uri -> the row of its labelled face
+
+    @classmethod
+    def together(cls, halves: "list[Half]") -> "Half":
+        faces_of, offset = {}, 0
+        for half in halves:
+            faces_of.update({uri: row + offset for uri, row in half.faces_of.items()})
+            offset += len(half.vectors)
+        return cls(np.concatenate([half.vectors for half in halves]), faces_of)
+
+    def clustering(self, through: Callable[[np.ndarray], np.ndarray]) -> dict:
+        options = ClusterOptions()
+        neighbors = nearest_neighbors(through(self.vectors), options.n_neighbors)
+        labels = cluster_faces(neighbors, options).labels
+        truth = np.array([Path(uri).parent.name for uri in self.faces_of])
+        return clustering_scores(truth, labels[list(self.faces_of.values())])
+
+    def verification(self, pairs_path: str, through: Callable[[np.ndarray], np.ndarray]):
+        pairs = read_pairs(pairs_path)
+        row_of = {
+            f"{Path(uri).parent.name}/{Path(uri).stem}": row for uri, row in self.faces_of.items()
+        }
+        first, second = ([row_of[stem] for stem in side] for side in (pairs.first, pairs.second))
+        vectors = through(self.vectors)
+        return verify(vectors[first], vectors[second], pairs.is_same, pairs.folds)
+
+
+def read_half(images: Path, half: str, work: Path) -> Half:
+    """Embeds the photos of one half of the people, or takes them from an earlier time."""
+    people = [folder for folder in sorted(images.iterdir()) if half_of(folder.name) == half]
+    run = RunDirectory(str(work / half))
+    command = ["facecluster", "embed", "--output", run.root, "--codec", "float32", "--input"]
+    subprocess.run([*command, *map(str, people)], check=True)
+    photos, _ = run.read_shards("photos", ["photo_id", "uri", "width", "height"])
+    faces, _ = run.read_shards("faces", ["photo_id", "box", "embedding"])
+    return Half(decode(faces["embedding"]), labelled_faces(photos, faces))
+
+
+def half_of(name: str) -> str:
+    return HALVES[hashlib.sha256(name.encode()).digest()[-1] % 2]
+
+
+def through_codec(name: str, arrays) -> Callable[[np.ndarray], np.ndarray]:
+    codec = make_codec(name, arrays)
+    return lambda vectors: decode(pa.chunked_array([codec.encode(vectors)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""The real command line on real photos, from options to tables."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+COMMAND = Path(sys.executable).with_name("facecluster")
+TABLES = ("photos", "faces", "failures")
+
+
+def facecluster(*arguments, **environment) -> subprocess.CompletedProcess:
+    command = [COMMAND, *map(str, arguments)]
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=env)
+
+
+def read(run: Path, table: str) -> list[dict]:
+    rows = pq.read_table(run / table).to_pylist()
+    return sorted(rows, key=lambda row: (row.get("uri", ""), row.get("face_id", "")))
+
+
+def hashes(folder: Path) -> dict[Path, str]:
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models(mtcnn_folder, facenet_folder):
+    """The command wants its models fetched."""
+
+
+@pytest.fixture(scope="module")
+def some_photos(lfw_images, tmp_path_factory) -> Path:
+    """40 photos of 8 people, in a folder each."""
+    folder = tmp_path_factory.mktemp("photos")
+    people = [person for person in sorted(lfw_images.iterdir()) if len(list(person.iterdir())) >= 5]
+    for person in people[:8]:
+        (folder / person.name).mkdir()
+        for photo in sorted(person.iterdir())[:5]:
+            shutil.copy(photo, folder / person.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def some_run(some_photos, tmp_path_factory) -> Path:
+    """An undisturbed run on some_photos."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    done = facecluster("run", "--input", some_photos, "--output", run)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_group_photos_give_their_people(group_photos, tmp_path):
+    before = hashes(group_photos)
+    done = facecluster("run", "--input", group_photos, "--output", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert hashes(group_photos) == before
+
+    # The people of each photo, by the person of its faces; one person, who has one photo, cannot
+    # be found by grouping.
+    person_of = {row["face_id"]: row["person_id"] for row in read(tmp_path / "run", "assignments")}
+    photos = {row["photo_id"]: Path(row["uri"]).name for row in read(tmp_path / "run", "photos")}
+    found: dict[str, set] = {name: set() for name in photos.values()}
+    for face in read(tmp_path / "run", "faces"):
+        if person := person_of[face["face_id"]]:
+            found[photos[face["photo_id"]]].add(person)
+    with open(group_photos / "truth.csv", newline="") as file:
+        truth = {row["photo"]: set(row["people"].split(";")) for row in csv.DictReader(file)}
+    alone = {name: people for name, people in truth.items() if len(people) == 1}
+    id_of = {name: found[photo] for photo, (name,) in alone.items() if found[photo]}
+    assert set(id_of) == {"alex", "biden", "kit", "obama", "rose"}
+    assert all(len(ids) == 1 for ids in id_of.values())
+    assert len(set.union(*id_of.values())) == 5
+    for photo, names in truth.items():
+        expected = set().union(*(id_of.get(name, set()) for name in names))
+        assert found[photo] == expected, photo
+
+
+def test_people_of_labelled_photos(some_run):
+    done = facecluster("evaluate", "clustering", "--run", some_run, "--labels", "folder")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((some_run / "evaluation" / "clustering.json").read_text())
+    assert scores["n_photos_scored"] == 40
+    assert scores["bcubed_f"] > 0.9
+    assert scores["bcubed_precision"] == 1
+
+
+def test_the_report_and_the_summary_agree_with_the_tables(some_photos, some_run):
+    again = facecluster("run", "--input", some_photos, "--output", some_run)
+    assert again.returncode == 0, again.stderr
+    summary = dict(line.split(maxsplit=1) for line in again.stdout.splitlines())
+    assert summary["photos"] == "40  (40 from before)"
+    assert int(summary["faces"]) == len(read(some_run, "faces"))
+    assert int(summary["people"].split()[0]) == len(read(some_run, "people"))
+    assert Path(summary["report"]).read_text().count("person-") >= len(read(some_run, "people"))
+    noise = ("TensorFlow", "oneDNN", "WARNING", "apitools")
+    assert not any(word in again.stderr for word in noise)
+
+
+def test_worker_processes_give_the_same_tables(some_photos, some_run, tmp_path):
+    done = facecluster("embed", "--input", some_photos, "--output", tmp_path / "run",
+                       "--direct_num_workers", "2", "--photos-per-shard", "7")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "run" / "photos").iterdir())) >= 3
+    for table in ("photos", "failures"):
+        assert read(tmp_path / "run", table) == read(some_run, table)
+    faces, others = read(tmp_path / "run", "faces"), read(some_run, "faces")
+    assert [face["face_id"] for face in faces] == [face["face_id"] for face in others]
+    for face, other in zip(faces, others, strict=True):  # batches differ, so the last bits may too
+        assert face["box"] == pytest.approx(other["box"], abs=0.01)
+        assert (
+            max(abs(a - b) for a, b in zip(face["embedding"], other["embedding"], strict=True)) <= 1
+        )
+
+
+def test_a_killed_job_goes_on_and_ends_with_the_same_tables(some_photos, some_run, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["embed", "--input", some_photos, "--output", run, "--photos-per-shard", "4"]
+    process = subprocess.Popen(
+        [COMMAND, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not list((run / "photos").glob("*.parquet")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    complete = {path: path.stat().st_mtime_ns for path in (run / "photos").glob("*.parquet")}
+    assert complete
+
+    done = facecluster(*arguments)
+    assert done.returncode == 0, done.stderr
+    for path, written_at in complete.items():
+        assert path.stat().st_mtime_ns == written_at
+    assert read(run, "photos") == read(some_run, "photos")
+    ids = [face["face_id"] for face in read(run, "faces")]
+    assert ids == [face["face_id"] for face in read(some_run, "faces")]
+
+
+def test_photos_added_later_are_added_and_people_keep_their_ids(some_photos, tmp_path):
+    photos, run = tmp_path / "photos", tmp_path / "run"
+    people = sorted(some_photos.iterdir())
+    for person in people[:4]:
+        shutil.copytree(person, photos / person.name)
+    assert facecluster("run", "--input", photos, "--output", run).returncode == 0
+    before = {row["face_id"]: row["person_id"] for row in read(run, "assignments")}
+    for person in people[4:]:
+        shutil.copytree(person, photos / person.name)
+    done = facecluster("run", "--input", photos, "--output", run)
+    assert done.returncode == 0, done.stderr
+    assert "20 from before" in done.stdout
+    after = {row["face_id"]: row["person_id"] for row in read(run, "assignments")}
+    assert len(read(run, "photos")) == 40
+    assert {before[face] for face in before} - {None} <= {after[face] for face in before}
+
+
+def test_photos_that_cannot_be_used_are_failures_and_the_others_are_not(lfw_images, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    good = next(lfw_images.glob("*/*.jpg"))
+    shutil.copy(good, photos / "good.jpg")
+    (photos / "truncated.jpg").write_bytes(good.read_bytes()[:3000])
+    (photos / "empty.jpg").write_bytes(b"")
+    (photos / "text.png").write_text("not a photo")
+    Image.new("RGB", (8, 8)).save(photos / "tiny.png")
+    done = facecluster("run", "--input", photos, "--output", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    failures = {Path(row["uri"]).name: row for row in read(tmp_path / "run", "failures")}
+    assert set(failures) == {"truncated.jpg", "empty.jpg", "text.png"}
+    assert failures["empty.jpg"]["step"] == "read"
+    assert "truncated" in failures["truncated.jpg"]["message"]
+    n_faces = {Path(row["uri"]).name: row["n_faces"] for row in read(tmp_path / "run", "photos")}
+    assert n_faces.keys() == {"good.jpg", "tiny.png"}
+    assert n_faces["good.jpg"] >= 1
+    assert n_faces["tiny.png"] == 0
+    assert "failures" in done.stdout
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "truncated.jpg" in page
+
+
+def test_only_unusable_photos_is_a_failed_job(tmp_path):
+    (tmp_path / "a.jpg").write_text("no")
+    done = facecluster("run", "--input", tmp_path, "--output", tmp_path / "run")
+    assert done.returncode == 1
+    assert "none of the 1 photos could be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [((), "there are no photos in"), (("a.txt", "b.csv"), "of 2 files none")],
+    ids=["empty folder", "text files"],
+)
+def test_an_input_without_photos_is_refused(tmp_path, files, sentence):
+    (tmp_path / "photos").mkdir()
+    for name in files:
+        (tmp_path / "photos" / name).write_text("text")
+    done = facecluster("run", "--input", tmp_path / "photos", "--output", tmp_path / "run")
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_is_not_there_is_refused(some_photos, tmp_path):
+    done = facecluster(
+        "run", "--input", some_photos, "--output", tmp_path / "run", FACECLUSTER_CACHE=str(tmp_path)
+    )
+    assert done.returncode == 2
+    assert "facecluster model fetch facenet-casia-webface" in done.stderr
+    done = facecluster("run", "--input", some_photos, "--output", tmp_path / "run",
+                       "--model", tmp_path / "nowhere")  # fmt: skip
+    assert done.returncode == 2
+    assert "there is no model in" in done.stderr
+
+
+def test_an_output_that_cannot_be_written_is_refused(some_photos, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    output = tmp_path / "file" / "run"
+    done = facecluster("run", "--input", some_photos, "--output", output)
+    assert done.returncode == 2
+    assert f"cannot write to {output}" in done.stderr
+
+
+def test_a_run_made_with_other_settings_is_refused(some_photos, some_run):
+    done = facecluster("run", "--input", some_photos, "--output", some_run, "--codec", "float32")
+    assert done.returncode == 1
+    assert "codec pca128, now it is float32" in done.stderr
+
+
+def test_a_mistyped_option_is_refused(some_photos, tmp_path):
+    done = facecluster("run", "--input", some_photos, "--output", tmp_path, "--min-face-sise", "30")
+    assert done.returncode == 2
+    assert "--min-face-sise" in done.stderr
+
+
+def test_verification_prints_lfws_figures(lfw_images, lfw_pairs, tmp_path):
+    lines = lfw_pairs.read_text().splitlines()
+    same, different = lines[1:21], lines[1101:1121]
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("\n".join(["20", *same, *different]))
+    done = facecluster("evaluate", "verification", "--images", lfw_images, "--pairs", pairs)
+    assert done.returncode == 0, done.stderr
+    figures = [line.rsplit(maxsplit=1) for line in done.stdout.splitlines()]
+    accuracy = next(float(figure) for name, figure in figures if name.startswith("Accuracy: "))
+    assert accuracy > 0.9
+
+
+@pytest.mark.slow
+def test_all_of_lfws_development_people(lfw_images, lfw_pairs, tmp_path):
+    """The figures that docs/results.md quotes, from the command itself, with its defaults."""
+    run = tmp_path / "run"
+    done = facecluster("run", "--input", lfw_images, "--output", run)
+    assert done.returncode == 0, done.stderr
+    done = facecluster("evaluate", "clustering", "--run", run, "--labels", "folder")
+    print(done.stdout)
+    scores = json.loads((run / "evaluation" / "clustering.json").read_text())
+    assert scores["bcubed_f"] >= 0.950
+    assert scores["pairwise_f"] >= 0.98
+    assert scores["coverage"] >= 0.995
+    done = facecluster(
+        "evaluate", "verification", "--images", lfw_images, "--pairs", lfw_pairs, "--run", run
+    )
+    print(done.stdout)
+    scores = json.loads((run / "evaluation" / "verification.json").read_text())
+    assert scores["accuracy"] >= 0.980
