@@ -23,7 +23,7 @@ from facecluster.model_export.verification import read_pairs, verify
 from facecluster.pipeline.cluster_job import cluster_faces
 from facecluster.pipeline.clustering_metrics import clustering_scores
 from facecluster.pipeline.evaluate_job import labelled_faces
-from facecluster.pipeline.options import ClusterOptions
+from facecluster.pipeline.options import ClusterOptions, EmbedOptions
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms.codec import decode, fit_pca128, make_codec
 from facecluster.transforms.neighbors import nearest_neighbors
@@ -43,18 +43,20 @@ def main() -> None:
     halves = {half: read_half(arguments.images, half, arguments.work) for half in HALVES}
     if arguments.write_codec:
         np.savez_compressed(arguments.write_codec, **fit_pca128(halves["tuning"].vectors))
-    shipped = SavedModel(str(zoo.fetch(zoo.DEFAULT_EMBEDDER))).codec_arrays()
+    shipped = SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays()
     halves["all"] = Half.together(list(halves.values()))
-    print("faces     codec     BCubed P / R / F        pairwise P / R / F      people  unassigned")
+    print("people    codec    BCubed P, R, F          pairwise P, R, F         found  unassigned")
     for name, half in halves.items():
         for codec in ("float32", "pca128"):
             through = through_codec(codec, shipped)
             scores = half.clustering(through)
-            print(f"{name:9} {codec:8} "
-                  + " ".join(f"{scores['bcubed_' + x]:7.4f}" for x in ("precision", "recall", "f"))
-                  + " "
-                  + " ".join(f"{scores['pairwise_' + x]:7.4f}" for x in ("precision", "recall", "f"))
-                  + f" {scores['n_people_found']:7,} {scores['share_unassigned']:11.3f}")  # fmt: skip
+            figures = [
+                f"{scores[f'{measure}_{figure}']:7.4f}"
+                for measure in ("bcubed", "pairwise")
+                for figure in ("precision", "recall", "f")
+            ]
+            people, unassigned = scores["n_people_found"], scores["share_unassigned"]
+            print(f"{name:9} {codec:8}", *figures, f"{people:7,} {unassigned:11.3f}")
     if arguments.pairs:
         print("pairs     codec     accuracy          VAL at FAR 1e-3   AUC     EER")
         for codec in ("float32", "pca128"):

@@ -1,56 +1,56 @@
 """Photos a second: the bare embedding loop, detectors side by side, and the whole embed job.
 
-    python benchmarks/throughput.py --photos FOLDER [--n 1000] [--n-detect 100]
+    python benchmarks/throughput.py --photos FOLDER [--n 1000] [--n-detect 200]
 
 FOLDER holds one-face photos named Name/Name_0001.jpg with the face in the middle, as LFW's are.
-The detectors see the same photos, one call a photo for those that take one, all with a smallest
-face of 20 px and their own default thresholds. A detector has found a photo's labelled face when
-one of its boxes holds the photo's centre. facenet-pytorch needs older libraries than ours: point
---torch-python at the Python of an environment that has it, or it is left out.
+The detectors see the same photos and search faces from 20 px with their own default thresholds,
+each in one process with all cores and in one process a core; the better of the two counts.
+facenet-pytorch needs older libraries than ours: point --torch-python at the Python of an
+environment that has it, or it is left out.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from facecluster.model_export import zoo
+from facecluster.pipeline.options import EmbedOptions
 from facecluster.transforms.align import crop_face
-from facecluster.transforms.detect import PHOTOS_PER_BATCH, Detector
 from facecluster.transforms.embed import CROPS_PER_CALL, embed_crops
 from facecluster.transforms.saved_model import SavedModel
 
-MIN_FACE_SIZE, DETECTION_SIZE = 20, 1600
-PEER_SCRIPT = Path(__file__).with_name("peer_facenet_pytorch.py")
+DETECTOR_WORKER = Path(__file__).with_name("detector_worker.py")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, type=Path)
     parser.add_argument("--n", type=int, default=1000, help="photos for the embed job")
-    parser.add_argument("--n-detect", type=int, default=100, help="photos for the detectors")
+    parser.add_argument("--n-detect", type=int, default=200, help="photos for the detectors")
     parser.add_argument("--torch-python", help="a Python that can import facenet_pytorch")
     arguments = parser.parse_args()
     every = sorted(arguments.photos.glob("*/*.jpg"))
     paths = [str(path) for path in spread(every, arguments.n)]
 
     loop = bare_loop(paths[:: max(1, len(paths) // (4 * CROPS_PER_CALL))])
-    print(f"bare SavedModel loop            {loop:8.1f} faces/s")
+    print(f"{'bare SavedModel loop':28} {loop:26.1f} faces/s")
     detectors(paths[:: max(1, len(paths) // arguments.n_detect)], arguments.torch_python)
     photos, faces, seconds, start = embed_job(paths)
-    print(f"embed job, {photos:,} photos        {photos / seconds:8.1f} photos/s"
-          f" {faces / seconds:8.1f} faces/s  {photos / seconds / loop:.2f} of the bare loop in"
-          f" photos, {faces / seconds / loop:.2f} in faces")  # fmt: skip
-    print(f"  the same without its start    {photos / (seconds - start):8.1f} photos/s"
-          f" {faces / (seconds - start):8.1f} faces/s  {photos / (seconds - start) / loop:.2f}"
-          f" and {faces / (seconds - start) / loop:.2f}; the start takes {start:.0f} s")  # fmt: skip
+    without_start = f"  without its {start:.0f} s of start", seconds - start
+    for title, time_taken in ((f"embed job, {photos:,} photos", seconds), without_start):
+        print(
+            f"{title:28} {photos / time_taken:8.1f} photos/s {faces / time_taken:8.1f} faces/s, "
+            f"{faces / time_taken / loop:.2f} of the bare loop's faces/s"
+        )
 
 
 def spread(items: Sequence, n: int) -> list:
@@ -60,7 +60,7 @@ def spread(items: Sequence, n: int) -> list:
 
 def bare_loop(paths: Sequence[str]) -> float:
     """Faces/s of nothing but the exported network on crops that are there already."""
-    model = SavedModel(str(zoo.fetch(zoo.DEFAULT_EMBEDDER)))
+    model = SavedModel(str(zoo.fetch(EmbedOptions.model)))
     middle = np.array([65, 65, 185, 185])
     crops = [np.asarray(crop_face(Image.open(p).convert("RGB"), middle, 160, 32)) for p in paths]
     embed_crops(model, crops)
@@ -72,67 +72,41 @@ def bare_loop(paths: Sequence[str]) -> float:
 
 
 def detectors(paths: Sequence[str], torch_python: str | None) -> None:
-    rows = {"facecluster": measure(facecluster_detector(), paths)}
-    rows["mtcnn 1.0.0"] = measure(mtcnn_detector(), paths)
+    pythons = {"facecluster": sys.executable, "mtcnn": sys.executable}
     if torch_python:
-        command = [torch_python, str(PEER_SCRIPT), str(MIN_FACE_SIZE)]
-        done = subprocess.run(command, input="\n".join(paths), capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"facenet-pytorch failed:\n{done.stderr}")
-        rows["facenet-pytorch 2.6.0"] = tuple(json.loads(done.stdout.splitlines()[-1]))
+        pythons["facenet-pytorch"] = torch_python
     else:
         print("facenet-pytorch is left out: no --torch-python")
-    fastest_peer = max(rate for name, (rate, *_) in rows.items() if name != "facecluster")
-    for name, (rate, labelled, boxes) in rows.items():
-        print(f"detector {name:22} {rate:8.1f} photos/s  {labelled:4} of {len(paths)} labelled faces,"
-              f" {boxes} boxes, {rate / fastest_peer:5.1f} x the faster peer")  # fmt: skip
-
-
-def measure(detect: Callable[[list[Image.Image]], list], paths: Sequence[str]):
-    """(photos/s, labelled faces found, boxes), reading and decoding the photos not counted."""
-    images = [Image.open(path).convert("RGB") for path in paths]
-    detect(images[:PHOTOS_PER_BATCH])
-    started = time.perf_counter()
-    found = detect(images)
-    rate = len(images) / (time.perf_counter() - started)
-    labelled = sum(
-        any(holds_centre(box, image.size) for box in boxes)
-        for boxes, image in zip(found, images, strict=True)
-    )
-    return rate, labelled, sum(len(boxes) for boxes in found)
-
-
-def holds_centre(box: Sequence[float], size: tuple[int, int]) -> bool:
-    x, y = size[0] / 2, size[1] / 2
-    return box[0] < x < box[2] and box[1] < y < box[3]
-
-
-def facecluster_detector():
-    detector = Detector(SavedModel(str(zoo.fetch(zoo.DETECTOR))), MIN_FACE_SIZE, DETECTION_SIZE)
-
-    def detect(images):
-        return [
-            found.boxes
-            for start in range(0, len(images), PHOTOS_PER_BATCH)
-            for found in detector.detect(images[start : start + PHOTOS_PER_BATCH])
-        ]
-
-    return detect
-
-
-def mtcnn_detector():
-    from mtcnn import MTCNN
-
-    detector = MTCNN()
-
-    def detect(images):
-        found = (
-            detector.detect_faces(np.asarray(image), min_face_size=MIN_FACE_SIZE, box_format="xyxy")
-            for image in images
+    cores = len(os.sched_getaffinity(0))
+    rows = {}
+    for name, python in pythons.items():
+        one, labelled, boxes = measure(python, name, paths, n_processes=1, threads=cores)
+        per_core, *_ = measure(python, name, paths, n_processes=cores, threads=1)
+        rows[name] = one, per_core, labelled, boxes
+    fastest_peer = max(max(row[:2]) for name, row in rows.items() if name != "facecluster")
+    print(f"{'detector':16} one process  one a core  (photos/s)  labelled faces found  boxes")
+    for name, (one, per_core, labelled, boxes) in rows.items():
+        print(
+            f"{name:16} {one:11.1f} {per_core:11.1f} {max(one, per_core) / fastest_peer:8.1f} x"
+            f"{labelled:14} of {len(paths):4} {boxes:8}"
         )
-        return [[face["box"] for face in faces] for faces in found]
 
-    return detect
+
+def measure(python: str, name: str, paths: Sequence[str], n_processes: int, threads: int):
+    """(photos/s, photos whose labelled face was found, boxes); reading photos is not counted."""
+    command = [python, str(DETECTOR_WORKER), name, str(threads), str(EmbedOptions.min_face_size)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    workers = [subprocess.Popen(command, text=True, **pipes) for _ in range(n_processes)]
+    for i, worker in enumerate(workers):
+        print(json.dumps(paths[i::n_processes]), file=worker.stdin, flush=True)
+    for worker in workers:
+        if worker.stdout.readline().strip() != "ready":
+            sys.exit(f"the detector {name} did not start with {python}")
+    for worker in workers:
+        print(file=worker.stdin, flush=True)
+    results = [json.loads(worker.communicate()[0]) for worker in workers]
+    seconds, labelled, boxes = zip(*results, strict=True)
+    return len(paths) / max(seconds), sum(labelled), sum(boxes)
 
 
 def embed_job(paths: Sequence[str]) -> tuple[int, int, float, float]:

@@ -1,7 +1,6 @@
 """Published weights into our Keras networks, every variable accounted for."""
 
 import os
-from collections.abc import Mapping
 
 import joblib
 import keras
@@ -21,25 +20,17 @@ class WeightsError(FetchError):
 def facenet_from_frozen_graph(path: str | os.PathLike) -> keras.Model:
     """Inception-ResNet-v1 with the weights of a frozen TensorFlow 1 graph.
 
-    The convolutions' batch normalisation is already folded in such a graph (`Conv2D_bn_offset`);
-    the bottleneck's is folded here.
+    Batch normalisation that is not folded into its layer yet is folded here: a graph as trained
+    has it everywhere, one optimised for inference only after the bottleneck.
 
     Raises:
       WeightsError: names the first variable that the graph lacks or holds in another shape.
     """
-    constants = _constants_of_frozen_graph(path)
-    if f"{SCOPE}Bottleneck/weights" not in constants:
-        raise WeightsError(f"{path} has no {SCOPE}Bottleneck/weights: is it a FaceNet graph?")
-    network = inception_resnet_v1(constants[f"{SCOPE}Bottleneck/weights"].shape[1])
+    constants = _Constants(path)
+    network = inception_resnet_v1(constants[f"{SCOPE}Bottleneck/weights"].shape[-1])
     for layer in _layers_with_weights(network):
         scope = SCOPE + layer.name.replace(".", "/")
-        if layer.name == "Bottleneck":
-            weights = _folded_bottleneck(constants, scope)
-        else:
-            folded = f"{scope}/Conv2D_bn_offset"
-            bias = folded if folded in constants else f"{scope}/biases"
-            weights = [_constant(constants, f"{scope}/weights"), _constant(constants, bias)]
-        _set_weights(layer, weights, scope)
+        _set_weights(layer, _kernel_and_bias(constants, scope), f"{path}: {scope}")
     return network
 
 
@@ -69,35 +60,45 @@ def mtcnn_from_published(folder: str | os.PathLike) -> dict[str, keras.Model]:
     return networks
 
 
-def _constants_of_frozen_graph(path) -> dict[str, np.ndarray]:
-    import tensorflow as tf
+class _Constants(dict):
+    """The constants of a frozen graph: {name: array}."""
 
-    graph = tf.compat.v1.GraphDef()
-    with open(path, "rb") as file:
-        try:
-            graph.ParseFromString(file.read())
-        except Exception as error:
-            raise WeightsError(f"{path} is not a frozen TensorFlow graph: {error}") from error
-    return {
-        node.name: tf.make_ndarray(node.attr["value"].tensor)
-        for node in graph.node
-        if node.op == "Const"
-    }
+    def __init__(self, path):
+        import tensorflow as tf
+
+        self.path = path
+        graph = tf.compat.v1.GraphDef()
+        with open(path, "rb") as file:
+            try:
+                graph.ParseFromString(file.read())
+            except Exception as error:
+                raise WeightsError(f"{path} is not a frozen TensorFlow graph: {error}") from error
+        super().__init__(
+            (node.name, tf.make_ndarray(node.attr["value"].tensor))
+            for node in graph.node
+            if node.op == "Const"
+        )
+
+    def __missing__(self, name):
+        raise WeightsError(f"{self.path} has no {name}: is it a frozen FaceNet graph?")
 
 
-def _constant(constants: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    if name not in constants:
-        raise WeightsError(f"the weights lack {name}")
-    return constants[name]
+def _kernel_and_bias(constants: _Constants, scope: str) -> list[np.ndarray]:
+    """A layer's, with its batch normalisation folded in.
 
-
-def _folded_bottleneck(constants, scope) -> list[np.ndarray]:
-    """x W normalised to (x W - mean) / sqrt(variance + 0.001) + beta, as one kernel and bias."""
-    norm = f"{scope}/BatchNorm"
-    scale = 1 / np.sqrt(_constant(constants, f"{norm}/moving_variance") + 0.001)
-    kernel = _constant(constants, f"{scope}/weights") * scale
-    mean = _constant(constants, f"{norm}/moving_mean")
-    return [kernel, _constant(constants, f"{norm}/beta") - mean * scale]
+    x W normalised is (x W - mean) gamma / sqrt(variance + 0.001) + beta; FaceNet has no gamma.
+    """
+    kernel, norm = constants[f"{scope}/weights"], f"{scope}/BatchNorm"
+    if f"{norm}/beta" not in constants:
+        folded = f"{scope}/Conv2D_bn_offset"
+        return [kernel, constants[folded if folded in constants else f"{scope}/biases"]]
+    beta, mean, variance = (
+        constants[f"{norm}/{name}"] for name in ("beta", "moving_mean", "moving_variance")
+    )
+    if not beta.shape == mean.shape == variance.shape == kernel.shape[-1:]:
+        raise WeightsError(f"{constants.path}: {norm} does not fit weights of {kernel.shape}")
+    scale = constants.get(f"{norm}/gamma", 1.0) / np.sqrt(variance + 0.001)
+    return [kernel * scale, beta - mean * scale]
 
 
 def _layers_with_weights(network: keras.Model) -> list[keras.Layer]:

@@ -45,7 +45,8 @@ def r_net() -> keras.Model:
 def o_net() -> keras.Model:
     """From standardised crops (n, 48, 48, 3) to probabilities (n, 1), corrections, landmarks.
 
-    Corrections are (n, 4). Landmarks are (n, 10): five x, then five y, as fractions of the crop's width and height.
+    Corrections are (n, 4). Landmarks are (n, 10): five x, then five y, as fractions of the crop's
+    width and height.
     """
     crops = keras.Input((O_NET_SIZE, O_NET_SIZE, 3), name="crops")
     x = _conv(crops, 32, 3, "conv1")

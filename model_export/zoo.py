@@ -9,9 +9,6 @@ from typing import Any
 
 from facecluster.model_export.registry import Package, cache_folder, fetch_files
 
-DETECTOR = "mtcnn"
-DEFAULT_EMBEDDER = "facenet-casia-webface"
-
 
 @dataclass(frozen=True)
 class PublishedModel:

@@ -75,7 +75,8 @@ def cluster_faces(neighbors: Neighbors, options: ClusterOptions) -> Labels:
     edges = mutual_reachability(
         neighbors, options.min_samples, options.min_distance, options.max_distance
     )
-    labels = forest_labels(minimum_spanning_forest(edges, n), n, options.min_cluster_size)
+    forest = minimum_spanning_forest(edges, n)
+    labels = forest_labels(forest, n, options.min_cluster_size, options.max_distance)
     labels = attach_noise(labels, neighbors, options.attach_distance)
     if options.min_cluster_size <= 2:
         labels = pair_noise(labels, neighbors, options.pair_distance)

@@ -156,7 +156,7 @@ def _embed(arguments: argparse.Namespace, listing: Listing) -> RunDirectory:
     job = EmbedJob(
         directory,
         _find_model(options.model),
-        _find_model(zoo.DETECTOR),
+        _find_model(options.detector),
         options,
         arguments.beam_arguments,
     )

@@ -50,6 +50,9 @@ class EmbedOptions:
         "the embedding model: a name that `facecluster model list` knows, or a folder with "
         "saved_model/ and model_card.json",
     )
+    detector: str = option(
+        "mtcnn", "the face detector, likewise; workers on other machines must reach the folders"
+    )
     min_face_size: int = option(
         20, "smallest face searched for, px; grows with the reduction of large photos",
         type=at_least(12),

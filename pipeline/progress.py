@@ -49,7 +49,10 @@ class Progress:
                 if done != last_done:
                     last_done, moved_at = done, now
                 self._show(_line(last_done, total, moved_at - started, now - started))
-        self._show(_line(count(), total, time.monotonic() - started, time.monotonic() - started))
+        with contextlib.suppress(OSError):
+            last_done = count()
+        seconds = time.monotonic() - started
+        self._show(_line(last_done, total, seconds, seconds))
 
     def _show(self, text: str) -> None:
         if self.stream.isatty():

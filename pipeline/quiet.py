@@ -14,11 +14,11 @@ def noise_to_file(path: str) -> Iterator[None]:
     TensorFlow writes there before any setting of its own is looked at, so the file descriptor has
     to move. Python's sys.stderr still reaches the terminal; log records go to the file.
     """
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    log = open(path, "a", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
     sys.stderr.flush()
     terminal = os.dup(2)
     python_stderr = sys.stderr
-    log = open(path, "a", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
     handler = logging.StreamHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     before = logging.root.handlers[:]

@@ -7,24 +7,26 @@ STEPS = ("embed", "cluster")
 
 
 def format_summary(manifest: Mapping[str, Any]) -> str:
-    """The counts and seconds of a run's steps, one line each, as text."""
+    """The counts and seconds of a run's steps, one line each, as text.
+
+    A step that is running, or was killed, has no counts and is left out.
+    """
     steps = manifest.get("steps", {})
+    embed, cluster = (steps.get(name, {}).get("counts") for name in STEPS)
     lines = []
-    if "embed" in steps:
-        counts = steps["embed"]["counts"]
-        notes = [f"{counts['photos_already_done']:,} from before"] * bool(
-            counts["photos_already_done"]
-        )
-        lines += [("photos", counts["photos"], notes), ("faces", counts["faces"], [])]
-    if "cluster" in steps:
-        counts = steps["cluster"]["counts"]
-        notes = [f"largest {counts['largest_person']:,} faces"] * bool(counts["people"])
-        lines += [("people", counts["people"], notes), ("unassigned", counts["unassigned"], [])]
-    if "embed" in steps:
-        counts = steps["embed"]["counts"]
-        others = counts["files_that_are_no_photos"]
+    if embed:
+        before = embed["photos_already_done"]
+        lines += [
+            ("photos", embed["photos"], [f"{before:,} from before"] * bool(before)),
+            ("faces", embed["faces"], []),
+        ]
+    if cluster:
+        notes = [f"largest {cluster['largest_person']:,} faces"] * bool(cluster["people"])
+        lines += [("people", cluster["people"], notes), ("unassigned", cluster["unassigned"], [])]
+    if embed:
+        others = embed["files_that_are_no_photos"]
         notes = [f"{others:,} files in the folders are not named like photos"] * bool(others)
-        lines.append(("failures", counts["failures"], notes))
+        lines.append(("failures", embed["failures"], notes))
     width = max((len(f"{number:,}") for _, number, _ in lines), default=0)
     text = [
         f"{name:14}{number:>{width},}{''.join(f'  ({note})' for note in notes)}"

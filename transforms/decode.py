@@ -5,14 +5,27 @@ import re
 from dataclasses import replace
 from datetime import datetime
 
-from PIL import ExifTags, Image, ImageOps
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from facecluster.transforms.photo import Photo, step
 
 # A photo above this is refused before its pixels are decoded: three bytes a pixel must fit into a
 # worker several times over, and no camera takes more.
 MAX_PIXELS = 200_000_000
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would speak first, and of a bomb
+
+# What makes a photo of each EXIF orientation upright. Not ImageOps.exif_transpose: that writes the
+# EXIF anew, and cameras leave some that cannot be written.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @step("decode")
@@ -34,34 +47,50 @@ def decode(content: bytes) -> tuple[Image.Image, datetime | None]:
       OSError: it is no image, or is damaged.
       ValueError: it has more than MAX_PIXELS.
     """
-    with Image.open(io.BytesIO(content)) as image:
+    with _opened(content) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(
                 f"{image.width} x {image.height} pixels are more than the limit of {MAX_PIXELS:,}"
             )
-        exif = image.getexif()
-        taken_at = _taken_at(exif)
-        orientation = exif.get(ExifTags.Base.Orientation, 1)
-        upright = ImageOps.exif_transpose(image) if orientation != 1 else image
-        return _rgb(upright), taken_at
+        image.load()  # a TIFF is upright from here on, and says so
+        exif = _exif(image)
+        turn = UPRIGHT.get(exif.get(ExifTags.Base.Orientation))
+        return _rgb(image if turn is None else image.transpose(turn)), _taken_at(exif)
+
+
+def _opened(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:  # Pillow's words hold an address, new in every run
+        raise UnidentifiedImageError("it is no image of a known format") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits a pixel: keep the high byte
-        image = image.point(lambda value: value * (1 / 256)).convert("L")
+    if image.mode.startswith("I"):  # 16 bits a pixel: keep the high byte
+        image = Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")  # loads the pixels, so that damage shows here
+    return image.convert("RGB")
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    """The EXIF, or an empty one where it is damaged: the photo is worth more than its EXIF."""
+    try:
+        exif = image.getexif()
+        exif.get_ifd(ExifTags.IFD.Exif)
+        return exif
+    except Exception:  # Pillow raises whatever the damage leads to
+        return Image.Exif()
 
 
 def _taken_at(exif: Image.Exif) -> datetime | None:
     details = exif.get_ifd(ExifTags.IFD.Exif)
-    text = details.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
-    if not isinstance(text, str) or not re.match(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d", text):
-        return None
-    try:
-        return datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
-    except ValueError:  # cameras write 0000:00:00 00:00:00
-        return None
+    for text in (details.get(ExifTags.Base.DateTimeOriginal), exif.get(ExifTags.Base.DateTime)):
+        if isinstance(text, str) and re.match(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d", text):
+            try:
+                return datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
+            except ValueError:  # cameras write 0000:00:00 00:00:00
+                continue
+    return None

@@ -6,8 +6,9 @@ work is laid out: the pyramid of a photo is packed into one canvas, and canvases
 the candidates of all photos go through each network together.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import apache_beam as beam
 import numpy as np
@@ -23,8 +24,10 @@ THRESHOLDS = (0.6, 0.7, 0.7)  # least face probability after P-Net, R-Net, O-Net
 LEVEL_OVERLAP, MERGED_OVERLAP = 0.5, 0.7  # overlap at which the weaker candidate goes
 
 # How much goes through a network at once: larger calls are no faster on a CPU and need more memory.
-CANVAS_PIXELS_PER_CALL = 2_000_000
-CROPS_PER_CALL = {R_NET_SIZE: 512, O_NET_SIZE: 128}
+CANVAS_PIXELS_PER_CALL = 500_000
+CROPS_PER_CALL = {R_NET_SIZE: 128, O_NET_SIZE: 32}
+
+SUPPRESSION_BLOCK = 256  # boxes compared with all others at once, which bounds the memory
 
 # A batch of photos for the detector: at most this many, and fewer when they are large.
 PHOTOS_PER_BATCH = 32
@@ -105,7 +108,7 @@ class Detector:
         keep = scores > THRESHOLDS[1]
         owners, boxes, scores = owners[keep], boxes[keep], scores[keep]
         corrections = corrections[keep]
-        keep = _suppress_per_owner(owners, boxes, scores, MERGED_OVERLAP)
+        keep = suppress(boxes, scores, MERGED_OVERLAP, owners)
         return owners[keep], _corrected(boxes[keep], corrections[keep])
 
     def _output(self, images, owners, boxes):
@@ -119,7 +122,7 @@ class Detector:
         landmarks = np.stack([points[:, :5], points[:, 5:]], axis=2) * sides[:, None]
         landmarks += boxes[:, None, :2]
         boxes = _corrected(boxes, corrections)
-        keep = _suppress_per_owner(owners, boxes, scores, MERGED_OVERLAP, of_smaller=True)
+        keep = suppress(boxes, scores, MERGED_OVERLAP, owners, of_smaller=True)
         return owners[keep], boxes[keep], landmarks[keep].astype(np.float32), scores[keep]
 
     def _classify(self, endpoint, size, images, owners, boxes):
@@ -128,10 +131,11 @@ class Detector:
         outputs = []
         for start in range(0, max(len(boxes), 1), per_call):
             part = slice(start, start + per_call)
-            crops = np.empty((len(boxes[part]), size, size, 3), np.uint8)
-            for i, (owner, box) in enumerate(zip(owners[part], boxes[part], strict=True)):
-                crops[i] = _cut(images[owner], box, size)
-            outputs.append(self.model.call(endpoint, crops))
+            cuts = [
+                _cut(images[owner], box, size)
+                for owner, box in zip(owners[part].tolist(), boxes[part].tolist(), strict=True)
+            ]
+            outputs.append(self.model.call(endpoint, _stacked(cuts, size)))
         scores, *others = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         return scores[:, 0], *others
 
@@ -152,8 +156,8 @@ class Level:
 class Canvas:
     """A photo's whole pyramid laid out in one picture, so that P-Net sees it in one call.
 
-    Levels stand in columns, first fit. They start at even places, where P-Net's stride falls on
-    their own origin, so a window that lies inside a level sees what it would see in it alone.
+    Levels stand in rows of columns, first fit. They start at even places, where P-Net's stride
+    falls on their own origin, so a window inside a level sees what it would see in it alone.
     """
 
     width: int
@@ -163,43 +167,57 @@ class Canvas:
     @classmethod
     def of(cls, size: tuple[int, int], min_face_size: int) -> "Canvas":
         """The canvas for photos of one size (width, height)."""
-        levels: list[Level] = []
-        columns: list[list[int]] = []  # [x, width, height used]
-        canvas_height, canvas_width = 0, 0
+        sides = []  # (width, height) of each level, falling
         scale = P_NET_WINDOW / min_face_size
         while min(size) * scale >= P_NET_WINDOW:
-            width, height = (int(np.ceil(side * scale)) for side in size)
-            canvas_height = canvas_height or _even(height)
-            for column in columns:
-                if width <= column[1] and column[2] + height <= canvas_height:
-                    break
-            else:
-                column = [canvas_width, width, 0]
-                columns.append(column)
-                canvas_width += _even(width)
-            levels.append(
-                Level(column[0], column[2], width, height, width / size[0], height / size[1])
-            )
-            column[2] += _even(height)
+            sides.append(tuple(math.ceil(side * scale) for side in size))
             scale *= PYRAMID_FACTOR
+        canvas_height = _even(sides[0][1]) if sides else 0
+        columns: list[_Column] = []
+        levels = []
+        for width, height in sides:
+            places = (column.place(width, height, canvas_height) for column in columns)
+            place = next((place for place in places if place), None)
+            if place is None:
+                left = columns[-1].x + columns[-1].width if columns else 0
+                columns.append(_Column(left, _even(width)))
+                place = columns[-1].place(width, height, canvas_height)
+            levels.append(Level(*place, width, height, width / size[0], height / size[1]))
+        canvas_width = columns[-1].x + columns[-1].width if columns else 0
         return cls(canvas_width, canvas_height, tuple(levels))
 
     def draw(self, image: Image.Image) -> np.ndarray:
         """(height, width, 3) uint8: the image at every level's size, area-averaged."""
-        pixels = np.zeros((self.height, self.width, 3), np.uint8)
+        canvas = Image.new("RGB", (self.width, self.height))
         drawn: list[Image.Image] = []
         for i, level in enumerate(self.levels):
             # Two levels up is twice the size: averaging that is as good and reads far less.
             source = drawn[i - 2] if i >= 2 else image
-            enlarges = level.width > source.width
-            how = Image.Resampling.BILINEAR if enlarges else Image.Resampling.BOX
+            how = _resampling(source.width, level.width)
             drawn.append(source.resize((level.width, level.height), how))
-            rows, columns = (
-                slice(level.y, level.y + level.height),
-                slice(level.x, level.x + level.width),
-            )
-            pixels[rows, columns] = np.asarray(drawn[-1])
-        return pixels
+            canvas.paste(drawn[-1], (level.x, level.y))
+        return np.asarray(canvas)
+
+
+@dataclass
+class _Column:
+    """A column of a canvas, filled row by row."""
+
+    x: int
+    width: int
+    rows: list[list[int]] = field(default_factory=list)  # [top, height, width used]
+
+    def place(self, width: int, height: int, canvas_height: int) -> tuple[int, int] | None:
+        """Where a level of this size goes (x, y), or None when there is no room for it."""
+        for row in self.rows:
+            if height <= row[1] and row[2] + width <= self.width:
+                row[2] += _even(width)
+                return self.x + row[2] - _even(width), row[0]
+        top = self.rows[-1][0] + self.rows[-1][1] if self.rows else 0
+        if width > self.width or top + height > canvas_height:
+            return None
+        self.rows.append([top, _even(height), _even(width)])
+        return self.x, top
 
 
 class DetectFaces(beam.PTransform):
@@ -271,28 +289,30 @@ def _proposals(canvas: Canvas, scores: np.ndarray, corrections: np.ndarray) -> n
     """P-Net's map of one canvas into corrected boxes of the photo, (n, 4)."""
     rows, columns = np.nonzero(scores > THRESHOLDS[0])
     left, top = columns * P_NET_STRIDE, rows * P_NET_STRIDE
-    scores, corrections = scores[rows, columns], corrections[rows, columns]
-    boxes, kept_scores, kept_corrections = [], [], []
-    for level in canvas.levels:
+    boxes, levels, kept = [], [], []
+    for number, level in enumerate(canvas.levels):
         x, y = left - level.x, top - level.y
         inside = np.flatnonzero(
             (x >= 0) & (x + P_NET_WINDOW <= level.width)
             & (y >= 0) & (y + P_NET_WINDOW <= level.height)
         )  # fmt: skip
         corners = np.stack([x, y, x + P_NET_WINDOW, y + P_NET_WINDOW], 1)[inside]
-        scale = np.array([level.scale_x, level.scale_y] * 2)
-        level_boxes = (corners / scale).astype(np.float32)
-        keep = suppress(level_boxes, scores[inside], LEVEL_OVERLAP)
-        boxes.append(level_boxes[keep])
-        kept_scores.append(scores[inside][keep])
-        kept_corrections.append(corrections[inside][keep])
-    boxes = np.concatenate(boxes)
-    keep = suppress(boxes, np.concatenate(kept_scores), MERGED_OVERLAP)
-    return _corrected(boxes[keep], np.concatenate(kept_corrections)[keep])
+        boxes.append(corners / np.array([level.scale_x, level.scale_y] * 2))
+        levels.append(np.full(len(inside), number))
+        kept.append(inside)
+    boxes, levels, kept = (np.concatenate(parts) for parts in (boxes, levels, kept))
+    scores, corrections = scores[rows, columns][kept], corrections[rows, columns][kept]
+    keep = suppress(boxes, scores, LEVEL_OVERLAP, levels)
+    keep = keep[suppress(boxes[keep], scores[keep], MERGED_OVERLAP)]
+    return _corrected(boxes[keep], corrections[keep]).astype(np.float32)
 
 
 def suppress(
-    boxes: np.ndarray, scores: np.ndarray, overlap: float, of_smaller: bool = False
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    overlap: float,
+    groups: np.ndarray | None = None,
+    of_smaller: bool = False,
 ) -> np.ndarray:
     """Non-maximum suppression.
 
@@ -300,33 +320,38 @@ def suppress(
       boxes: (n, 4), x0 y0 x1 y1.
       scores: (n,).
       overlap: a box goes when it shares more than this with a surer box that stays.
+      groups: (n,) numbers; only boxes of one group compete. None: all do.
       of_smaller: measure the intersection against the smaller box and not against the union.
 
     Returns:
       (m,) indices of the boxes that stay, surest first.
     """
+    if groups is not None and len(boxes):  # moved apart, groups cannot overlap
+        extent = boxes.max() - boxes.min() + 1
+        boxes = boxes + (groups * extent)[:, None]
     order = np.argsort(-scores, kind="stable")
-    x0, y0, x1, y1 = boxes[order].T
-    areas = (x1 - x0) * (y1 - y0)
-    alive = np.ones(len(order), bool)
-    keep = []
-    for i in range(len(order)):
-        if not alive[i]:
-            continue
-        keep.append(i)
-        shared = np.maximum(np.minimum(x1, x1[i]) - np.maximum(x0, x0[i]), 0)
-        shared *= np.maximum(np.minimum(y1, y1[i]) - np.maximum(y0, y0[i]), 0)
-        whole = np.minimum(areas, areas[i]) if of_smaller else areas + areas[i] - shared
-        alive &= shared <= overlap * whole
-    return order[keep]
+    boxes = boxes[order].astype(np.float64)
+    alive = np.ones(len(boxes), bool)
+    for start in range(0, len(boxes), SUPPRESSION_BLOCK):
+        rows = start + np.flatnonzero(alive[start : start + SUPPRESSION_BLOCK])
+        goes = _share(boxes[rows], boxes[start:], of_smaller) > overlap
+        for row, loses in zip(rows.tolist(), goes, strict=True):
+            if alive[row]:
+                loses[: row - start + 1] = False  # surer boxes, and itself
+                alive[start:] &= ~loses
+    return order[alive]
 
 
-def _suppress_per_owner(owners, boxes, scores, overlap, of_smaller=False) -> np.ndarray:
-    kept = [np.empty(0, int)]
-    for owner in np.unique(owners):
-        mine = np.flatnonzero(owners == owner)
-        kept.append(mine[suppress(boxes[mine], scores[mine], overlap, of_smaller)])
-    return np.concatenate(kept)
+def _share(boxes: np.ndarray, others: np.ndarray, of_smaller: bool) -> np.ndarray:
+    """(n, 4) and (m, 4) boxes to the (n, m) shares of their area that they have in common."""
+    x0, y0, x1, y1 = boxes.T[:, :, None]
+    other_x0, other_y0, other_x1, other_y1 = others.T
+    common = np.maximum(np.minimum(x1, other_x1) - np.maximum(x0, other_x0), 0)
+    common *= np.maximum(np.minimum(y1, other_y1) - np.maximum(y0, other_y0), 0)
+    areas, other_areas = (x1 - x0) * (y1 - y0), (other_x1 - other_x0) * (other_y1 - other_y0)
+    if of_smaller:
+        return common / np.minimum(areas, other_areas)
+    return common / (areas + other_areas - common)
 
 
 def _corrected(boxes: np.ndarray, corrections: np.ndarray) -> np.ndarray:
@@ -342,9 +367,26 @@ def _square(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([centres - half, centres + half], axis=1)
 
 
-def _cut(image: Image.Image, box: np.ndarray, size: int) -> np.ndarray:
-    """A box of the image at size x size; black where the box reaches over the edge."""
-    x0, y0, x1, y1 = (round(float(side)) for side in box)
-    cut = image.crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
-    how = Image.Resampling.BOX if cut.width >= size else Image.Resampling.BILINEAR
-    return np.asarray(cut.resize((size, size), how))
+def _cut(image: Image.Image, box: Sequence[float], size: int) -> Image.Image:
+    """A box of the image at size x size, area-averaged; black where it reaches over the edge."""
+    x0, y0, x1, y1 = box
+    if x0 < 0 or y0 < 0 or x1 > image.width or y1 > image.height:
+        x0, y0 = int(np.floor(x0)), int(np.floor(y0))
+        image = image.crop((x0, y0, int(np.ceil(x1)), int(np.ceil(y1))))
+        box = (box[0] - x0, box[1] - y0, x1 - x0, y1 - y0)
+    # The gap lets Pillow average whole pixels first, which is twice as fast.
+    return image.resize((size, size), _resampling(x1 - x0, size), box, reducing_gap=1.0)
+
+
+def _stacked(cuts: Sequence[Image.Image], size: int) -> np.ndarray:
+    """(n, size, size, 3) uint8; one picture of all and one conversion, as each has its price."""
+    strip = Image.new("RGB", (size, size * len(cuts)))
+    for i, cut in enumerate(cuts):
+        strip.paste(cut, (0, i * size))
+    return np.asarray(strip).reshape(len(cuts), size, size, 3)
+
+
+def _resampling(length: float, new_length: float) -> Image.Resampling:
+    """Area averaging to make smaller; it would make blocks of pixels that are made larger."""
+    smaller = new_length <= length
+    return Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR

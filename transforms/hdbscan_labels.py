@@ -18,9 +18,6 @@ from facecluster.transforms.neighbors import Neighbors
 from facecluster.transforms.spanning_forest import Edges
 
 NOISE = -1
-# A component alone is the tree's root, which HDBSCAN never selects. Up to this many faces it may
-# well be one person, so it gets a sibling; a larger one is left to split.
-MOST_FACES_OF_A_LONE_PERSON = 1000
 
 
 @dataclass(frozen=True)
@@ -36,13 +33,14 @@ class Labels:
     probabilities: np.ndarray
 
 
-def forest_labels(forest: Edges, n: int, min_cluster_size: int) -> Labels:
+def forest_labels(forest: Edges, n: int, min_cluster_size: int, max_distance: float) -> Labels:
     """HDBSCAN*'s excess-of-mass clusters of a mutual reachability forest.
 
     Args:
       forest: as `minimum_spanning_forest` gives it.
       n: number of faces.
       min_cluster_size: smaller components and branches are noise.
+      max_distance: what `mutual_reachability` was given; components count as this far apart.
     """
     result = Labels(np.full(n, NOISE, np.int64), np.zeros(n))
     ones = np.ones(len(forest.weight), np.int8)
@@ -57,10 +55,11 @@ def forest_labels(forest: Edges, n: int, min_cluster_size: int) -> Labels:
     kept = large[component[forest.i]]
     _, first_faces = np.unique(component[faces], return_index=True)
     inside = Edges(number[forest.i[kept]], number[forest.j[kept]], forest.weight[kept])
-    tree = _joined(inside, first_faces, len(faces), min_cluster_size)
-    labels, probabilities = _select(tree, min_cluster_size)
-    result.labels[faces] = labels[: len(faces)]
-    result.probabilities[faces] = probabilities[: len(faces)]
+    tree = _joined(inside, first_faces, len(faces), min_cluster_size, max_distance)
+    labels, probabilities = (part[: len(faces)] for part in _select(tree, min_cluster_size))
+    clustered = labels != NOISE
+    _, labels[clustered] = np.unique(labels[clustered], return_inverse=True)  # see _joined: a gap
+    result.labels[faces], result.probabilities[faces] = labels, probabilities
     return result
 
 
@@ -94,29 +93,33 @@ def pair_noise(labels: Labels, neighbors: Neighbors, distance: float) -> Labels:
     return Labels(new, np.where(pairs, 1 - gap / max(distance, 1e-9), labels.probabilities))
 
 
-def _joined(forest: Edges, first_faces: np.ndarray, n: int, min_cluster_size: int) -> Edges:
-    """One tree of all components, joined in pairs just above the largest weight.
+def _joined(
+    forest: Edges, first_faces: np.ndarray, n: int, min_cluster_size: int, max_distance: float
+) -> Edges:
+    """One tree of all components, joined just above max_distance; in pairs, so it is not deep.
 
-    Joined farther away, all components would look so dense beside the gap that excess of mass
-    would never select anything above them, or below.
+    Joined farther away, every component would look dense beside the gap around it, and excess of
+    mass would prefer it whole to the people in it. Joined at the largest weight that there happens
+    to be, two strangers in one more photo could regroup everybody else.
+
+    HDBSCAN never selects the root. A component alone would be the root, so it gets a sibling of
+    min_cluster_size faces, numbered from n, that are nobody's.
     """
     i, j, weight = [forest.i], [forest.j], [forest.weight]
-    top = forest.weight.max()
-    if len(first_faces) == 1 and n <= MOST_FACES_OF_A_LONE_PERSON:
+    if len(first_faces) == 1:
         sibling = np.arange(n, n + min_cluster_size)
         i.append(sibling[:-1])
         j.append(sibling[1:])
-        weight.append(np.full(min_cluster_size - 1, top))
+        weight.append(np.full(min_cluster_size - 1, max_distance))
         first_faces = np.append(first_faces, n)
-    height = top * (1 + 1e-6)
+    apart = max_distance * (1 + 1e-6)
     while len(first_faces) > 1:
         even = len(first_faces) // 2 * 2
         left, right = first_faces[:even:2], first_faces[1:even:2]
         i.append(left)
         j.append(right)
-        weight.append(np.full(len(left), height))
+        weight.append(np.full(len(left), apart))
         first_faces = np.concatenate([left, first_faces[even:]])
-        height *= 1 + 1e-9
     return Edges(np.concatenate(i), np.concatenate(j), np.concatenate(weight))
 
 

@@ -45,9 +45,8 @@ def nearest_neighbors(vectors: np.ndarray, k: int) -> Neighbors:
     is_self = ids == np.arange(n)[:, None]
     is_self[~is_self.any(axis=1), -1] = True
     ids = ids[~is_self].reshape(n, k).astype(np.int64)
-    cosines = cosines[~is_self].reshape(n, k)
+    cosines = np.where(ids < 0, -np.inf, cosines[~is_self].reshape(n, k))
     distances = np.sqrt(np.maximum(2 - 2 * cosines, 0)).astype(np.float32)
-    distances[ids < 0] = np.inf
     return Neighbors(ids, distances)
 
 

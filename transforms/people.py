@@ -1,6 +1,7 @@
 """Cluster labels into the people and assignments tables."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,8 @@ def name_people(
     """Person ids for clusters, stable when a collection is grouped again.
 
     A cluster takes over the id of the earlier person it shares most faces with, each id going to
-    one cluster; a new cluster is named after the first of its faces.
+    one cluster; a new cluster is named after the first of its faces. No id passes to a cluster that
+    shares no face with the person who had it.
 
     Args:
       labels: (n,) cluster numbers from 0 without gaps, -1 for noise.
@@ -35,15 +37,14 @@ def name_people(
             key = (label, previous[face_id])
             shared[key] = shared.get(key, 0) + 1
     names: dict[int, str] = {}
-    taken: set[str] = set()
+    kept: set[str] = set()
     for (label, name), _ in sorted(shared.items(), key=lambda item: (-item[1], item[0][1])):
-        if label not in names and name not in taken:
+        if label not in names and name not in kept:
             names[label] = name
-            taken.add(name)
+            kept.add(name)
+    taken = set(previous.values())
     for label in sorted(members.keys() - names.keys()):
-        # An earlier person may bear the name of a face that has since left it: take the next.
-        candidates = (f"person-{face_id[:12]}{face_id[64:]}" for face_id in sorted(members[label]))
-        names[label] = next(name for name in candidates if name not in taken)
+        names[label] = _new_name(min(members[label]), taken)
         taken.add(names[label])
     return [names[label] for label in range(len(members))]
 
@@ -98,3 +99,10 @@ def people_tables(
         pa.Table.from_pylist(people, schema=schema.stamped(schema.PEOPLE)),
         pa.table(assignments, schema=schema.stamped(schema.ASSIGNMENTS)),
     )
+
+
+def _new_name(face_id: str, taken: Set[str]) -> str:
+    """After a face; with a number where a person of that name lives on without it."""
+    name = f"person-{face_id[:12]}{face_id[64:]}"
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([name], numbered) if name not in taken)

@@ -1,13 +1,14 @@
 """Which files are the input, how they are split into shards, and their bytes."""
 
+import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import apache_beam as beam
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.transforms.photo import Photo, Shard, step
@@ -36,25 +37,21 @@ def list_photos(inputs: Sequence[str]) -> Listing:
     Raises:
       InputError: an input is not there, or the inputs name no photo at all.
     """
-    found: set[str] = set()
-    n_other_files = 0
+    photos: set[str] = set()
+    others: set[str] = set()
     for name in inputs:
-        if _is_glob(name):
-            found.update(_match(name))
-        elif not FileSystems.exists(name):
-            raise InputError(f"{name} does not exist")
-        elif _is_folder(name):
-            photos, others = _walk(name)
-            found.update(photos)
-            n_other_files += others
-        else:
-            found.add(name)
-    if not found:
+        try:
+            named, beside = _files(name)
+        except (OSError, ValueError) as error:  # no such bucket, or no library for its scheme
+            raise InputError(f"{name} cannot be listed: {error}") from error
+        photos.update(named)
+        others.update(beside)
+    if not photos:
         where = ", ".join(inputs)
-        others = f" (of {n_other_files} files none is named like one)" if n_other_files else ""
+        none = f" (of {len(others)} files none is named like one)" if others else ""
         known = " ".join(sorted(PHOTO_SUFFIXES))
-        raise InputError(f"there are no photos in {where}{others}; photos end in {known}")
-    return Listing(tuple(sorted(found)), n_other_files)
+        raise InputError(f"there are no photos in {where}{none}; photos end in {known}")
+    return Listing(tuple(sorted(set(map(_printable, photos)))), len(others - photos))
 
 
 def plan_shards(uris: Sequence[str], photos_per_shard: int) -> list[tuple[Shard, tuple[str, ...]]]:
@@ -62,7 +59,7 @@ def plan_shards(uris: Sequence[str], photos_per_shard: int) -> list[tuple[Shard,
     shards = []
     for start in range(0, len(uris), photos_per_shard):
         part = tuple(uris[start : start + photos_per_shard])
-        name = hashlib.sha256("\n".join(part).encode(errors="surrogateescape")).hexdigest()[:16]
+        name = hashlib.sha256("\0".join(part).encode()).hexdigest()[:16]
         shards.append((Shard(name, len(part)), part))
     return shards
 
@@ -92,35 +89,69 @@ def photos_of_shard(shard_and_uris: tuple[Shard, Iterable[str]]) -> Iterator[Pho
 @step("read")
 def read_photo(photo: Photo) -> Photo:
     """Fills in content and photo_id."""
-    with FileSystems.open(photo.uri, mime_type="application/octet-stream") as file:
+    with FileSystems.open(_name_on_disk(photo.uri), mime_type="application/octet-stream") as file:
         content = file.read()
     if not content:
         raise ValueError("the file is empty")
     return replace(photo, content=content, photo_id=hashlib.sha256(content).hexdigest())
 
 
-def _is_glob(name: str) -> bool:
-    return any(character in name for character in "*?[") and not os.path.exists(name)
+def _files(name: str) -> tuple[list[str], list[str]]:
+    """The photos and the other files that one input names."""
+    if FileSystems.get_scheme(name):
+        return _remote_files(name)
+    matched = [name] if os.path.exists(name) else glob.glob(name, recursive=True)
+    if not matched:
+        raise InputError(f"{name} does not exist")
+    photos, others = [], []
+    for path in matched:
+        if os.path.isdir(path):
+            inside, beside = _walk(path)
+            photos += inside
+            others += beside
+        else:
+            photos.append(path)
+    return photos, others
 
 
-def _is_folder(name: str) -> bool:
-    if FileSystems.get_scheme(name) is None:
-        return os.path.isdir(name)
-    return not PurePosixPath(name).suffix or name.endswith("/")
+def _remote_files(name: str) -> tuple[list[str], list[str]]:
+    is_glob = any(character in name for character in "*?[")
+    # An object store has no folders, only names that begin alike.
+    pattern = name if is_glob else FileSystems.join(name, "**")
+    files = [file.path for file in FileSystems.match([pattern])[0].metadata_list]
+    if files:
+        return (files, []) if is_glob else _by_suffix(files)
+    if is_glob or not FileSystems.exists(name):
+        raise InputError(f"{name} does not exist")
+    return [name], []
 
 
-def _match(pattern: str) -> list[str]:
-    try:
-        matched = FileSystems.match([pattern])[0].metadata_list
-    except BeamIOError as error:
-        raise InputError(f"{pattern} cannot be listed: {error}") from error
-    return [file.path for file in matched]
+def _walk(folder: str) -> tuple[list[str], list[str]]:
+    """As `_files`, of a folder; a folder in it that is closed to us goes as a photo, and fails."""
+    closed: list[OSError] = []
+    files = [
+        os.path.join(top, name)
+        for top, _, names in os.walk(folder, onerror=closed.append)
+        for name in names
+    ]
+    photos, others = _by_suffix(files)
+    return photos + [str(error.filename) for error in closed], others
 
 
-def _walk(folder: str) -> tuple[list[str], int]:
-    if FileSystems.get_scheme(folder) is None:
-        files = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
-    else:
-        files = _match(FileSystems.join(folder, "**"))
+def _by_suffix(files: list[str]) -> tuple[list[str], list[str]]:
     photos = [name for name in files if PurePosixPath(name).suffix.lower() in PHOTO_SUFFIXES]
-    return photos, len(files) - len(photos)
+    return photos, list(set(files) - set(photos))
+
+
+def _printable(path: str) -> str:
+    r"""The path with bytes that are not UTF-8 as \xNN, since tables hold only UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _name_on_disk(uri: str) -> str:
+    """The path that `_printable` made the URI of."""
+    if os.path.exists(uri):
+        return uri
+    escaped = rb"\\x([89a-f][0-9a-f])"
+    path = re.sub(escaped, lambda match: bytes.fromhex(match[1].decode()), uri.encode())
+    return os.fsdecode(path)

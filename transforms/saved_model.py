@@ -4,6 +4,7 @@ import io
 import json
 import os
 import threading
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,13 +40,17 @@ class SavedModel:
         """The model card.
 
         Raises:
-          ModelError: there is none, or it is of another version.
+          ModelError: there is none, or it is damaged or of another version.
         """
         path = FileSystems.join(self.path, "model_card.json")
         if not FileSystems.exists(path):
             raise ModelError(f"there is no model in {self.path}: it has no model_card.json")
         with FileSystems.open(path) as file:
-            card = json.loads(file.read())
+            content = file.read()
+        try:
+            card = json.loads(content)
+        except ValueError as error:
+            raise ModelError(f"{path} is damaged, export the model again: {error}") from error
         if card.get("card_version") != CARD_VERSION:
             raise ModelError(
                 f"{path} is a model card of version {card.get('card_version')}, this facecluster "
@@ -54,12 +59,20 @@ class SavedModel:
         return card
 
     def codec_arrays(self) -> dict[str, np.ndarray] | None:
-        """The arrays of the 128-byte codec that came with the model; None without one."""
+        """The arrays of the 128-byte codec that came with the model; None without one.
+
+        Raises:
+          ModelError: they are damaged.
+        """
         path = FileSystems.join(self.path, "codec.npz")
         if not FileSystems.exists(path):
             return None
         with FileSystems.open(path, mime_type="application/octet-stream") as file:
-            return dict(np.load(io.BytesIO(file.read())))
+            content = io.BytesIO(file.read())
+        try:
+            return dict(np.load(content))
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ModelError(f"{path} is damaged, export the model again: {error}") from error
 
     def write_codec(self, arrays: Mapping[str, np.ndarray]) -> str:
         """Keeps the arrays of a 128-byte codec with the model; returns the file's path."""
@@ -78,8 +91,12 @@ class SavedModel:
 
     def call(self, endpoint: str, pixels: np.ndarray) -> Any:
         """Runs an endpoint on a batch: (n, h, w, 3) uint8 in, one array or a list of arrays out."""
-        outputs = getattr(self.load(), endpoint)(pixels)
-        return [out.numpy() for out in outputs] if isinstance(outputs, list) else outputs.numpy()
+        # TensorFlow's CPU kernels disagree about the shape of an empty batch, so it never sees one.
+        batch = pixels if len(pixels) else np.zeros((1, *pixels.shape[1:]), pixels.dtype)
+        outputs = getattr(self.load(), endpoint)(batch)
+        if isinstance(outputs, list):
+            return [out.numpy()[: len(pixels)] for out in outputs]
+        return outputs.numpy()[: len(pixels)]
 
 
 def _load(path: str, threads: int) -> Any:

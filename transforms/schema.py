@@ -16,7 +16,8 @@ PHOTOS = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
-        pa.field("taken_at", pa.timestamp("s")),  # EXIF local time: it names no time zone
+        # EXIF local time: it names no time zone. Whole seconds, but Parquet knows no coarser unit.
+        pa.field("taken_at", pa.timestamp("ms")),
         pa.field("n_faces", pa.int32(), nullable=False),
     ]
 )

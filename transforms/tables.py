@@ -1,5 +1,6 @@
 """Parquet files on any Beam file system: written whole or not at all, read back as one table."""
 
+import os
 import uuid
 from collections.abc import Iterable, Sequence
 
@@ -31,6 +32,9 @@ def write_table(path: str, table: pa.Table) -> None:
 
 def list_files(folder: str, suffix: str = ".parquet") -> list[str]:
     """The finished files of a table folder, sorted by name; empty when there is no such folder."""
+    if FileSystems.get_scheme(folder) is None:  # Beam would take a folder named run[1] as a glob
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        return sorted(os.path.join(folder, name) for name in names if name.endswith(suffix))
     matched = FileSystems.match([FileSystems.join(folder, "*" + suffix)])[0].metadata_list
     return sorted(found.path for found in matched)
 
@@ -56,14 +60,16 @@ def read_table(paths: Sequence[str], columns: Iterable[str], schema: pa.Schema |
     for path in paths:
         try:
             with FileSystems.open(path, mime_type="application/octet-stream") as file:
-                part = pq.read_table(pa.BufferReader(file.read()), columns=columns)
-        except (pa.ArrowException, OSError) as error:
+                parquet = pq.ParquetFile(pa.BufferReader(file.read()))
+            missing = [column for column in columns if column not in parquet.schema_arrow.names]
+            if missing:
+                raise TableError(f"{path} has no column {missing[0]!r}; is it a facecluster table?")
+            part = parquet.read(columns)
+            stamp = stamp_of(part.schema)
+        except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: broken UTF-8, JSON
             raise TableError(f"{path} cannot be read as a Parquet table: {error}") from error
-        missing = [column for column in columns if column not in part.column_names]
-        if missing:
-            raise TableError(f"{path} has no column {missing[0]!r}; is it a facecluster table?")
         parts.append(part)
-        stamps.append(stamp_of(part.schema))
+        stamps.append(stamp)
     if not parts:
         if schema is None:
             raise TableError("there are no files to read")

