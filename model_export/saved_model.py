@@ -1,14 +1,18 @@
 """A Keras network as what the workers load: a SavedModel with its model card beside it."""
 
+from __future__ import annotations
+
 import json
 import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
+
+if TYPE_CHECKING:
+    import keras
 
 CARD_NAME, CODEC_NAME, SAVED_MODEL_NAME = "model_card.json", "codec.npz", "saved_model"
 CARD_VERSION = 1
@@ -28,6 +32,7 @@ def export(
 
     The folder appears whole or not at all; one that is already there is replaced.
     """
+    import keras
     import tensorflow as tf
 
     temporary = f"{folder.name}.{uuid.uuid4().hex}"
@@ -53,6 +58,8 @@ def export(
 
 
 def _standardised(network: keras.Model):
+    import keras
+
     def endpoint(pixels):
         return network((keras.ops.cast(pixels, "float32") - 127.5) / 128.0, training=False)
 

@@ -11,7 +11,13 @@ import pyarrow.compute as pc
 from facecluster.pipeline.options import ClusterOptions
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms.codec import decode
-from facecluster.transforms.hdbscan_labels import Labels, attach_noise, forest_labels, pair_noise
+from facecluster.transforms.hdbscan_labels import (
+    Labels,
+    attach_noise,
+    forest_labels,
+    pair_noise,
+    separate_noise,
+)
 from facecluster.transforms.neighbors import Neighbors, nearest_neighbors
 from facecluster.transforms.people import people_tables
 from facecluster.transforms.spanning_forest import minimum_spanning_forest, mutual_reachability
@@ -76,10 +82,12 @@ def cluster_faces(neighbors: Neighbors, options: ClusterOptions) -> Labels:
         neighbors, options.min_samples, options.min_distance, options.max_distance
     )
     forest = minimum_spanning_forest(edges, n)
-    labels = forest_labels(forest, n, options.min_cluster_size, options.max_distance)
+    labels = forest_labels(forest, n, max(options.min_cluster_size, 2), options.max_distance)
     labels = attach_noise(labels, neighbors, options.attach_distance)
     if options.min_cluster_size <= 2:
         labels = pair_noise(labels, neighbors, options.pair_distance)
+    if options.min_cluster_size == 1:
+        labels = separate_noise(labels)
     return labels
 
 

@@ -71,7 +71,7 @@ class EmbedJob:
             "model": card["name"],
             "model_sha256": card["sha256"],
             "detector_sha256": self.detector.card()["sha256"],
-            "codec": codec.name,
+            "codec": codec.identity,
             "min_face_size": self.options.min_face_size,
             "detection_size": self.options.detection_size,
         }

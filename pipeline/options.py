@@ -75,7 +75,9 @@ class ClusterOptions:
     """How faces become people. Distances are Euclidean between unit vectors: sqrt(2 - 2 cos)."""
 
     n_neighbors: int = option(64, "nearest neighbours searched for each face", type=at_least(2))
-    min_cluster_size: int = option(2, "faces that make a person, at least", type=at_least(2))
+    min_cluster_size: int = option(
+        2, "faces that make a person, at least; 1 leaves no face unassigned", type=at_least(1)
+    )
     min_samples: int = option(
         1,
         "neighbours that a face must have within a distance to count as dense there, not "

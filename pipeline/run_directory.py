@@ -24,7 +24,13 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.transforms import schema
-from facecluster.transforms.tables import list_files, read_table, write_bytes, write_table
+from facecluster.transforms.tables import (
+    TableError,
+    list_files,
+    read_table,
+    write_bytes,
+    write_table,
+)
 
 SHARDED_TABLES = ("photos", "faces", "failures")
 VERSIONED_PACKAGES = ("facecluster", "apache-beam", "tensorflow", "faiss-cpu", "faiss-gpu",
@@ -72,7 +78,11 @@ class RunDirectory:
         if not FileSystems.exists(path):
             return {}
         with FileSystems.open(path) as file:
-            return json.loads(file.read())
+            content = file.read()
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise TableError(f"{path} is damaged, take another output folder: {error}") from error
 
     def update_manifest(self, step: str, entry: dict[str, Any]) -> None:
         """Records what a step did, under its name, beside what other steps recorded."""

@@ -5,6 +5,7 @@ the model's vectors onto their first 128 principal components, fitted once per m
 labels, at 8 bits a component.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -31,6 +32,14 @@ class Codec:
     name: str
     mean: np.ndarray | None = None
     components: np.ndarray | None = None
+
+    @property
+    def identity(self) -> str:
+        """The name, and for pca128 a hash of its arrays: vectors of two fits cannot be compared."""
+        if self.name != "pca128":
+            return self.name
+        content = self.mean.tobytes() + self.components.tobytes()
+        return f"{self.name}-{hashlib.sha256(content).hexdigest()[:12]}"
 
     def encode(self, vectors: np.ndarray) -> pa.FixedSizeListArray:
         """(n, d) float32 unit vectors to a column of n fixed-size lists."""

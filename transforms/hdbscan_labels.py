@@ -93,6 +93,15 @@ def pair_noise(labels: Labels, neighbors: Neighbors, distance: float) -> Labels:
     return Labels(new, np.where(pairs, 1 - gap / max(distance, 1e-9), labels.probabilities))
 
 
+def separate_noise(labels: Labels) -> Labels:
+    """Makes every noise face a cluster of its own."""
+    noise = np.flatnonzero(labels.labels == NOISE)
+    new, probabilities = labels.labels.copy(), labels.probabilities.copy()
+    new[noise] = labels.labels.max(initial=NOISE) + 1 + np.arange(len(noise))
+    probabilities[noise] = 1
+    return Labels(new, probabilities)
+
+
 def _joined(
     forest: Edges, first_faces: np.ndarray, n: int, min_cluster_size: int, max_distance: float
 ) -> Edges:

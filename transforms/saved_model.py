@@ -42,15 +42,14 @@ class SavedModel:
         Raises:
           ModelError: there is none, or it is damaged or of another version.
         """
-        path = FileSystems.join(self.path, "model_card.json")
-        if not FileSystems.exists(path):
-            raise ModelError(f"there is no model in {self.path}: it has no model_card.json")
-        with FileSystems.open(path) as file:
-            content = file.read()
         try:
-            card = json.loads(content)
-        except ValueError as error:
-            raise ModelError(f"{path} is damaged, export the model again: {error}") from error
+            path = FileSystems.join(self.path, "model_card.json")
+            if not FileSystems.exists(path):
+                raise ModelError(f"there is no model in {self.path}: it has no model_card.json")
+            with FileSystems.open(path) as file:
+                card = json.loads(file.read())
+        except (OSError, ValueError) as error:  # ValueError: no JSON, or no library for its scheme
+            raise ModelError(f"the model card of {self.path} cannot be read: {error}") from error
         if card.get("card_version") != CARD_VERSION:
             raise ModelError(
                 f"{path} is a model card of version {card.get('card_version')}, this facecluster "

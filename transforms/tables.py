@@ -34,7 +34,8 @@ def list_files(folder: str, suffix: str = ".parquet") -> list[str]:
     """The finished files of a table folder, sorted by name; empty when there is no such folder."""
     if FileSystems.get_scheme(folder) is None:  # Beam would take a folder named run[1] as a glob
         names = os.listdir(folder) if os.path.isdir(folder) else []
-        return sorted(os.path.join(folder, name) for name in names if name.endswith(suffix))
+        names = [name for name in names if name.endswith(suffix) and not name.startswith(".")]
+        return sorted(os.path.join(folder, name) for name in names)
     matched = FileSystems.match([FileSystems.join(folder, "*" + suffix)])[0].metadata_list
     return sorted(found.path for found in matched)
 

@@ -68,7 +68,7 @@ class ShardWriter:
         stamped = schema.stamped(
             schema.faces(self.codec.column_type(self.dimensions)),
             model=self.model_sha256,
-            codec=self.codec.name,
+            codec=self.codec.identity,
         )
         return pa.table(columns, schema=stamped)
 

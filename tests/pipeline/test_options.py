@@ -88,7 +88,7 @@ def test_every_codec_can_be_chosen(codec):
         (EmbedOptions, "--photos-per-shard=0", "0 is less than 1"),
         (EmbedOptions, "--codec=jpeg", "invalid choice: 'jpeg'"),
         (ClusterOptions, "--n-neighbors=1", "1 is less than 2"),
-        (ClusterOptions, "--min-cluster-size=1", "1 is less than 2"),
+        (ClusterOptions, "--min-cluster-size=0", "0 is less than 1"),
         (ClusterOptions, "--min-samples=0", "0 is less than 1"),
         (ClusterOptions, "--min-samples=few", "invalid int value: 'few'"),
         (ClusterOptions, "--min-distance=0", "0 is not between 0.01 and 2"),

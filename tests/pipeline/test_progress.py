@@ -37,8 +37,12 @@ def terminal():
         assert stream.isatty()
 
         def seen() -> str:
+            stream.write("<end>")
             stream.flush()
-            return os.read(screen, 1 << 20).decode().replace("\r\n", "\n")
+            text = b""
+            while not text.endswith(b"<end>"):  # it comes in pieces
+                text += os.read(screen, 1 << 16)
+            return text.decode().removesuffix("<end>").replace("\r\n", "\n")
 
         yield stream, seen
     os.close(screen)

@@ -249,8 +249,8 @@ def test_landmarks_are_laid_out_as_in_a_face(lfw, lfw_detections):
         )
 
 
-def test_results_have_the_promised_form(lfw_detections):
-    for found in lfw_detections.values():
+def test_results_have_the_promised_form(lfw_detections, group_detections):
+    for found in [*lfw_detections.values(), *group_detections.values()]:
         n = len(found.boxes)
         assert found.boxes.shape == (n, 4)
         assert found.landmarks.shape == (n, 5, 2)
@@ -259,6 +259,8 @@ def test_results_have_the_promised_form(lfw_detections):
         assert np.all(np.diff(found.scores) <= 0)
         assert np.all((found.scores > 0.7) & (found.scores <= 1))
         assert np.all(found.boxes[:, 2:] > found.boxes[:, :2])
+        # No face is found twice: none lies for more than 0.7 of it in another.
+        assert len(suppress(found.boxes, found.scores, 0.7, of_smaller=True)) == n
 
 
 def test_finds_at_least_as_many_faces_as_people_are_named(groups, group_detections):

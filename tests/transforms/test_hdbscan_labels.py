@@ -15,6 +15,7 @@ from facecluster.transforms.hdbscan_labels import (
     attach_noise,
     forest_labels,
     pair_noise,
+    separate_noise,
 )
 from facecluster.transforms.neighbors import Neighbors
 from facecluster.transforms.spanning_forest import (
@@ -373,3 +374,12 @@ def test_only_noise_changes_and_only_as_said(data, n, distance, pair_distance):
     for found in (attached, paired):
         assert np.all((found.probabilities >= 0) & (found.probabilities <= 1))
         assert np.all(found.probabilities[found.labels == NOISE] == 0)
+
+
+def test_separate_noise_gives_each_face_left_a_cluster_of_its_own():
+    labels = Labels(np.array([NOISE, 0, NOISE, 0, 1, NOISE]), np.array([0, 0.5, 0, 0.9, 1, 0]))
+    separate = separate_noise(labels)
+    assert separate.labels.tolist() == [2, 0, 3, 0, 1, 4]
+    assert separate.probabilities.tolist() == [1, 0.5, 1, 0.9, 1, 1]
+    nothing = Labels(np.array([NOISE, NOISE]), np.zeros(2))
+    assert separate_noise(nothing).labels.tolist() == [0, 1]

@@ -33,8 +33,14 @@ def test_a_card_of_another_version(tmp_path, card):
 
 @pytest.mark.parametrize("text", ["", "{", "no json"])
 def test_a_damaged_card(tmp_path, text):
-    with pytest.raises(ModelError, match=r"model_card\.json is damaged"):
+    with pytest.raises(ModelError, match=f"the model card of {tmp_path} cannot be read"):
         write_card(tmp_path, text).card()
+
+
+@pytest.mark.parametrize("path", ["nosuch://bucket/model", "gs://bucket/model"])
+def test_a_store_that_cannot_be_reached(path):
+    with pytest.raises(ModelError, match=f"the model card of {path} cannot be read"):
+        SavedModel(path).card()
 
 
 def test_codec_arrays_come_back(tmp_path):
