@@ -7,6 +7,8 @@ import logging
 import sys
 import tempfile
 
+from apache_beam.io.filesystems import FileSystems
+
 from facecluster.model_export import zoo
 from facecluster.model_export.registry import FetchError
 from facecluster.model_export.verification import PairsError, read_pairs
@@ -62,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     if code := embed(arguments):
         return code
     cluster(arguments)
-    directory = RunDirectory(arguments.output)
+    directory = _run_directory(arguments.output)
     page = write_report(directory)
     print(format_summary(directory.manifest()))
     print(f"report        {page}")
@@ -85,7 +87,7 @@ def embed(arguments: argparse.Namespace) -> int:
 
 def cluster(arguments: argparse.Namespace) -> int:
     """Faces to people."""
-    directory = RunDirectory(arguments.output)
+    directory = _run_directory(arguments.output)
     cluster_run(directory, from_arguments(ClusterOptions, arguments), Progress().say)
     if arguments.command == "cluster":
         page = write_report(directory)
@@ -96,7 +98,7 @@ def cluster(arguments: argparse.Namespace) -> int:
 
 def evaluate_people(arguments: argparse.Namespace) -> int:
     """A run's people against labels."""
-    print(format_scores(evaluate_clustering(RunDirectory(arguments.run), arguments.labels)))
+    print(format_scores(evaluate_clustering(_run_directory(arguments.run), arguments.labels)))
     return 0
 
 
@@ -135,7 +137,7 @@ def show_card(arguments: argparse.Namespace) -> int:
 def fit_codec(arguments: argparse.Namespace) -> int:
     """Fits the 128-byte codec to a run's faces and keeps it with the model."""
     model = _find_model(arguments.model)
-    faces, stamp = RunDirectory(arguments.run).read_shards("faces", ["embedding"])
+    faces, stamp = _run_directory(arguments.run).read_shards("faces", ["embedding"])
     if stamp.get("model") != model.card()["sha256"] or stamp.get("codec") != "float32":
         raise CodecError(
             f"{arguments.run} does not hold {arguments.model}'s own vectors: "
@@ -151,7 +153,7 @@ def show_sample_photos(arguments: argparse.Namespace) -> int:
 
 
 def _embed(arguments: argparse.Namespace, listing: Listing) -> RunDirectory:
-    directory = RunDirectory(arguments.output)
+    directory = _run_directory(arguments.output)
     options = from_arguments(EmbedOptions, arguments)
     job = EmbedJob(
         directory,
@@ -162,6 +164,14 @@ def _embed(arguments: argparse.Namespace, listing: Listing) -> RunDirectory:
     )
     job(listing, Progress().watch)
     return directory
+
+
+def _run_directory(path: str) -> RunDirectory:
+    try:
+        FileSystems.get_filesystem(path)
+    except ValueError as error:  # its scheme's library is not installed
+        raise OptionError(f"{path}: {error}") from error
+    return RunDirectory(path)
 
 
 def _find_model(name: str) -> SavedModel:

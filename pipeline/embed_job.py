@@ -78,6 +78,7 @@ class EmbedJob:
         self._check_settings(settings)
         self.run.update_manifest("embed", {"state": "running", "options": settings})
 
+        self.run.remove_unfinished()
         done = self._uris_done()
         todo = [uri for uri in listing.uris if uri not in done]
         execution = choose_execution(self.beam_arguments, len(todo))

@@ -1,12 +1,10 @@
 """Scores a run against labels: the people it found, or its embeddings on pairs of photos."""
 
 import csv
-import glob
 import io
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from facecluster.model_export.verification import Pairs, read_pairs, verify
 from facecluster.pipeline.clustering_metrics import NOISE, clustering_scores
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms.codec import decode
-from facecluster.transforms.read_photos import PHOTO_SUFFIXES
+from facecluster.transforms.read_photos import absolute, list_photos
 from facecluster.transforms.tables import write_bytes
 
 FOLDER_LABELS = "folder"  # instead of a CSV: a photo's person is the name of its folder
@@ -149,7 +147,7 @@ def evaluate_verification(run: RunDirectory, images: str, pairs_path: str) -> di
     # Another folder of the run may hold the same names: photos under `images` come first.
     tried = sorted(
         {*photos["uri"].to_pylist(), *failures["uri"].to_pylist()},
-        key=lambda uri: (not uri.startswith(images), uri),
+        key=lambda uri: (not uri.startswith(absolute(images)), uri),
     )
     uris = _by_stem(tried)
     wanted = sorted({*pairs.first, *pairs.second})
@@ -190,15 +188,7 @@ def pair_image_paths(images: str, pairs: Pairs) -> list[str]:
     Raises:
       EvaluationError: an image is not there.
     """
-    pattern = FileSystems.join(glob.escape(images), "*", "*")
-    listed = FileSystems.match([pattern])[0].metadata_list
-    paths = _by_stem(
-        sorted(
-            found.path
-            for found in listed
-            if PurePosixPath(found.path).suffix.lower() in PHOTO_SUFFIXES
-        )
-    )
+    paths = _by_stem(list_photos([images]).uris)
     wanted = {*pairs.first, *pairs.second}
     missing = sorted(wanted - paths.keys())
     if missing:

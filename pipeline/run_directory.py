@@ -48,8 +48,19 @@ class RunDirectory:
 
     def complete_shards(self) -> list[str]:
         """Names of the input shards whose three tables are all written."""
-        return [PurePosixPath(p).name.removesuffix(".parquet")
-                for p in list_files(self.path("photos"))]  # fmt: skip
+        return [_shard_of(path) for path in list_files(self.path("photos"))]
+
+    def remove_unfinished(self) -> None:
+        """Deletes what a killed job left: files of shards that are not complete, temporary files.
+
+        Readers pass over them, but whoever opens a table's folder as a whole would not.
+        """
+        complete = set(self.complete_shards())
+        for table in SHARDED_TABLES:
+            left = list_files(self.path(table), ".tmp")
+            left += [f for f in list_files(self.path(table)) if _shard_of(f) not in complete]
+            if left:
+                FileSystems.delete(left)
 
     def shard_path(self, table: str, shard: str) -> str:
         return self.path(table, f"{shard}.parquet")
@@ -94,6 +105,10 @@ class RunDirectory:
         }
         text = json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n"
         write_bytes(self.path("manifest.json"), text.encode())
+
+
+def _shard_of(path: str) -> str:
+    return PurePosixPath(path).name.removesuffix(".parquet")
 
 
 def _versions() -> dict[str, str]:

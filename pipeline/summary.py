@@ -17,7 +17,7 @@ def format_summary(manifest: Mapping[str, Any]) -> str:
     if embed:
         before = embed["photos_already_done"]
         lines += [
-            ("photos", embed["photos"], [f"{before:,} from before"] * bool(before)),
+            ("photos", embed["photos"], [f"{before:,} inputs done before"] * bool(before)),
             ("faces", embed["faces"], []),
         ]
     if cluster:

@@ -26,9 +26,10 @@ def crop_face(image: Image.Image, box: np.ndarray, input_size: int, margin: int)
     """A face's box with some surroundings, at the network's input size.
 
     The margin is counted in pixels of the crop: the box fills input_size - margin of it, whatever
-    the photo's resolution. What lies outside the photo is left out, and box and surroundings are
-    stretched to a square, as in the published alignment (davidsandberg/facenet,
-    align/align_dataset_mtcnn.py).
+    the photo's resolution (facenet-pytorch's rule; the original alignment, davidsandberg/facenet
+    align/align_dataset_mtcnn.py, counts pixels of the photo, which for its 250 px photos came to
+    about the same). What lies outside the photo is left out, and box and surroundings are stretched
+    to a square, as in both.
 
     Args:
       image: the upright photo.

@@ -13,6 +13,9 @@ from facecluster.transforms.photo import Photo, step
 # A photo above this is refused before its pixels are decoded: three bytes a pixel must fit into a
 # worker several times over, and no camera takes more.
 MAX_PIXELS = 200_000_000
+# What photos are stored as (MPO counts as JPEG). Pillow tells formats by content, and knows some
+# that run programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would speak first, and of a bomb
 
 # What makes a photo of each EXIF orientation upright. Not ImageOps.exif_transpose: that writes the
@@ -60,7 +63,7 @@ def decode(content: bytes) -> tuple[Image.Image, datetime | None]:
 
 def _opened(content: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:  # Pillow's words hold an address, new in every run
         raise UnidentifiedImageError("it is no image of a known format") from error
 

@@ -7,7 +7,7 @@ the candidates of all photos go through each network together.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import apache_beam as beam
@@ -73,8 +73,7 @@ class Detector:
         owners, boxes, landmarks, scores = self._output(searched, owners, boxes)
         found = []
         for i, reduction in enumerate(reductions):
-            mine = np.flatnonzero(owners == i)
-            mine = mine[np.argsort(-scores[mine], kind="stable")]
+            mine = np.flatnonzero(owners == i)  # still surest first
             found.append(
                 Detections(boxes[mine] * reduction, landmarks[mine] * reduction, scores[mine])
             )
@@ -123,6 +122,7 @@ class Detector:
         landmarks += boxes[:, None, :2]
         boxes = _corrected(boxes, corrections)
         keep = suppress(boxes, scores, MERGED_OVERLAP, owners, of_smaller=True)
+        keep = keep[_touches(boxes[keep], [images[owner].size for owner in owners[keep]])]
         return owners[keep], boxes[keep], landmarks[keep].astype(np.float32), scores[keep]
 
     def _classify(self, endpoint, size, images, owners, boxes):
@@ -247,27 +247,46 @@ class _DetectFn(beam.DoFn):
         self.detector.model.load()
 
     def process(self, photos: Sequence[Photo]) -> Iterable[Photo]:
-        yield from detect_faces(self.detector, photos)
+        return detect_faces(self.detector, photos)
 
 
-def detect_faces(detector: Detector, photos: Sequence[Photo]) -> Iterator[Photo]:
-    """Fills in the faces of photos; should a batch fail, each of its photos is tried alone."""
+def detect_faces(detector: Detector, photos: Sequence[Photo]) -> list[Photo]:
+    """Fills in the faces of photos; should a batch fail, each of its photos is tried alone.
+
+    Raises:
+      Exception: what the detector raised, when it did so for each of several photos: then it is
+        not the photos that are broken.
+    """
     usable = [photo for photo in photos if not photo.failure]
-    yield from (photo for photo in photos if photo.failure)
     try:
-        found = detector.detect([photo.image for photo in usable])
+        done = _with_faces(detector, usable)
     except Exception as error:
-        if len(usable) == 1:
-            yield failing(usable[0], "detect", error)
-        else:
-            for photo in usable:
-                yield from detect_faces(detector, [photo])
-        return
-    for photo, detections in zip(usable, found, strict=True):
-        faces = zip(detections.boxes, detections.landmarks, detections.scores, strict=True)
-        yield replace(
-            photo, faces=tuple(Face(box, points, float(score)) for box, points, score in faces)
+        done = [_tried_alone(detector, photo) for photo in usable]
+        if len(done) > 1 and all(photo.failure for photo in done):
+            raise error
+    return [*(photo for photo in photos if photo.failure), *done]
+
+
+def _tried_alone(detector: Detector, photo: Photo) -> Photo:
+    try:
+        return _with_faces(detector, [photo])[0]
+    except Exception as error:
+        return failing(photo, "detect", error)
+
+
+def _with_faces(detector: Detector, photos: Sequence[Photo]) -> list[Photo]:
+    return [
+        replace(
+            photo,
+            faces=tuple(
+                Face(box, landmarks, float(score))
+                for box, landmarks, score in zip(
+                    found.boxes, found.landmarks, found.scores, strict=True
+                )
+            ),
         )
+        for photo, found in zip(photos, detector.detect([p.image for p in photos]), strict=True)
+    ]
 
 
 def _n_bytes(photo: Photo) -> int:
@@ -349,9 +368,15 @@ def _share(boxes: np.ndarray, others: np.ndarray, of_smaller: bool) -> np.ndarra
     common = np.maximum(np.minimum(x1, other_x1) - np.maximum(x0, other_x0), 0)
     common *= np.maximum(np.minimum(y1, other_y1) - np.maximum(y0, other_y0), 0)
     areas, other_areas = (x1 - x0) * (y1 - y0), (other_x1 - other_x0) * (other_y1 - other_y0)
-    if of_smaller:
-        return common / np.minimum(areas, other_areas)
-    return common / (areas + other_areas - common)
+    whole = np.minimum(areas, other_areas) if of_smaller else areas + other_areas - common
+    return common / np.maximum(whole, 1e-9)  # a box may have been corrected to nothing
+
+
+def _touches(boxes: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """(n,) whether a box has at least a pixel in its photo of that (width, height)."""
+    sizes = np.array(sizes, np.float32).reshape(-1, 2)
+    inside = np.minimum(boxes[:, 2:], sizes) - np.maximum(boxes[:, :2], 0)
+    return (inside >= 1).all(axis=1)
 
 
 def _corrected(boxes: np.ndarray, corrections: np.ndarray) -> np.ndarray:
@@ -374,8 +399,8 @@ def _cut(image: Image.Image, box: Sequence[float], size: int) -> Image.Image:
         x0, y0 = int(np.floor(x0)), int(np.floor(y0))
         image = image.crop((x0, y0, int(np.ceil(x1)), int(np.ceil(y1))))
         box = (box[0] - x0, box[1] - y0, x1 - x0, y1 - y0)
-    # The gap lets Pillow average whole pixels first, which is twice as fast.
-    return image.resize((size, size), _resampling(x1 - x0, size), box, reducing_gap=1.0)
+    # The gap lets Pillow average whole pixels of large boxes first, which is faster.
+    return image.resize((size, size), _resampling(x1 - x0, size), box, reducing_gap=2.0)
 
 
 def _stacked(cuts: Sequence[Image.Image], size: int) -> np.ndarray:

@@ -13,7 +13,10 @@ from apache_beam.io.filesystems import FileSystems
 
 from facecluster.transforms.photo import Photo, Shard, step
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+PHOTO_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"),
+    *(".avif", ".heic", ".heif", ".jp2", ".ppm"),
+}
 
 
 class InputError(Exception):
@@ -64,6 +67,11 @@ def plan_shards(uris: Sequence[str], photos_per_shard: int) -> list[tuple[Shard,
     return shards
 
 
+def absolute(name: str) -> str:
+    """A local path in full, so that a photo has one URI from wherever a job is started."""
+    return name if FileSystems.get_scheme(name) else os.path.abspath(name)
+
+
 class ReadPhotos(beam.PTransform):
     """From shards to photos with their bytes, spread over all workers.
 
@@ -100,6 +108,7 @@ def _files(name: str) -> tuple[list[str], list[str]]:
     """The photos and the other files that one input names."""
     if FileSystems.get_scheme(name):
         return _remote_files(name)
+    name = absolute(name)
     matched = [name] if os.path.exists(name) else glob.glob(name, recursive=True)
     if not matched:
         raise InputError(f"{name} does not exist")
@@ -139,8 +148,13 @@ def _walk(folder: str) -> tuple[list[str], list[str]]:
 
 
 def _by_suffix(files: list[str]) -> tuple[list[str], list[str]]:
-    photos = [name for name in files if PurePosixPath(name).suffix.lower() in PHOTO_SUFFIXES]
+    photos = [name for name in files if is_photo(PurePosixPath(name))]
     return photos, list(set(files) - set(photos))
+
+
+def is_photo(path: PurePosixPath) -> bool:
+    """Whether a file is named like a photo; hidden ones are what file managers leave."""
+    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
 
 
 def _printable(path: str) -> str:

@@ -363,14 +363,14 @@ def test_pairs_without_a_face_are_left_out_and_counted(tmp_path):
 
 
 def test_photos_of_the_images_folder_go_before_their_namesakes(tmp_path):
-    photos = two_images_each(NAMES, np.random.default_rng(0), "photos")
-    others = two_images_each(NAMES, np.random.default_rng(1), "other")
+    photos = two_images_each(NAMES, np.random.default_rng(0), "/photos")
+    others = two_images_each(NAMES, np.random.default_rng(1), "/other")
     path = write_pairs(tmp_path, NAMES, 3)
     alone = make_run(tmp_path / "alone", photos, dimensions=8)
     beside = make_run(tmp_path / "beside", others + photos, dimensions=8)
-    expected = evaluate_verification(alone, "photos", path)
-    assert evaluate_verification(beside, "photos", path) == expected
-    assert evaluate_verification(beside, "other", path) != expected
+    expected = evaluate_verification(alone, "/photos", path)
+    assert evaluate_verification(beside, "/photos", path) == expected
+    assert evaluate_verification(beside, "/other", path) != expected
 
 
 def test_pairs_that_the_run_cannot_score_say_why(tmp_path):

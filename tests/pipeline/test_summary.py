@@ -25,7 +25,7 @@ def summary(**steps):
 def test_counts_stand_in_a_column_with_notes():
     counts = EMBED["counts"] | {"photos_already_done": 1000, "files_that_are_no_photos": 12}
     assert summary(cluster=CLUSTER, embed=EMBED | {"counts": counts}) == [
-        "photos            1,234  (1,000 from before)",
+        "photos            1,234  (1,000 inputs done before)",
         "faces         2,345,678",
         "people              321  (largest 4,567 faces)",
         "unassigned           99",

@@ -167,6 +167,14 @@ def test_the_default_is_the_small_one_where_there_is_one(arrays):
         assert make_codec(name, arrays).name == name
 
 
+def test_a_codec_is_told_from_another_fit_of_it(faces, arrays):
+    identity = make_codec("pca128", arrays).identity
+    assert identity.startswith("pca128-")
+    assert identity == make_codec("pca128", fit_pca128(faces)).identity
+    assert identity != make_codec("pca128", fit_pca128(faces[:300])).identity
+    assert make_codec("float16", arrays).identity == "float16"
+
+
 def test_pca128_without_its_arrays():
     with pytest.raises(CodecError, match="fit-codec"):
         make_codec("pca128", None)

@@ -245,9 +245,20 @@ def test_embeddings_go_through_the_codec(tmp_path):
     photo = Photo("a.jpg", Shard("s", 1), photo_id="id", width=1, height=1, faces=faces)
     ShardWriter(str(tmp_path), codec, 256, "abc").write("s", [photo])
     table, stamp = read_table([str(tmp_path / "faces" / "s.parquet")], ["embedding"])
-    assert stamp["codec"] == "pca128"
+    assert stamp["codec"] == codec.identity
     assert table["embedding"].type == codec.column_type(256)
     np.testing.assert_array_equal(decode(table["embedding"]), decode(codec.encode(vectors)))
+
+
+def test_faces_of_two_fits_of_a_codec_are_told_apart(tmp_path):
+    rng = np.random.default_rng(0)
+    vectors = np.stack([unit(rng, 256) for _ in range(200)])
+    for name, sample in [("a", vectors), ("b", vectors[:150])]:
+        codec = make_codec("pca128", fit_pca128(sample))
+        ShardWriter(str(tmp_path), codec, 256, "abc").write(name, [make_photo(0, Shard(name, 1))])
+    paths = [str(tmp_path / "faces" / f"{name}.parquet") for name in "ab"]
+    with pytest.raises(TableError, match="made with codec 'pca128-"):
+        read_table(paths, ["face_id"])
 
 
 def test_faces_of_two_models_are_told_apart(tmp_path):
