@@ -79,7 +79,8 @@ def known_beam_options(arguments: Sequence[str]) -> dict:
             given = options.get_all_options(drop_default=True, retain_unknown_options=True)
     except SystemExit as error:
         raise OptionError(refusal.getvalue().rpartition("error: ")[2].strip()) from error
-    strange = _values_of_nothing(arguments) + [f"--{name}" for name in given if name not in known]
+    strange = _values_of_nothing(arguments)
+    strange += [_as_typed(name, arguments) for name in given if name not in known]
     if strange and not given.get("runner"):
         raise OptionError(f"unknown argument {strange[0]}: neither facecluster nor Beam has it")
     return given
@@ -91,6 +92,12 @@ def _local_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--direct_num_workers", type=int)
     parser.add_argument("--direct_running_mode")
     return parser.parse_known_args(arguments)[0]
+
+
+def _as_typed(name: str, arguments: Sequence[str]) -> str:
+    """An option of Beam's name for it, in which dashes are underscores."""
+    typed = (argument.partition("=")[0] for argument in arguments)
+    return next((t for t in typed if t.lstrip("-").replace("-", "_") == name), f"--{name}")
 
 
 def _values_of_nothing(arguments: Sequence[str]) -> list[str]:
