@@ -2,7 +2,6 @@
 
 import csv
 import io
-from fractions import Fraction
 from pathlib import Path
 
 import apache_beam as beam
@@ -10,21 +9,11 @@ import numpy as np
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
+from facecluster.transforms.boxes import suppress
 from facecluster.transforms.decode import decode
-from facecluster.transforms.detect import (
-    P_NET_STRIDE,
-    P_NET_WINDOW,
-    Canvas,
-    DetectFaces,
-    Detections,
-    Detector,
-    detect_faces,
-    suppress,
-)
+from facecluster.transforms.detect import DetectFaces, Detections, Detector, detect_faces
 from facecluster.transforms.photo import Failure, Photo, Shard
 from facecluster.transforms.saved_model import SavedModel
 
@@ -90,135 +79,6 @@ def nearest(box: np.ndarray, boxes: np.ndarray) -> int:
 def noise(width: int, height: int) -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(pixels)
-
-
-# --- suppression
-
-boxes_and_scores = st.lists(
-    st.tuples(
-        st.integers(0, 20), st.integers(0, 20), st.integers(1, 20), st.integers(1, 20),
-        st.integers(0, 5), st.integers(0, 2),
-    ),
-    max_size=30,
-)  # fmt: skip
-
-
-@given(boxes_and_scores, st.sampled_from(["0", "0.3", "0.5", "0.7"]), st.booleans(), st.booleans())
-@settings(max_examples=300, deadline=None)
-def test_suppression_read_literally(drawn, threshold, of_smaller, in_groups):
-    boxes = [(x, y, x + width, y + height) for x, y, width, height, _, _ in drawn]
-    scores, groups = [row[4] for row in drawn], [row[5] for row in drawn]
-
-    def area(box) -> int:
-        return (box[2] - box[0]) * (box[3] - box[1])
-
-    def goes_for(a, b) -> bool:
-        width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-        shared = max(width, 0) * max(height, 0)
-        whole = min(area(a), area(b)) if of_smaller else area(a) + area(b) - shared
-        return Fraction(shared, whole) > Fraction(threshold)
-
-    kept: list[int] = []
-    for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
-        rivals = [j for j in kept if groups[i] == groups[j] or not in_groups]
-        if not any(goes_for(boxes[i], boxes[j]) for j in rivals):
-            kept.append(i)
-    found = suppress(
-        np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), float(threshold),
-        np.array(groups, int) if in_groups else None, of_smaller=of_smaller,
-    )  # fmt: skip
-    assert found.tolist() == kept
-
-
-def test_suppression_of_many():
-    # More boxes than are compared at once: of each of 700 places the surest of three stays.
-    rng = np.random.default_rng(0)
-    corners = np.repeat(np.stack([np.arange(700) * 30, np.zeros(700)], axis=1), 3, axis=0)
-    corners += rng.uniform(0, 1, corners.shape)
-    scores = rng.permutation(2100) / 2100
-    boxes = np.concatenate([corners, corners + 20], axis=1)
-    surest = np.arange(700) * 3 + scores.reshape(700, 3).argmax(axis=1)
-    assert suppress(boxes, scores, 0.5).tolist() == sorted(surest, key=lambda i: -scores[i])
-
-
-# --- canvas
-
-canvas_sizes = st.tuples(st.integers(1, 2000), st.integers(1, 2000))
-
-
-@given(canvas_sizes, st.integers(12, 200))
-@settings(max_examples=300, deadline=None)
-def test_levels_lie_in_the_canvas_apart_and_in_step(size, min_face_size):
-    canvas = Canvas.of(size, min_face_size)
-    taken = np.zeros((canvas.height, canvas.width), bool)
-    for level in canvas.levels:
-        assert level.x % P_NET_STRIDE == level.y % P_NET_STRIDE == 0
-        assert level.x + level.width <= canvas.width
-        assert level.y + level.height <= canvas.height
-        area = taken[level.y : level.y + level.height, level.x : level.x + level.width]
-        assert not area.any()
-        area[:] = True
-        assert level.scale_x == pytest.approx(level.width / size[0])
-        assert level.scale_y == pytest.approx(level.height / size[1])
-
-
-@given(canvas_sizes, st.integers(12, 200))
-@settings(max_examples=300, deadline=None)
-def test_levels_are_the_published_pyramid(size, min_face_size):
-    # scales of detect_face.py: 12 / minsize, times 0.709 until the shorter side is below 12
-    scales, scale = [], 12 / min_face_size
-    while min(size) * scale >= 12:
-        scales.append(scale)
-        scale *= 0.709
-    levels = Canvas.of(size, min_face_size).levels
-    sizes = [(np.ceil(size[0] * scale), np.ceil(size[1] * scale)) for scale in scales]
-    assert [(level.width, level.height) for level in levels] == sizes
-    if min(size) > min_face_size:
-        assert levels
-    if min(size) < min_face_size:
-        assert not levels
-
-
-@given(canvas_sizes, st.integers(12, 60))
-@settings(max_examples=100, deadline=None)
-def test_a_canvas_wastes_little(size, min_face_size):
-    canvas = Canvas.of(size, min_face_size)
-    used = sum(level.width * level.height for level in canvas.levels)
-    if min(size) >= 4 * min_face_size:
-        assert canvas.width * canvas.height < 2 * used
-
-
-@pytest.mark.parametrize("size", [(250, 250), (301, 173), (64, 400)])
-@pytest.mark.parametrize("min_face_size", [12, 20])
-def test_levels_show_the_photo(lfw, size, min_face_size):
-    image = lfw["AJ_Cook"].resize(size)
-    canvas = Canvas.of(image.size, min_face_size)
-    pixels = canvas.draw(image)
-    assert pixels.shape == (canvas.height, canvas.width, 3)
-    for level in canvas.levels:
-        drawn = pixels[level.y : level.y + level.height, level.x : level.x + level.width]
-        exact = image.resize((level.width, level.height), Image.Resampling.BOX)
-        difference = np.abs(drawn.astype(float) - np.asarray(exact))
-        assert difference.mean() < 10  # another photo would differ by 60
-
-
-@pytest.mark.parametrize("size", [(250, 250), (333, 171)])
-def test_p_net_sees_each_level_as_if_alone(model, lfw, size):
-    canvas = Canvas.of(size, 20)
-    pixels = canvas.draw(lfw["AJ_Cook"].resize(size))
-    scores, corrections = model.call("p_net", pixels[None])
-    assert len(canvas.levels) > 3
-    for level in canvas.levels:
-        alone = pixels[level.y : level.y + level.height, level.x : level.x + level.width]
-        alone_scores, alone_corrections = model.call("p_net", alone[None])
-        rows = (level.height - P_NET_WINDOW) // P_NET_STRIDE + 1
-        columns = (level.width - P_NET_WINDOW) // P_NET_STRIDE + 1
-        top, left = level.y // P_NET_STRIDE, level.x // P_NET_STRIDE
-        place = (0, slice(top, top + rows), slice(left, left + columns))
-        np.testing.assert_allclose(scores[place], alone_scores[0, :rows, :columns], atol=1e-4)
-        np.testing.assert_allclose(
-            corrections[place], alone_corrections[0, :rows, :columns], atol=1e-4
-        )
 
 
 # --- detection
@@ -398,6 +258,12 @@ def test_a_photo_that_cannot_be_searched_fails_alone(detector, lfw, lfw_detectio
             np.testing.assert_allclose(face.box, expected.boxes[i], atol=0.05)
             np.testing.assert_allclose(face.landmarks, expected.landmarks[i], atol=0.05)
             assert isinstance(face.score, float)
+
+
+def test_a_detector_that_fails_every_photo_stops_the_job(lfw, tmp_path):
+    nowhere = Detector(SavedModel(str(tmp_path)), min_face_size=20, max_side=1600)
+    with pytest.raises(OSError, match="saved_model"):
+        detect_faces(nowhere, [photo_of(image) for image in list(lfw.values())[:2]])
 
 
 def test_batches_of_only_failed_photos_or_none(detector):
