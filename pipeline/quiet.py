@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 
 
@@ -25,12 +26,20 @@ def noise_to_file(path: str) -> Iterator[None]:
     os.dup2(log.fileno(), 2)
     sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, errors="replace")
     logging.root.handlers[:] = [handler]
+    thread_hook, threading.excepthook = threading.excepthook, _log_thread_error
     try:
         yield
     finally:
+        threading.excepthook = thread_hook
         logging.root.handlers[:] = before
         sys.stderr.close()
         sys.stderr = python_stderr
         os.dup2(terminal, 2)
         os.close(terminal)
         log.close()
+
+
+def _log_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Beam's threads fail when their workers are stopped; what matters reaches the main thread."""
+    error = (args.exc_type, args.exc_value, args.exc_traceback)
+    logging.getLogger(__name__).error("a thread failed", exc_info=error)

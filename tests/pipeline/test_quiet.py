@@ -108,3 +108,18 @@ def test_words_that_are_not_ascii(tmp_path):
     )
     assert "Zo" in done.stderr
     assert "Zoë ?" in path.read_text(encoding="utf-8")
+
+
+def test_an_error_of_a_thread_goes_to_the_file(tmp_path):
+    code = """
+import sys, threading
+from facecluster.pipeline.quiet import noise_to_file
+with noise_to_file(sys.argv[1]):
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+"""
+    log = tmp_path / "log"
+    done = subprocess.run([sys.executable, "-c", code, log], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert "ZeroDivisionError" in log.read_text()
