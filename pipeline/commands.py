@@ -54,7 +54,7 @@ def call(arguments: argparse.Namespace) -> int:
     try:
         return COMMANDS[arguments.command](arguments)
     except tuple(EXIT_CODES) as error:
-        logger.debug("failed", exc_info=True)
+        logger.error("failed", exc_info=True)  # the terminal gets the sentence, the log this
         print(f"facecluster: {error}", file=sys.stderr)
         return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
 

@@ -1,6 +1,5 @@
 """Photos into the photos, faces and failures tables: read, decode, detect, align, embed, write."""
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -25,8 +24,6 @@ from facecluster.transforms.write_shards import ShardWriter, WriteShards
 # A small input is split finer than the option says, so that every worker has its share and
 # progress shows; below the second number a file of its own is not worth it.
 SHARDS_PER_WORKER, LEAST_PHOTOS_PER_SHARD = 16, 16
-
-logger = logging.getLogger(__name__)
 
 
 class EmbedError(Exception):
@@ -92,7 +89,6 @@ class EmbedJob:
                     self._build(pipeline, shards, writer, card, execution.threads)
                     pipeline.run().wait_until_finish()
                 except Exception as error:
-                    logger.debug("the Beam pipeline failed", exc_info=True)
                     raise EmbedError(_cause(error)) from error
         photos, _ = self.run.read_shards("photos", ["n_faces"])
         failures, _ = self.run.read_shards("failures", ["uri"])
