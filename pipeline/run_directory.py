@@ -100,7 +100,7 @@ class RunDirectory:
         manifest = self.manifest()
         manifest["versions"] = _versions()
         manifest.setdefault("steps", {})[step] = {
-            "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "finished_at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             **entry,
         }
         text = json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n"
