@@ -125,7 +125,7 @@ def embed_job(paths: Sequence[str]) -> tuple[int, int, float, float]:
 def timed_embed(photos: Path, run: Path, workers: bool = False) -> tuple[float, dict]:
     command = ["facecluster", "embed", "--input", str(photos), "--output", str(run)]
     if workers:
-        command += ["--direct_num_workers", "2"]
+        command += ["--direct_num_workers", str(len(os.sched_getaffinity(0)))]
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     seconds = time.perf_counter() - started

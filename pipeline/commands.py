@@ -61,14 +61,7 @@ def call(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Photos to people to a report."""
-    if code := embed(arguments):
-        return code
-    cluster(arguments)
-    directory = _run_directory(arguments.output)
-    page = write_report(directory)
-    print(format_summary(directory.manifest()))
-    print(f"report        {page}")
-    return 0
+    return embed(arguments) or cluster(arguments)
 
 
 def embed(arguments: argparse.Namespace) -> int:
@@ -86,13 +79,12 @@ def embed(arguments: argparse.Namespace) -> int:
 
 
 def cluster(arguments: argparse.Namespace) -> int:
-    """Faces to people."""
+    """Faces to people to a report."""
     directory = _run_directory(arguments.output)
     cluster_run(directory, from_arguments(ClusterOptions, arguments), Progress().say)
-    if arguments.command == "cluster":
-        page = write_report(directory)
-        print(format_summary(directory.manifest()))
-        print(f"report        {page}")
+    page = write_report(directory)
+    print(format_summary(directory.manifest()))
+    print(f"report        {page}")
     return 0
 
 
