@@ -37,5 +37,5 @@ setup(
         "gcp": ["apache-beam[gcp]==2.77.0"],
         "test": ["pytest==8.4.2", "hypothesis==6.142.1", "ruff==0.14.1", "mtcnn==1.0.0"],
     },
-    entry_points={"console_scripts": ["facecluster = facecluster.pipeline.cli:main"]},
+    entry_points={"console_scripts": ["facecluster = facecluster.pipeline.cli:script"]},
 )

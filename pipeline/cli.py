@@ -8,11 +8,25 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import NoReturn
 
 from facecluster.pipeline.options import ClusterOptions, EmbedOptions, add_options
 from facecluster.pipeline.quiet import noise_to_file
 
 WRONG_USE, STOPPED = 2, 130  # exit codes; 130 is what a program that Ctrl-C ended gives
+
+
+def script() -> NoReturn:
+    """The console command: `main`, then out at once.
+
+    Threads of Beam's may still be in C++ code. Python before 3.14 ends such threads, on its own way
+    out, by unwinding code that must not unwind, which aborts a process that had succeeded
+    (python/cpython#87135).
+    """
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
