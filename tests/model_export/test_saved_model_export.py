@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facecluster.model_export import saved_model
-from facecluster.model_export.saved_model import export
-from facecluster.transforms.saved_model import ModelError, SavedModel
+from facecluster.model_export.inception_resnet_v1 import inception_resnet_v1
+from facecluster.model_export.saved_model import export, load_networks, weights_sha256
+from facecluster.transforms.saved_model import CARD_VERSION, ModelError, SavedModel
 
-CARD = {"name": "tiny", "dimensions": 4, "nested": {"accuracy": 0.5}}
+CARD = {
+    "name": "tiny",
+    "dimensions": 4,
+    "sha256": "5a",
+    "standardisation": "fixed",
+    "nested": {"accuracy": 0.5},
+}
 
 
 def tiny_network(seed=0, size=8) -> keras.Model:
@@ -68,7 +74,7 @@ def test_several_networks_share_a_folder(tmp_path):
 def test_the_card_says_what_was_given_and_its_version(tmp_path):
     export({"embed": tiny_network()}, CARD, tmp_path / "deep" / "model")
     card = SavedModel(str(tmp_path / "deep" / "model")).card()
-    assert card == {"card_version": saved_model.CARD_VERSION, **CARD}
+    assert card == {"card_version": CARD_VERSION, "embedding_space": "5a", **CARD}
 
 
 def test_a_codec_comes_back_as_it_was(tmp_path):
@@ -91,7 +97,7 @@ def test_a_model_of_another_version_or_none_says_so(tmp_path):
     with pytest.raises(ModelError, match=f"there is no model in {tmp_path}"):
         model.card()
     (tmp_path / "model_card.json").write_text(json.dumps({"card_version": 0} | CARD))
-    with pytest.raises(ModelError, match="version 0, this facecluster reads version 1: export"):
+    with pytest.raises(ModelError, match="version 0, this facecluster reads version 2: export"):
         model.card()
 
 
@@ -114,7 +120,7 @@ def outputs_of(folder, pixels):
 def test_an_export_replaces_what_was_there(tmp_path):
     folder = tmp_path / "model"
     export({"embed": tiny_network(1)}, CARD, folder, {"mean": np.zeros(4)})
-    export({"embed": tiny_network(2)}, {"name": "new"}, folder)
+    export({"embed": tiny_network(2)}, CARD | {"name": "new"}, folder)
     pixels = images(2, 8, 8, 3)
     expected = tiny_network(2)(standardised(pixels)).numpy()
     assert outputs_of(folder, pixels) == pytest.approx(expected, abs=1e-5)
@@ -125,7 +131,7 @@ def test_an_export_replaces_what_was_there(tmp_path):
 
 def test_an_export_that_fails_leaves_what_was_there(tmp_path):
     folder = tmp_path / "model"
-    cannot_be_written = {"name": object()}
+    cannot_be_written = CARD | {"name": object()}
     with pytest.raises(TypeError, match="JSON serializable"):
         export({"embed": tiny_network()}, cannot_be_written, folder)
     assert list(tmp_path.iterdir()) == []
@@ -147,14 +153,14 @@ def test_an_export_that_is_killed_leaves_no_model(tmp_path):
         import keras
         from facecluster.model_export.saved_model import export
 
-        class Deadly(Mapping):  # a card that is the end of whoever reads it
+        class Deadly(Mapping):  # a codec that is the end of whoever reads it
             def __len__(self): return 1
             def __iter__(self): os._exit(7)
             def __getitem__(self, key): os._exit(7)
 
         pixels = keras.Input((8, 8, 3))
         network = keras.Model(pixels, keras.layers.Flatten()(pixels))
-        export({{"embed": network}}, Deadly(), Path({str(tmp_path / "model")!r}))
+        export({{"embed": network}}, {CARD!r}, Path({str(tmp_path / "model")!r}), Deadly())
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
     assert done.returncode == 7, done.stderr
@@ -163,3 +169,74 @@ def test_an_export_that_is_killed_leaves_no_model(tmp_path):
     assert leftovers[0].endswith(".tmp")
     with pytest.raises(ModelError, match="there is no model"):
         SavedModel(str(tmp_path / "model")).card()
+
+
+# ---- what a card says about the network ----
+
+
+def prewhitened(pixels):
+    """The published src/facenet.py, prewhiten, crop by crop."""
+    return np.stack(
+        [(crop - crop.mean()) / max(crop.std(), 1 / np.sqrt(crop.size)) for crop in pixels]
+    ).astype(np.float32)
+
+
+def test_pixels_may_be_standardised_per_image(tmp_path):
+    network = tiny_network()
+    card = CARD | {"standardisation": "per-image"}
+    export({"embed": network}, card, tmp_path / "model")
+    pixels = images(3, 8, 8, 3)
+    pixels[1] = 7  # a crop of one colour has no deviation to divide by
+    output = SavedModel(str(tmp_path / "model")).call("embed", pixels)
+    assert output == pytest.approx(network(prewhitened(pixels)).numpy(), abs=1e-5)
+
+
+def test_an_unknown_standardisation_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'none': there are fixed, per-image"):
+        export({"embed": tiny_network()}, CARD | {"standardisation": "none"}, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_floats_give_nearly_the_same_float32_vectors_in_half_the_space(tmp_path):
+    network = inception_resnet_v1(8, input_size=96, width=0.25)
+    export({"embed": network}, CARD, tmp_path / "full")
+    export({"embed": network}, CARD, tmp_path / "half", float16=True)
+    pixels = images(4, 96, 96, 3)
+    full, half = (SavedModel(str(tmp_path / form)) for form in ("full", "half"))
+    vectors, halves = full.call("embed", pixels), half.call("embed", pixels)
+    assert halves.dtype == np.float32
+    assert not np.array_equal(halves, vectors)
+    assert halves == pytest.approx(vectors, abs=5e-3)
+    assert half.card() == full.card() | {"compute": "float16"}
+    assert size_of_variables(tmp_path / "half") < 0.6 * size_of_variables(tmp_path / "full")
+
+
+def size_of_variables(folder) -> int:
+    return sum(path.stat().st_size for path in (folder / "saved_model" / "variables").iterdir())
+
+
+def test_the_networks_come_back_for_keras(tmp_path):
+    networks = {"a": tiny_network(1), "b": two_headed_network()}
+    export(networks, CARD, tmp_path / "model")
+    loaded = load_networks(tmp_path / "model")
+    assert loaded.keys() == networks.keys()
+    x = standardised(images(2, 8, 8, 3))
+    assert loaded["a"](x).numpy() == pytest.approx(networks["a"](x).numpy(), abs=1e-6)
+    with pytest.raises(ModelError, match="no Keras network"):
+        load_networks(tmp_path)
+
+
+def test_the_hash_is_of_the_weights():
+    assert weights_sha256(tiny_network(1)) == weights_sha256(tiny_network(1))
+    assert weights_sha256(tiny_network(1)) != weights_sha256(tiny_network(2))
+
+
+def test_the_first_endpoint_is_the_serving_signature(tmp_path):
+    network = tiny_network()
+    export({"embed": network}, CARD, tmp_path / "model")
+    serve = tf.saved_model.load(str(tmp_path / "model" / "saved_model")).signatures[
+        "serving_default"
+    ]
+    pixels = images(3, 8, 8, 3)
+    (output,) = serve(pixels=tf.constant(pixels)).values()
+    assert output.numpy() == pytest.approx(network(standardised(pixels)).numpy(), abs=1e-5)
