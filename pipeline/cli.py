@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import NoReturn
 
-from facecluster.pipeline.options import ClusterOptions, EmbedOptions, add_options
+from facecluster.pipeline.options import ClusterOptions, CropOptions, EmbedOptions, add_options
 from facecluster.pipeline.quiet import noise_to_file
 
 WRONG_USE, STOPPED = 2, 130  # exit codes; 130 is what a program that Ctrl-C ended gives
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="facecluster",
         description="Groups the faces of a photo collection into people.",
-        epilog="`run` and `embed` hand options they do not know to Apache Beam, as in "
+        epilog="`run`, `embed` and `crops` hand options they do not know to Apache Beam, as in "
         "--runner=DataflowRunner --project=... or --direct_num_workers=8.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -97,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "cluster", "only faces to people, in a run there is")
     _add_output(command)
     add_options(command, ClusterOptions)
+
+    command = _command(commands, "crops", "aligned face crops of labelled photos, or of a run")
+    source = command.add_mutually_exclusive_group(required=True)
+    _add_input(source, required=False)
+    source.add_argument("--run", help="the folder of a run, whose faces are cut from its photos")
+    command.add_argument("--output", required=True, metavar="DIR", help="the crops' folder")
+    add_options(command, CropOptions)
 
     evaluate = commands.add_parser("evaluate", help="score a run, or a model, against labels")
     kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
@@ -137,14 +144,14 @@ def _command(commands, name, help) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     command.add_argument("-v", "--verbose", action="store_true", help="show all logs")
-    makes_run = name in ("run", "embed")
+    makes_run = name in ("run", "embed", "crops")
     command.set_defaults(command=name, makes_run=makes_run)
     return command
 
 
-def _add_input(command: argparse.ArgumentParser) -> None:
+def _add_input(command, required: bool = True) -> None:
     command.add_argument(
-        "--input", required=True, nargs="+", metavar="PHOTOS",
+        "--input", required=required, nargs="+", metavar="PHOTOS",
         help="folders (with all subfolders), files or globs; local, gs:// or s3://",
     )  # fmt: skip
 

@@ -13,15 +13,24 @@ from facecluster.model_export import zoo
 from facecluster.model_export.registry import FetchError
 from facecluster.model_export.verification import PairsError, read_pairs
 from facecluster.pipeline.cluster_job import ClusterError, cluster_run
+from facecluster.pipeline.crops_job import (
+    PEOPLE_LABELS,
+    CropsJob,
+    CropsJobError,
+    format_crops,
+    plan_photos,
+    plan_run,
+)
 from facecluster.pipeline.embed_job import EmbedError, EmbedJob
 from facecluster.pipeline.evaluate_job import (
+    FOLDER_LABELS,
     EvaluationError,
     evaluate_clustering,
     evaluate_verification,
     format_scores,
     pair_image_paths,
 )
-from facecluster.pipeline.options import ClusterOptions, EmbedOptions, from_arguments
+from facecluster.pipeline.options import ClusterOptions, CropOptions, EmbedOptions, from_arguments
 from facecluster.pipeline.progress import Progress
 from facecluster.pipeline.report import write_report
 from facecluster.pipeline.run_directory import RunDirectory
@@ -41,7 +50,7 @@ EXIT_CODES = {
         (InputError, OptionError, ModelError, CodecError, EvaluationError, PairsError,
          ClusterError), WRONG_USE,
     ),
-    **dict.fromkeys((EmbedError, TableError, FetchError, OSError), FAILED),
+    **dict.fromkeys((EmbedError, CropsJobError, TableError, FetchError, OSError), FAILED),
 }  # fmt: skip
 
 
@@ -85,6 +94,29 @@ def cluster(arguments: argparse.Namespace) -> int:
     page = write_report(directory)
     print(format_summary(directory.manifest()))
     print(f"report        {page}")
+    return 0
+
+
+def crops(arguments: argparse.Namespace) -> int:
+    """Faces of known people to aligned crops."""
+    known_beam_options(arguments.beam_arguments)
+    options = from_arguments(CropOptions, arguments)
+    output = _run_directory(arguments.output).root
+    if arguments.run:
+        run = _run_directory(arguments.run)
+        plan, detector = plan_run(run, options.labels or PEOPLE_LABELS, options.form), None
+    else:
+        uris = list_photos(arguments.input).uris
+        plan = plan_photos(uris, options.labels or FOLDER_LABELS, options.form)
+        detector = _find_model(options.detector)
+    entry = CropsJob(output, options, detector, arguments.beam_arguments)(
+        plan, Progress("cropping photos").watch
+    )
+    print(format_crops(entry))
+    if not entry["counts"]["crops"]:
+        print(f"facecluster: none of the {len(plan)} photos gave a crop; "
+              f"{FileSystems.join(output, 'failures')} says why", file=sys.stderr)  # fmt: skip
+        return FAILED
     return 0
 
 
@@ -181,6 +213,7 @@ COMMANDS = {
     "run": run,
     "embed": embed,
     "cluster": cluster,
+    "crops": crops,
     "evaluate clustering": evaluate_people,
     "evaluate verification": evaluate_pairs,
     "model list": list_models,

@@ -89,7 +89,7 @@ class EmbedJob:
                     self._build(pipeline, shards, writer, card, execution.threads)
                     pipeline.run().wait_until_finish()
                 except Exception as error:
-                    raise EmbedError(_cause(error)) from error
+                    raise EmbedError(cause_of(error)) from error
         photos, _ = self.run.read_shards("photos", ["n_faces"])
         failures, _ = self.run.read_shards("failures", ["uri"])
         entry = {
@@ -147,7 +147,7 @@ class EmbedJob:
         return sum(sizes.get(name, 0) for name in self.run.complete_shards())
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """The last line of what Beam raises: the error that the worker met."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

@@ -15,6 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 from facecluster.model_export.verification import Pairs, read_pairs, verify
 from facecluster.pipeline.clustering_metrics import NOISE, clustering_scores
 from facecluster.pipeline.run_directory import RunDirectory
+from facecluster.transforms.boxes import prominence
 from facecluster.transforms.codec import decode
 from facecluster.transforms.read_photos import absolute, list_photos
 from facecluster.transforms.tables import write_bytes
@@ -79,9 +80,7 @@ def evaluate_clustering(run: RunDirectory, labels: str) -> dict[str, Any]:
       EvaluationError: no assignments, or older than the faces; labels that cannot be read or name
         no photo of the run.
     """
-    if not run.exists("assignments"):
-        raise EvaluationError(f"{run.root} has no people yet: run `facecluster cluster` first")
-    assignments = run.read("assignments")
+    assignments = read_assignments(run)
     photos, _ = run.read_shards("photos", ["photo_id", "uri", "width", "height"])
     faces, _ = run.read_shards("faces", ["face_id", "photo_id", "box"])
     failures, _ = run.read_shards("failures", ["uri"])
@@ -89,12 +88,7 @@ def evaluate_clustering(run: RunDirectory, labels: str) -> dict[str, Any]:
     photo_ids = dict(zip(photos["uri"].to_pylist(), photos["photo_id"].to_pylist(), strict=True))
     # A failed input has no photo_id; its uri stands for it.
     tried = {**{uri: uri for uri in failures["uri"].to_pylist()}, **photo_ids}
-    n_labels_unmatched = 0
-    if labels == FOLDER_LABELS:
-        people = {uri: (_folder(uri),) for uri in tried}
-    else:
-        people, n_labels_unmatched = _people_in_csv(labels, tried)
-
+    people, n_labels_unmatched = labelled_people(labels, tried)
     person = {uri: names[0] for uri, names in people.items() if len(names) == 1}
     rows = labelled_faces(photos, faces)
     scored = [uri for uri in person if uri in rows]
@@ -199,12 +193,30 @@ def pair_image_paths(images: str, pairs: Pairs) -> list[str]:
     return sorted(paths[stem] for stem in wanted)
 
 
+def labelled_people(
+    labels: str, photo_ids: dict[str, str]
+) -> tuple[dict[str, tuple[str, ...]], int]:
+    """Whom each photo shows.
+
+    Args:
+      labels: "folder" or a CSV file, as in `evaluate_clustering`.
+      photo_ids: {uri: photo_id}; a label may fit several uris of one photo.
+
+    Returns:
+      ({uri: its people} of all uris with a label, how many labels fit none of the uris).
+
+    Raises:
+      EvaluationError: labels that cannot be read or fit none of the uris.
+    """
+    if labels == FOLDER_LABELS:
+        return {uri: (_folder(uri),) for uri in photo_ids}, 0
+    return _people_in_csv(labels, photo_ids)
+
+
 def labelled_faces(photos: pa.Table, faces: pa.Table) -> dict[str, int]:
     """The face that a photo's label is about: the row in `faces` of its largest central face.
 
-    That is the face with the highest box area minus twice the squared distance of the box's centre
-    from the photo's centre, both in square pixels (davidsandberg/facenet,
-    src/align/align_dataset_mtcnn.py); of equal ones the first.
+    That is the most prominent one (see `prominence`), of equal ones the first.
 
     Args:
       photos: columns photo_id, uri, width, height; a photo may stand under several uris.
@@ -221,10 +233,8 @@ def labelled_faces(photos: pa.Table, faces: pa.Table) -> dict[str, int]:
     owner = owner.drop_null().to_numpy()
 
     boxes = faces["box"].combine_chunks().flatten().to_numpy().reshape(-1, 4)[rows]
-    x0, y0, x1, y1 = boxes.astype(np.float64).T
     width, height = (photos[side].to_numpy()[owner] for side in ("width", "height"))
-    off_centre = ((x0 + x1 - width) / 2) ** 2 + ((y0 + y1 - height) / 2) ** 2
-    order = np.lexsort((2 * off_centre - (x1 - x0) * (y1 - y0), owner))
+    order = np.lexsort((-prominence(boxes, width, height), owner))
 
     best = np.full(len(photos), -1)
     owners_with_face, first = np.unique(owner[order], return_index=True)
@@ -251,16 +261,32 @@ def _figure(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _found_people(run: RunDirectory, assignments: pa.Table, face_ids: pa.ChunkedArray):
-    """(n,) int: the found person of each face as a number, NOISE where it is unassigned."""
+def read_assignments(run: RunDirectory) -> pa.Table:
+    """The assignments table; EvaluationError when the run has none."""
+    if not run.exists("assignments"):
+        raise EvaluationError(f"{run.root} has no people yet: run `facecluster cluster` first")
+    return run.read("assignments")
+
+
+def assigned_people(run: RunDirectory, assignments: pa.Table, face_ids: pa.ChunkedArray):
+    """(n,) pyarrow string: the person_id of each face, null where it is unassigned.
+
+    Raises:
+      EvaluationError: a face is not in the assignments.
+    """
     at = pc.index_in(face_ids, value_set=assignments["face_id"].combine_chunks())
     if at.null_count:
         raise EvaluationError(
             f"{run.root} has faces that were embedded after its people were found: run "
             "`facecluster cluster` again"
         )
-    person_ids = assignments["person_id"].combine_chunks().take(at.combine_chunks())
-    return person_ids.dictionary_encode().indices.fill_null(NOISE).to_numpy(zero_copy_only=False)
+    return assignments["person_id"].combine_chunks().take(at.combine_chunks())
+
+
+def _found_people(run: RunDirectory, assignments: pa.Table, face_ids: pa.ChunkedArray):
+    """(n,) int: the found person of each face as a number, NOISE where it is unassigned."""
+    people = assigned_people(run, assignments, face_ids).dictionary_encode()
+    return people.indices.fill_null(NOISE).to_numpy(zero_copy_only=False)
 
 
 def _people_in_csv(path: str, photo_ids: dict[str, str]) -> tuple[dict[str, tuple[str, ...]], int]:

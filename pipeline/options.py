@@ -42,17 +42,13 @@ def between(least: float, most: float) -> Callable[[str], float]:
 
 
 @dataclass(frozen=True)
-class EmbedOptions:
-    """How photos become faces."""
+class DetectionOptions:
+    """How faces are found."""
 
-    model: str = option(
-        "facenet-casia-webface",
-        "the embedding model: a name that `facecluster model list` knows, or a folder with "
-        "saved_model/ and model_card.json",
-    )
     detector: str = option(
-        "mtcnn", "the face detector, likewise; workers on other machines must reach the folders"
-    )
+        "mtcnn", "the face detector, a name or folder as of a model; workers on other machines "
+        "must reach the folder",
+    )  # fmt: skip
     min_face_size: int = option(
         20, "smallest face searched for, px; grows with the reduction of large photos",
         type=at_least(12),
@@ -61,12 +57,44 @@ class EmbedOptions:
         1600, "photos whose longer side is larger are searched on a copy reduced to this, px; "
         "faces are cut from the full photo", type=at_least(100),
     )  # fmt: skip
+    photos_per_shard: int = option(
+        256, "photos in one output file, and in one unit of work, at most", type=at_least(1)
+    )
+
+
+@dataclass(frozen=True)
+class EmbedOptions(DetectionOptions):
+    """How photos become faces."""
+
+    model: str = option(
+        "facenet-casia-webface",
+        "the embedding model: a name that `facecluster model list` knows, or a folder with "
+        "saved_model/ and model_card.json",
+    )
     codec: str | None = option(
         None, "how an embedding is stored; default: pca128 (128 bytes) where the model has it, "
         "else float32", choices=CODECS,
     )  # fmt: skip
-    photos_per_shard: int = option(
-        256, "photos in one output file, and in one unit of work, at most", type=at_least(1)
+
+
+@dataclass(frozen=True)
+class CropOptions(DetectionOptions):
+    """How faces become aligned crops."""
+
+    form: str = option(
+        "folder", "PERSON/NAME.png in a folder, or shards: WebDataset tars, TFRecords of "
+        "tf.Example", choices=("folder", "tar", "tfrecord"),
+    )  # fmt: skip
+    labels: str | None = option(
+        None, "whose a face is. folder: the largest central face of a photo is the person its "
+        "folder is named after; FILE.csv of photo,person: likewise; people: as a run grouped "
+        "them, unassigned faces left out; default: people with --run, else folder",
+    )  # fmt: skip
+    # The published training alignment; its validation takes 160 and 32 (davidsandberg/facenet,
+    # its guides on training and on validating on LFW).
+    crop_size: int = option(182, "width and height of a crop, px", type=at_least(16))
+    crop_margin: int = option(
+        44, "surroundings of the face's box, both sides together, px of the crop", type=at_least(0)
     )
 
 

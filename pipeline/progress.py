@@ -16,6 +16,7 @@ SECONDS_BETWEEN_LOG_LINES = 30.0  # where the output is a file and no terminal
 class Progress:
     """Shows progress on a terminal as one changing line, in a file as a line now and then."""
 
+    doing: str = "embedding photos"  # what is watched; the last word is what is counted
     stream: TextIO = field(default_factory=lambda: sys.stderr)
 
     def say(self, text: str) -> None:
@@ -48,11 +49,11 @@ class Progress:
                 done = count()
                 if done != last_done:
                     last_done, moved_at = done, now
-                self._show(_line(last_done, total, moved_at - started, now - started))
+                self._show(_line(self.doing, last_done, total, moved_at - started, now - started))
         with contextlib.suppress(OSError):
             last_done = count()
         seconds = time.monotonic() - started
-        self._show(_line(last_done, total, seconds, seconds))
+        self._show(_line(self.doing, last_done, total, seconds, seconds))
 
     def _show(self, text: str) -> None:
         if self.stream.isatty():
@@ -67,13 +68,13 @@ class Progress:
             self.stream.flush()
 
 
-def _line(done: int, total: int, moving_seconds: float, seconds: float) -> str:
+def _line(doing: str, done: int, total: int, moving_seconds: float, seconds: float) -> str:
     """As in: embedding photos  1,024 / 9,525  11 %  28.4 photos/s  4:59 left."""
-    text = f"embedding photos  {done:,} / {total:,}  {100 * done // max(total, 1)} %"
+    text = f"{doing}  {done:,} / {total:,}  {100 * done // max(total, 1)} %"
     if done == 0:
         return f"{text}  starting, {_clock(seconds)}"
     rate = done / max(moving_seconds, 1e-9)
-    text += f"  {rate:.1f} photos/s"
+    text += f"  {rate:.1f} {doing.split()[-1]}/s"
     if done < total:
         return f"{text}  {_clock((total - done) / rate)} left"
     return f"{text}  in {_clock(seconds)}"

@@ -42,6 +42,24 @@ def suppress(
     return order[alive]
 
 
+def prominence(boxes: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """How large and central faces are: of a labelled photo, the highest is the one that is meant.
+
+    That is the box's area minus twice the squared distance of its centre from the photo's centre
+    (davidsandberg/facenet, src/align/align_dataset_mtcnn.py).
+
+    Args:
+      boxes: (n, 4), x0 y0 x1 y1 in pixels of the upright photo.
+      width, height: (n,) or one number, the photo's, px.
+
+    Returns:
+      (n,) float64, square pixels.
+    """
+    x0, y0, x1, y1 = np.asarray(boxes, np.float64).T
+    off_centre = ((x0 + x1 - width) / 2) ** 2 + ((y0 + y1 - height) / 2) ** 2
+    return (x1 - x0) * (y1 - y0) - 2 * off_centre
+
+
 def _share(boxes: np.ndarray, others: np.ndarray, of_smaller: bool) -> np.ndarray:
     """(n, 4) and (m, 4) boxes to the (n, m) shares of their area that they have in common."""
     x0, y0, x1, y1 = boxes.T[:, :, None]

@@ -96,17 +96,27 @@ def fit_pca128(vectors: np.ndarray) -> dict[str, np.ndarray]:
     Raises:
       CodecError: fewer vectors, or dimensions, than components.
     """
-    if min(vectors.shape) < COMPONENTS:
+    mean, components = fit_pca(vectors, COMPONENTS)
+    return {"mean": mean, "components": components}
+
+
+def fit_pca(vectors: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean, (d,), and first principal components, (d, n_components), of (n, d) vectors: float32.
+
+    Raises:
+      CodecError: fewer vectors, or dimensions, than components.
+    """
+    if min(vectors.shape) < n_components:
         raise CodecError(
             f"{vectors.shape[0]} vectors of {vectors.shape[1]} dimensions are too few "
-            f"for {COMPONENTS} components"
+            f"for {n_components} components"
         )
     mean = vectors.mean(axis=0, dtype=np.float64)
     centred = vectors - mean
     covariance = centred.T @ centred / len(vectors)
     _, axes = np.linalg.eigh(covariance)  # ascending
-    components = axes[:, ::-1][:, :COMPONENTS]
-    return {"mean": mean.astype(np.float32), "components": components.astype(np.float32)}
+    components = axes[:, ::-1][:, :n_components]
+    return mean.astype(np.float32), components.astype(np.float32)
 
 
 def _quantised(vectors: np.ndarray) -> np.ndarray:

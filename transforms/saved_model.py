@@ -86,7 +86,9 @@ class SavedModel:
         """The networks, loaded when first asked for and then shared by the process's threads."""
         with _loading:
             if self.path not in _loaded:
-                _loaded[self.path] = _load(FileSystems.join(self.path, SAVED_MODEL_NAME), self.threads)
+                _loaded[self.path] = _load(
+                    FileSystems.join(self.path, SAVED_MODEL_NAME), self.threads
+                )
             return _loaded[self.path]
 
     def call(self, endpoint: str, pixels: np.ndarray) -> Any:

@@ -139,4 +139,7 @@ def test_standard_error_is_where_it_goes(capsys):
     ],
 )
 def test_lines(done, total, moving, seconds, line):
-    assert progress._line(done, total, moving, seconds) == f"embedding photos  {line}"
+    assert (
+        progress._line("embedding photos", done, total, moving, seconds)
+        == f"embedding photos  {line}"
+    )

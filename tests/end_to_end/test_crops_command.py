@@ -1,0 +1,169 @@
+"""The real command line makes crops of real photos, straight and by way of a run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from facecluster.transforms.align import crop_face
+from facecluster.transforms.decode import decode
+from facecluster.transforms.detect import Detector
+from facecluster.transforms.saved_model import SavedModel
+
+COMMAND = Path(sys.executable).with_name("facecluster")
+N_PEOPLE, N_PHOTOS = 3, 2
+
+
+def facecluster(*arguments) -> subprocess.CompletedProcess:
+    command = [COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ)
+
+
+def crops(folder: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for path in folder.glob("*/*.png"):
+        with Image.open(path) as image:
+            found[f"{path.parent.name}/{path.stem}"] = np.asarray(image)
+    return found
+
+
+@pytest.fixture(scope="module")
+def labelled_photos(lfw_images, mtcnn_folder, facenet_folder, tmp_path_factory) -> Path:
+    """6 photos of 3 people, in a folder each; and one broken and one without a face."""
+    folder = tmp_path_factory.mktemp("photos")
+    people = [p for p in sorted(lfw_images.iterdir()) if len(list(p.iterdir())) >= N_PHOTOS]
+    for person in people[:N_PEOPLE]:
+        (folder / person.name).mkdir()
+        for photo in sorted(person.iterdir())[:N_PHOTOS]:
+            shutil.copy(photo, folder / person.name)
+    (folder / "Nobody").mkdir()
+    (folder / "Nobody" / "broken.jpg").write_text("not a photo")
+    Image.new("RGB", (250, 250), "grey").save(folder / "Nobody" / "grey.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def some_crops(labelled_photos, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("output") / "crops"
+    done = facecluster("crops", "--input", labelled_photos, "--output", output)
+    assert done.returncode == 0, done.stderr
+    figures = [line.rsplit(maxsplit=1) for line in done.stdout.splitlines()[:-1]]
+    assert {name: int(figure) for name, figure in figures} == {
+        "photos": 8, "crops": 6, "people": 3, "without a face": 1, "failures": 1
+    }  # fmt: skip
+    return output
+
+
+@pytest.fixture(scope="module")
+def some_run(labelled_photos, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    done = facecluster("run", "--input", labelled_photos, "--output", run)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_labelled_photos_give_the_crops_of_their_detected_faces(
+    labelled_photos, some_crops, mtcnn_folder
+):
+    photos = sorted(labelled_photos.glob("*/*.jpg"))[: N_PEOPLE * N_PHOTOS]
+    found = crops(some_crops)
+    assert found.keys() == {f"{photo.parent.name}/{photo.stem}" for photo in photos}
+    detector = Detector(SavedModel(mtcnn_folder), min_face_size=20, max_side=1600)
+    for photo in photos:
+        image, _ = decode(photo.read_bytes())
+        (detections,) = detector.detect([image])
+        x0, y0, x1, y1 = detections.boxes.T
+        off_centre = ((x0 + x1 - image.width) / 2) ** 2 + ((y0 + y1 - image.height) / 2) ** 2
+        best = np.argmax((x1 - x0) * (y1 - y0) - 2 * off_centre)
+        expected = np.asarray(crop_face(image, detections.boxes[best], 182, 44)).astype(int)
+        crop = found[f"{photo.parent.name}/{photo.stem}"]
+        assert crop.shape == (182, 182, 3)
+        # Photos are detected in batches, which may change a box's last bits.
+        assert np.abs(crop - expected).max() <= 2
+
+
+def test_photos_without_a_crop_are_failures(some_crops):
+    rows = pq.read_table(some_crops / "failures").to_pylist()
+    assert {Path(row["uri"]).name: (row["step"], row["error"]) for row in rows} == {
+        "broken.jpg": ("decode", "UnidentifiedImageError"),
+        "grey.png": ("detect", "NoFace"),
+    }
+
+
+def test_beside_the_crops_there_are_only_named_files(some_crops):
+    others = {path.name for path in some_crops.iterdir() if not list(path.glob("*.png"))}
+    assert others == {"crops.json", "failures", "facecluster.log"}
+    manifest = json.loads((some_crops / "crops.json").read_text())
+    assert manifest["state"] == "done"
+    assert manifest["options"]["crop_size"] == 182
+
+
+def test_the_same_command_again_changes_nothing_and_another_is_refused(labelled_photos, some_crops):
+    before = {path: path.stat().st_mtime_ns for path in some_crops.glob("*/*")}
+    command = ["crops", "--input", labelled_photos, "--output", some_crops]
+    again = facecluster(*command)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.split()[:4] == ["photos", "8", "crops", "6"]
+    other = facecluster(*command, "--crop-size", "160", "--crop-margin", "32")
+    assert other.returncode == 1
+    assert "was made with crop_size 182, now it is 160" in other.stderr
+    assert {path: path.stat().st_mtime_ns for path in some_crops.glob("*/*")} == before
+
+
+def test_a_run_gives_the_same_crops_without_detecting_again(some_crops, some_run, tmp_path):
+    done = facecluster("crops", "--run", some_run, "--labels", "folder", "--output", tmp_path / "c")
+    assert done.returncode == 0, done.stderr
+    expected, found = crops(some_crops), crops(tmp_path / "c")
+    assert found.keys() == expected.keys()
+    for name, pixels in expected.items():
+        assert np.abs(found[name].astype(int) - pixels).max() <= 2
+    names = {
+        Path(uri).name for uri in pq.read_table(tmp_path / "c" / "failures")["uri"].to_pylist()
+    }
+    assert names == {"broken.jpg", "grey.png"}
+
+
+def test_the_people_of_a_run_are_its_assigned_faces(some_run, tmp_path):
+    done = facecluster("crops", "--run", some_run, "--output", tmp_path / "c", "--form", "tar")
+    assert done.returncode == 0, done.stderr
+    members = []
+    for path in (tmp_path / "c").glob("*.tar"):
+        with tarfile.open(path) as tar:
+            members += [Path(name).parent.name for name in tar.getnames()]
+    people = pq.read_table(some_run / "assignments")["person_id"].to_pylist()
+    assigned = [person for person in people if person is not None]
+    assert assigned
+    assert sorted(members) == sorted(assigned)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "one of the arguments --input --run is required"),
+        (["--run", "r", "--input", "p"], "not allowed with argument"),
+        (["--run", "nowhere"], "has no people yet"),
+        (["--input", "nowhere"], "does not exist"),
+        (["--run", "r", "--crop-sise", "160"], "unknown argument --crop-sise"),
+    ],
+    ids=["nothing", "both", "no run", "no photos", "no option"],
+)
+def test_wrong_use_is_one_sentence(tmp_path, arguments, sentence):
+    done = facecluster("crops", *arguments, "--output", tmp_path / "out")
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_photos_without_any_crop_are_a_failed_job(labelled_photos, tmp_path):
+    photos = labelled_photos / "Nobody" / "broken.jpg"
+    done = facecluster("crops", "--input", photos, "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert "none of the 1 photos gave a crop" in done.stderr
