@@ -7,6 +7,7 @@ The figures are those that the published TensorFlow FaceNet reports (davidsandbe
 src/validate_on_lfw.py with the functions it calls in src/lfw.py and src/facenet.py).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,8 @@ from apache_beam.io.filesystems import FileSystems
 from scipy.optimize import brentq
 from sklearn.metrics import auc
 
-# Squared distances of unit vectors that are tried as thresholds (src/lfw.py, evaluate).
+# Distances that are tried as thresholds, whatever the metric (src/lfw.py, evaluate); the squared
+# distance of two unit vectors is at most 4.
 ACCURACY_THRESHOLDS = np.arange(0, 4, 0.01)
 VAL_THRESHOLDS = np.arange(0, 4, 0.001)
 FAR_TARGET = 1e-3  # the false accept rate at which VAL is reported
@@ -51,7 +53,8 @@ class Verification:
     far: mean over the folds of the false accept rate that this threshold had.
     auc: area under the mean ROC curve.
     eer: the error rate where false accepts and false rejects are equally frequent.
-    threshold: mean of the folds' best thresholds for accuracy, a squared Euclidean distance.
+    threshold: mean of the folds' best thresholds for accuracy, a distance of the metric that was
+      used: by default a squared Euclidean one.
     """
 
     accuracy: float
@@ -76,11 +79,7 @@ def read_pairs(path: str) -> Pairs:
     Raises:
       PairsError: the file is not there, or a line is not what its place asks for.
     """
-    if not FileSystems.exists(path):
-        raise PairsError(f"{path} is not there: give an LFW pairs file such as pairs.txt")
-    with FileSystems.open(path) as file:
-        lines = file.read().decode("utf-8-sig", errors="replace").splitlines()
-    rows = [(number, _fields(line)) for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [(number, _fields(line)) for number, line in numbered_lines(path, "LFW's pairs.txt")]
     n_folds, n_each, is_view1 = _header(path, rows)
     is_same = np.tile(np.repeat([True, False], n_each), n_folds)
     folds = np.repeat(np.arange(n_folds), 2 * n_each)
@@ -99,21 +98,46 @@ def read_pairs(path: str) -> Pairs:
     return Pairs([a for a, _ in stems], [b for _, b in stems], is_same, folds)
 
 
+def numbered_lines(path: str, example: str) -> list[tuple[int, str]]:
+    """(line number from 1, line) of every line that is not blank.
+
+    Raises:
+      PairsError: the file is not there; the message tells to give a file such as `example`.
+    """
+    if not FileSystems.exists(path):
+        raise PairsError(f"{path} is not there: give a pairs file such as {example}")
+    with FileSystems.open(path) as file:
+        lines = file.read().decode("utf-8-sig", errors="replace").splitlines()
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
 def verify(
-    embeddings1: np.ndarray, embeddings2: np.ndarray, is_same: np.ndarray, folds: np.ndarray
+    embeddings1: np.ndarray,
+    embeddings2: np.ndarray,
+    is_same: np.ndarray,
+    folds: np.ndarray,
+    metric: str = "euclidean",
+    subtract_mean: bool = False,
 ) -> Verification:
     """Scores n pairs of faces by cross-validation over their folds.
 
-    With contiguous folds of equal size this is the published KFold(10, shuffle=False).
+    With contiguous folds of equal size this is the published KFold(10, shuffle=False), and metric
+    and subtract_mean are its options --distance_metric and --subtract_mean. For its option
+    --use_flipped_images a face is its embedding and that of its mirrored crop, concatenated: 2d
+    numbers, not of unit length. Distances are then over the whole concatenation.
 
     Args:
       embeddings1, embeddings2: (n, d) unit vectors, the two faces of each pair.
       is_same: (n,) bool, whether the pair shows one person.
       folds: (n,) int, the fold of each pair; two folds at least.
+      metric: "euclidean", the squared Euclidean distance (published metric 0), or "cosine", the
+        angle between the vectors as a share of 180 degrees (published metric 1).
+      subtract_mean: subtract the mean of all embeddings of a fold's training folds from those of
+        all pairs first. It turns angles; a Euclidean distance stays what it was.
 
     Raises:
-      ValueError: the arrays differ in length, there is only one fold, or a fold has no matched or
-        no mismatched pair.
+      ValueError: the arrays differ in length, there is only one fold, a fold has no matched or no
+        mismatched pair, or the metric is not known.
     """
     is_same, folds = np.asarray(is_same, bool), np.asarray(folds)
     if embeddings1.shape != embeddings2.shape or not (
@@ -123,13 +147,48 @@ def verify(
             f"embeddings of shapes {embeddings1.shape} and {embeddings2.shape}, {len(is_same)} "
             f"pairs and {len(folds)} fold numbers: all must have one row per pair"
         )
-    _check_folds(is_same, folds)
-    difference = embeddings1.astype(np.float64) - embeddings2.astype(np.float64)
-    distances = np.sum(np.square(difference), axis=1)
+    first, second = embeddings1.astype(np.float64), embeddings2.astype(np.float64)
 
+    def centred_distances(train: np.ndarray) -> np.ndarray:
+        mean = np.mean(np.concatenate([first[train], second[train]]), axis=0)
+        return _distances(first - mean, second - mean, metric)
+
+    if subtract_mean:
+        return _cross_validate(centred_distances, is_same, folds)
+    return verify_distances(_distances(first, second, metric), is_same, folds)
+
+
+def verify_distances(distances: np.ndarray, is_same: np.ndarray, folds: np.ndarray) -> Verification:
+    """`verify` for pairs of anything whose distances are known.
+
+    Args:
+      distances: (n,), the smaller the more alike. Thresholds are tried from 0 up to 4, in steps of
+        0.01 for the accuracy and 0.001 for VAL.
+      is_same: (n,) bool, whether the pair shows one person.
+      folds: (n,) int, the fold of each pair; two folds at least.
+
+    Raises:
+      ValueError: the arrays differ in length, there is only one fold, or a fold has no matched or
+        no mismatched pair.
+    """
+    distances, is_same, folds = np.asarray(distances), np.asarray(is_same, bool), np.asarray(folds)
+    if not (len(distances) == len(is_same) == len(folds)):
+        raise ValueError(
+            f"{len(distances)} distances, {len(is_same)} pairs and {len(folds)} fold numbers: all "
+            "must have one row per pair"
+        )
+    return _cross_validate(lambda train: distances, is_same, folds)
+
+
+def _cross_validate(
+    distances_of: Callable[[np.ndarray], np.ndarray], is_same: np.ndarray, folds: np.ndarray
+) -> Verification:
+    """The protocol, with distances_of: (n,) bool, the training pairs -> (n,) distances."""
+    _check_folds(is_same, folds)
     best, accuracies, vals, fars, curves = [], [], [], [], []
     for fold in np.unique(folds):
         test, train = folds == fold, folds != fold
+        distances = distances_of(train)
         best.append(_best_threshold(distances[train], is_same[train]))
         accuracies.append(np.mean((distances[test] < best[-1]) == is_same[test]))
         strict = _threshold_at_far(distances[train], is_same[train])
@@ -137,7 +196,9 @@ def verify(
         vals.append(val[0])
         fars.append(far[0])
         curves.append(_accept_rates(distances[test], is_same[test], ACCURACY_THRESHOLDS))
-    true_accept, false_accept = np.mean(curves, axis=0)
+    # Vectors longer than one can be farther apart than the last threshold; the curve still ends
+    # where every pair is accepted.
+    true_accept, false_accept = np.append(np.mean(curves, axis=0), np.ones((2, 1)), axis=1)
     return Verification(
         accuracy=float(np.mean(accuracies)),
         accuracy_std=float(np.std(accuracies)),
@@ -148,6 +209,20 @@ def verify(
         eer=float(brentq(lambda x: 1 - x - np.interp(x, false_accept, true_accept), 0, 1)),
         threshold=float(np.mean(best)),
     )
+
+
+def _distances(first: np.ndarray, second: np.ndarray, metric: str) -> np.ndarray:
+    """(n,) float64: the distances of (n, d) and (n, d) vectors (src/facenet.py, distance)."""
+    if metric == "euclidean":
+        return np.sum(np.square(first - second), axis=1)
+    if metric == "cosine":
+        lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+        # A vector of length 0 has no direction: it is put at a right angle to all others.
+        cosines = np.sum(first * second, axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+        # Rounding can push equal directions past 1, where arccos is not defined. (The published
+        # code leaves it at that, and takes such a pair for two people.)
+        return np.arccos(np.clip(cosines, -1, 1)) / np.pi
+    raise ValueError(f"there is no metric {metric!r}: choose euclidean or cosine")
 
 
 def _accepted(

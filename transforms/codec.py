@@ -101,7 +101,7 @@ def fit_pca128(vectors: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def fit_pca(vectors: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean, (d,), and first principal components, (d, n_components), of (n, d) vectors: float32.
+    """Mean, (d,) float32, and first principal components, (d, n_components) float32, of (n, d).
 
     Raises:
       CodecError: fewer vectors, or dimensions, than components.

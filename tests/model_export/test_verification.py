@@ -1,18 +1,39 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline, interp1d
 from scipy.optimize import brentq
-from sklearn.metrics import auc
+from sklearn.metrics import auc, roc_auc_score
 from sklearn.model_selection import KFold
 
-from facecluster.model_export.verification import PairsError, Verification, read_pairs, verify
+from facecluster.model_export.verification import (
+    PairsError,
+    Verification,
+    read_pairs,
+    verify,
+    verify_distances,
+)
+
+METRICS = ["euclidean", "cosine"]  # at the places of the published numbers
 
 
-def published_protocol(embeddings1, embeddings2, is_same, n_folds):
+def published_distances(embeddings1, embeddings2, metric):
+    """The published distance, one pair at a time."""
+    if metric == 0:
+        return np.array(
+            [np.sum((a - b) ** 2) for a, b in zip(embeddings1, embeddings2, strict=True)]
+        )
+    cosines = [
+        (a @ b) / (np.linalg.norm(a) * np.linalg.norm(b))
+        for a, b in zip(embeddings1, embeddings2, strict=True)
+    ]
+    return np.arccos(np.minimum(cosines, 1)) / np.pi
+
+
+def published_protocol(embeddings1, embeddings2, is_same, n_folds, metric=0, subtract_mean=False):
     """The published evaluation, read step by step: one threshold and one pair of sets at a time."""
-    distances = ((embeddings1.astype(float) - embeddings2.astype(float)) ** 2).sum(axis=1)
+    embeddings1, embeddings2 = embeddings1.astype(float), embeddings2.astype(float)
 
     def rates(pairs, threshold):
         nearer, same = distances[pairs] < threshold, is_same[pairs]
@@ -22,6 +43,10 @@ def published_protocol(embeddings1, embeddings2, is_same, n_folds):
     coarse, fine = np.arange(0, 4, 0.01), np.arange(0, 4, 0.001)
     tprs, fprs, accuracies, vals, fars, best = [], [], [], [], [], []
     for train, test in KFold(n_folds, shuffle=False).split(is_same):
+        mean = 0.0
+        if subtract_mean:
+            mean = np.mean(np.concatenate([embeddings1[train], embeddings2[train]]), axis=0)
+        distances = published_distances(embeddings1 - mean, embeddings2 - mean, metric)
         best.append(coarse[np.argmax([rates(train, t)[2] for t in coarse])])
         accuracies.append(rates(test, best[-1])[2])
         tprs.append([rates(test, t)[0] for t in coarse])
@@ -35,7 +60,8 @@ def published_protocol(embeddings1, embeddings2, is_same, n_folds):
         val, far, _ = rates(test, threshold)
         vals.append(val)
         fars.append(far)
-    tpr, fpr = np.mean(tprs, axis=0), np.mean(fprs, axis=0)
+    # It stops where distances go beyond its thresholds: an infinite one ends the curve.
+    tpr, fpr = (np.append(np.mean(curve, axis=0), 1.0) for curve in (tprs, fprs))
     return Verification(
         accuracy=np.mean(accuracies),
         accuracy_std=np.std(accuracies),
@@ -88,6 +114,93 @@ def test_val_is_interpolated_between_thresholds_as_published(n_mismatched):
     expected = published_protocol(first, second, is_same, 2)
     assert 0 < scores.val < 1
     assert vars(scores) == pytest.approx(vars(expected), abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", [0, 1])
+@pytest.mark.parametrize("subtract_mean", [False, True])
+@pytest.mark.parametrize("flipped", [False, True])
+# A smaller seed is no simpler one, and the published protocol is slow: failures are not shrunk.
+@settings(deadline=None, max_examples=3, phases=[Phase.reuse, Phase.generate])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_pairs=st.integers(24, 150),
+    n_dimensions=st.integers(4, 24),
+    noise=st.floats(0.1, 2),
+    offset=st.floats(0, 3),
+)
+def test_the_published_options_give_the_published_figures(
+    metric, subtract_mean, flipped, seed, n_pairs, n_dimensions, noise, offset
+):
+    random = np.random.default_rng(seed)
+    is_same = np.arange(n_pairs) % 2 == 0
+    # The offset puts all vectors to one side, so that taking off their mean turns them.
+    person = random.normal(size=(2, n_pairs, n_dimensions)) + offset
+    person[1, is_same] = person[0, is_same]
+    looks = person + noise * random.normal(size=(1 + flipped, *person.shape))
+    first, second = (np.hstack([unit(side[i]) for side in looks]) for i in (0, 1))
+
+    folds = contiguous_folds(n_pairs, 2)
+    scores = verify(first, second, is_same, folds, METRICS[metric], subtract_mean)
+    expected = published_protocol(first, second, is_same, 2, metric, subtract_mean)
+    assert vars(scores) == pytest.approx(vars(expected), abs=1e-9)
+
+
+def test_the_curve_of_flipped_embeddings_is_whole():
+    # Two such vectors of unrelated people are at a squared distance of 4, in the mean: half of the
+    # mismatched pairs lie beyond the last threshold.
+    random = np.random.default_rng(0)
+    is_same = np.arange(2000) % 2 == 0
+    person = random.normal(size=(2, 2000, 32))
+    person[1, is_same] = person[0, is_same]
+    looks = person + 1.5 * random.normal(size=(2, *person.shape))
+    first, second = (np.hstack([unit(side[i]) for side in looks]) for i in (0, 1))
+    scores = verify(first, second, is_same, np.arange(2000) // 1000)
+    distances = np.sum(np.square(first - second), axis=1)
+    assert scores.auc == pytest.approx(roc_auc_score(is_same, -distances), abs=0.005)
+    nearer_half = distances < np.median(distances)
+    assert scores.eer == pytest.approx(np.mean(nearer_half != is_same), abs=0.01)
+
+
+def test_subtracting_the_mean_turns_angles_and_leaves_distances():
+    random = np.random.default_rng(0)
+    first, second, is_same = random_pairs(random, 400, noise=1.0)
+    first, second, folds = unit(first + 0.5), unit(second + 0.5), contiguous_folds(400, 4)
+    plain, centred = (
+        [verify(first, second, is_same, folds, metric, mean) for metric in METRICS]
+        for mean in (False, True)
+    )
+    assert vars(plain[0]) == pytest.approx(vars(centred[0]))
+    assert plain[0] == verify(first, second, is_same, folds)
+    # The angles of all pairs widen once the direction they share is gone.
+    assert centred[1].threshold > plain[1].threshold + 0.05
+
+
+def test_equal_vectors_are_one_person_by_their_angle():
+    # Many of these have a cosine with themselves that rounds to more than 1.
+    vectors = unit(np.random.default_rng(0).normal(size=(400, 512)))
+    is_same = np.arange(400) % 2 == 0
+    second = np.where(is_same[:, None], vectors, -vectors)
+    scores = verify(vectors, second, is_same, np.arange(400) // 40, metric="cosine")
+    assert (scores.accuracy, scores.val, scores.auc) == (1, 1, 1)
+
+
+def test_a_vector_of_length_zero_is_at_a_right_angle_to_all():
+    first = np.tile([1.0, 0.0], (40, 1))
+    is_same = np.arange(40) % 2 == 0
+    second = np.where(is_same[:, None], [0.0, 0.0], [-0.01, 1.0])
+    scores = verify(first, second, is_same, np.arange(40) // 20, metric="cosine")
+    assert (scores.accuracy, scores.threshold) == (0.5, 0)
+    second = np.where(is_same[:, None], [0.0, 0.0], [-1.0, 1.0])
+    scores = verify(first, second, is_same, np.arange(40) // 20, metric="cosine")
+    assert (scores.accuracy, scores.threshold) == (1, pytest.approx(0.51))
+
+
+def test_distances_alone_are_scored_alike():
+    first, second, is_same = random_pairs(np.random.default_rng(5), 400, noise=1.0)
+    folds = contiguous_folds(400, 4)
+    distances = np.sum(np.square(first.astype(float) - second.astype(float)), axis=1)
+    expected = verify(first, second, is_same, folds)
+    assert verify_distances(distances.tolist(), is_same.tolist(), folds.tolist()) == expected
 
 
 def test_separable_pairs_score_one():
@@ -154,6 +267,15 @@ def test_a_fold_without_matched_pairs_is_an_error():
         verify(vectors, vectors, np.array([True, False, True, False]), np.zeros(4))
     with pytest.raises(ValueError, match="one row per pair"):
         verify(vectors, vectors[:3], np.array([True, False, True, False]), np.arange(4) % 2)
+    with pytest.raises(ValueError, match="3 distances, 4 pairs and 4 fold numbers"):
+        verify_distances(np.zeros(3), np.array([True, False, True, False]), np.arange(4) % 2)
+
+
+@pytest.mark.parametrize("subtract_mean", [False, True])
+def test_an_unknown_metric_is_an_error(subtract_mean):
+    first, second, is_same = random_pairs(np.random.default_rng(0), 100, noise=1.0)
+    with pytest.raises(ValueError, match="no metric 'manhattan': choose euclidean or cosine"):
+        verify(first, second, is_same, np.arange(100) % 2, "manhattan", subtract_mean)
 
 
 # ---- pairs files ----

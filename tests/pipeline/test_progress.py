@@ -49,7 +49,7 @@ def terminal():
 
 
 def watch(stream, count, total: int, seconds: float = 0.3) -> None:
-    with Progress(stream).watch(count, total):
+    with Progress(stream=stream).watch(count, total):
         time.sleep(seconds)
 
 
@@ -109,17 +109,17 @@ def test_a_last_look_that_fails_is_no_error(terminal):
 
 def test_an_error_in_the_block_comes_through(terminal):
     stream, seen = terminal
-    with pytest.raises(ValueError, match="broken"), Progress(stream).watch(Counter(5), 5):
+    with pytest.raises(ValueError, match="broken"), Progress(stream=stream).watch(Counter(5), 5):
         raise ValueError("broken")
     assert seen().endswith("\n")
 
 
 def test_saying_something(terminal):
     stream, seen = terminal
-    Progress(stream).say("reading faces")
+    Progress(stream=stream).say("reading faces")
     assert seen() == "\r\x1b[Kreading faces\n"
     file = io.StringIO()
-    Progress(file).say("reading faces")
+    Progress(stream=file).say("reading faces")
     assert file.getvalue() == "reading faces\n"
 
 
@@ -139,7 +139,5 @@ def test_standard_error_is_where_it_goes(capsys):
     ],
 )
 def test_lines(done, total, moving, seconds, line):
-    assert (
-        progress._line("embedding photos", done, total, moving, seconds)
-        == f"embedding photos  {line}"
-    )
+    shown = progress._line("embedding photos", done, total, moving, seconds)
+    assert shown == f"embedding photos  {line}"
