@@ -32,13 +32,13 @@ class PublishedModel:
 
 
 def _import_facenet(folder: Path):
-    from facecluster.model_export.import_weights import facenet_from_frozen_graph
+    from facecluster.model_export.import_weights import load_facenet
 
-    return {"embed": facenet_from_frozen_graph(folder / "graph_final.pb")}
+    return {"embed": load_facenet(folder / "graph_final.pb")}
 
 
 def _import_mtcnn(folder: Path):
-    from facecluster.model_export.import_weights import mtcnn_from_published
+    from facecluster.model_export.import_mtcnn import mtcnn_from_published
 
     return mtcnn_from_published(folder)
 

@@ -1,23 +1,17 @@
-"""What import_weights does with graphs that are not the published one.
+"""What load_facenet does with graphs that are not the published one, and with what is no weights.
 
-That it imports the published weights rightly is tested where the networks are.
+That it imports the published graph rightly is tested where the network is; each other form of file
+has its own test.
 """
 
 import re
-import shutil
 from pathlib import Path
 
-import joblib
-import mtcnn
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from facecluster.model_export.import_weights import (
-    WeightsError,
-    facenet_from_frozen_graph,
-    mtcnn_from_published,
-)
+from facecluster.model_export.import_weights import WeightsError, load_facenet
 from facecluster.model_export.inception_resnet_v1 import inception_resnet_v1
 from facecluster.model_export.registry import FetchError
 
@@ -60,6 +54,11 @@ def optimised(layers):
     return constants
 
 
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory, optimised):
+    return load_facenet(write_graph(tmp_path_factory.mktemp("optimised"), optimised))
+
+
 def norm_values(shape, name):
     values = np.random.default_rng(len(name)).normal(size=shape).astype(np.float32)
     return np.abs(values) if name == "moving_variance" else values
@@ -80,11 +79,10 @@ def write_graph(folder, constants) -> Path:
     return path
 
 
-def test_every_layer_gets_its_own_weights(tmp_path, optimised):
-    network = facenet_from_frozen_graph(write_graph(tmp_path, optimised))
-    assert network.output_shape == (None, 8)
+def test_every_layer_gets_its_own_weights(imported, optimised):
+    assert imported.output_shape == (None, 8)
     n_read = 2
-    for layer in network.layers:
+    for layer in imported.layers:
         scope = f"{SCOPE}/{layer.name.replace('.', '/')}"
         if not layer.weights or scope == BOTTLENECK:
             continue
@@ -93,7 +91,7 @@ def test_every_layer_gets_its_own_weights(tmp_path, optimised):
         assert np.array_equal(kernel, optimised[f"{scope}/weights"])
         assert np.array_equal(bias, given)
         n_read += 2
-    assert n_read == sum(len(layer.weights) for layer in network.layers)
+    assert n_read == sum(len(layer.weights) for layer in imported.layers)
 
 
 @pytest.mark.parametrize(("scope", "has_gamma"), [(FOLDED, False), (BOTTLENECK, True)])
@@ -108,7 +106,7 @@ def test_batch_normalisation_is_folded_in(tmp_path, optimised, scope, has_gamma)
         norm["gamma"] = random.normal(size=kernel.shape[-1:]).astype(np.float32)
     constants |= {f"{scope}/BatchNorm/{name}": values for name, values in norm.items()}
 
-    network = facenet_from_frozen_graph(write_graph(tmp_path, constants))
+    network = load_facenet(write_graph(tmp_path, constants))
     layer = network.get_layer(scope.removeprefix(f"{SCOPE}/").replace("/", "."))
     folded_kernel, folded_bias = layer.get_weights()
     inputs = random.normal(size=(5, *kernel.shape[:-1])).astype(np.float32)
@@ -122,17 +120,19 @@ def test_batch_normalisation_is_folded_in(tmp_path, optimised, scope, has_gamma)
 
 
 @pytest.mark.parametrize(
-    ("missing", "named"),
+    ("missing", "message"),
     [
-        (f"{BOTTLENECK}/weights", f"{BOTTLENECK}/weights"),
-        (f"{FOLDED}/Conv2D_bn_offset", f"{FOLDED}/biases"),
-        (f"{BOTTLENECK}/BatchNorm/moving_variance", f"{BOTTLENECK}/BatchNorm/moving_variance"),
+        (f"{BOTTLENECK}/weights", f"has no {BOTTLENECK}/weights"),
+        (f"{FOLDED}/weights", f"has no {FOLDED}/weights"),
+        (f"{FOLDED}/Conv2D_bn_offset", f"has neither {FOLDED}/Conv2D_bn_offset nor {FOLDED}/"),
+        (f"{BOTTLENECK}/BatchNorm/beta", f"has no {BOTTLENECK}/BatchNorm/beta"),
+        (f"{BOTTLENECK}/BatchNorm/moving_variance", f"has no {BOTTLENECK}/BatchNorm/moving_var"),
     ],
 )
-def test_a_missing_variable_is_named(tmp_path, optimised, missing, named):
+def test_a_missing_variable_is_named(tmp_path, optimised, missing, message):
     path = write_graph(tmp_path, {k: v for k, v in optimised.items() if k != missing})
-    with pytest.raises(WeightsError, match=rf"{re.escape(str(path))} has no {named}"):
-        facenet_from_frozen_graph(path)
+    with pytest.raises(WeightsError, match=rf"{re.escape(str(path))} {message}"):
+        load_facenet(path)
 
 
 @pytest.mark.parametrize(
@@ -148,74 +148,84 @@ def test_a_missing_variable_is_named(tmp_path, optimised, missing, named):
 )
 def test_a_variable_of_another_shape_is_named(tmp_path, optimised, name, change):
     path = write_graph(tmp_path, optimised | {name: np.asarray(change(optimised[name]))})
-    with pytest.raises(WeightsError, match=f"{re.escape(str(path))}: {name.rpartition('/')[0]}"):
-        facenet_from_frozen_graph(path)
+    message = f"{re.escape(str(path))}: {name} has shape .*, Inception-ResNet-v1 needs "
+    with pytest.raises(WeightsError, match=message):
+        load_facenet(path)
+
+
+def test_a_layer_both_folded_and_not_is_refused(tmp_path, optimised):
+    # Whether its bias was there before batch normalisation or comes from it cannot be told.
+    bias = {f"{BOTTLENECK}/biases": np.zeros(8, np.float32)}
+    path = write_graph(tmp_path, optimised | bias)
+    with pytest.raises(WeightsError, match=f"has both {BOTTLENECK}/biases and .*BatchNorm/beta"):
+        load_facenet(path)
+
+
+def test_the_bottleneck_may_be_beside_the_network(tmp_path, optimised, imported):
+    """As the published models of early 2017 have it."""
+    early = {k.replace(BOTTLENECK, "Bottleneck"): v for k, v in optimised.items()}
+    weights = load_facenet(write_graph(tmp_path, early)).get_layer("Bottleneck").get_weights()
+    expected = imported.get_layer("Bottleneck").get_weights()
+    assert all(np.array_equal(*pair) for pair in zip(weights, expected, strict=True))
+
+
+def test_a_bottleneck_beside_the_network_is_named_as_such(tmp_path, optimised):
+    early = {k.replace(BOTTLENECK, "Bottleneck"): v for k, v in optimised.items()}
+    early["Bottleneck/weights"] = early["Bottleneck/weights"].T
+    with pytest.raises(WeightsError, match=r": Bottleneck/weights has shape .*1792, 1792"):
+        load_facenet(write_graph(tmp_path, early))
+
+
+# ---- What is no weights ----
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("suffix", "kind"),
     [
-        (b"<html>404 not found</html>", "is not a frozen TensorFlow graph"),
-        (b"", f"has no {BOTTLENECK}/weights: is it a frozen FaceNet graph"),
+        (".pb", "a frozen TensorFlow graph"),
+        (".index", "a TensorFlow checkpoint"),
+        (".h5", "a Keras HDF5 file"),
+        (".weights.h5", "a Keras HDF5 file"),
+        (".HDF5", "a Keras HDF5 file"),
+        (".keras", "a Keras model"),
+        (".pt", "a PyTorch state dict"),
+        (".pth", "a PyTorch state dict"),
     ],
 )
-def test_a_file_that_is_no_graph_is_named(tmp_path, content, message):
-    path = tmp_path / "page.pb"
+@pytest.mark.parametrize("content", [b"<html>404 not found</html>", b"404"])
+def test_a_page_that_bears_the_name_is_named(tmp_path, suffix, kind, content):
+    path = tmp_path / f"page{suffix}"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=f"{re.escape(str(path))} {message}"):
-        facenet_from_frozen_graph(path)
+    named = re.escape(str(path.with_suffix("") if suffix == ".index" else path))
+    with pytest.raises(WeightsError, match=rf"{named} cannot be read as {kind}: \w+"):
+        load_facenet(path)
+
+
+def test_an_empty_graph_lacks_the_bottleneck(tmp_path):
+    path = tmp_path / "empty.pb"
+    path.touch()
+    with pytest.raises(WeightsError, match=rf"{re.escape(str(path))} has no {BOTTLENECK}/weights"):
+        load_facenet(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("weights.onnx", "is of no known kind"),
+        ("folder", "is a folder without a checkpoint"),
+        ("nowhere.pb", "does not exist"),
+        ("nowhere/model.meta", "does not exist"),
+        ("prefix", "does not exist"),
+    ],
+)
+def test_what_is_no_weights_file_is_told_what_is(tmp_path, name, message):
+    path = tmp_path / name
+    (tmp_path / "weights.onnx").touch()
+    (tmp_path / "folder").mkdir()
+    forms = r"\(\.pb\).*its folder, prefix, \.index or \.meta.*\.h5, \.hdf5, \.keras.*\.pt, \.pth"
+    with pytest.raises(WeightsError, match=f"{re.escape(str(path))} {message}; .*{forms}"):
+        load_facenet(path)
 
 
 def test_the_command_line_knows_the_error():
     assert issubclass(WeightsError, FetchError)
-
-
-# ---- MTCNN ----
-
-
-@pytest.fixture
-def mtcnn_weights(tmp_path) -> Path:
-    """A copy of the published weights."""
-    return shutil.copytree(Path(mtcnn.__file__).parent / "assets" / "weights", tmp_path / "weights")
-
-
-def test_all_published_arrays_are_used(mtcnn_weights):
-    networks = mtcnn_from_published(mtcnn_weights)
-    assert list(networks) == ["p_net", "r_net", "o_net"]
-    for name, network in networks.items():
-        published = joblib.load(mtcnn_weights / f"{name[0]}net.lz4")
-        assert len(published) == len(network.weights)
-        sums = sorted(float(array.sum()) for array in published)
-        assert sorted(float(np.sum(w)) for w in network.get_weights()) == pytest.approx(sums)
-
-
-@pytest.mark.parametrize("n_more", [-1, 1])
-def test_a_file_of_another_number_of_arrays_is_named(mtcnn_weights, n_more):
-    path = mtcnn_weights / "rnet.lz4"
-    arrays = joblib.load(path)
-    joblib.dump((arrays + arrays)[: len(arrays) + n_more], path)
-    message = rf"rnet\.lz4 holds {len(arrays) + n_more} arrays, r_net has {len(arrays)}"
-    with pytest.raises(WeightsError, match=message):
-        mtcnn_from_published(mtcnn_weights)
-
-
-@pytest.mark.parametrize("index", [0, 5, -1])
-def test_an_array_of_another_shape_is_named(mtcnn_weights, index):
-    path = mtcnn_weights / "onet.lz4"
-    arrays = joblib.load(path)
-    arrays[index] = arrays[index][..., :-1]
-    joblib.dump(arrays, path)
-    with pytest.raises(WeightsError, match=r"onet\.lz4: .* has shape .*, the network's is "):
-        mtcnn_from_published(mtcnn_weights)
-
-
-def test_the_weights_of_another_of_the_three_networks_are_refused(mtcnn_weights):
-    shutil.copy(mtcnn_weights / "onet.lz4", mtcnn_weights / "rnet.lz4")
-    with pytest.raises(WeightsError, match=r"rnet\.lz4"):
-        mtcnn_from_published(mtcnn_weights)
-
-
-def test_a_missing_file_is_named(mtcnn_weights):
-    (mtcnn_weights / "pnet.lz4").unlink()
-    with pytest.raises(FileNotFoundError, match=r"pnet\.lz4"):
-        mtcnn_from_published(mtcnn_weights)

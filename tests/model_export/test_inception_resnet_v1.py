@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from facecluster.model_export.import_weights import facenet_from_frozen_graph
+from facecluster.model_export.import_weights import load_facenet
 from facecluster.model_export.inception_resnet_v1 import (
     fold,
     inception_resnet_v1,
@@ -62,7 +62,7 @@ def published_embeddings(frozen_graph, crops) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def imported(frozen_graph):
-    return facenet_from_frozen_graph(frozen_graph)
+    return load_facenet(frozen_graph)
 
 
 def standardised(crops):

@@ -11,7 +11,7 @@ from mtcnn.network.rnet import RNet
 from mtcnn.utils.tensorflow import load_weights
 from PIL import Image
 
-from facecluster.model_export.import_weights import mtcnn_from_published
+from facecluster.model_export.import_mtcnn import mtcnn_from_published
 from facecluster.transforms.saved_model import SavedModel
 
 TOLERANCE = 1e-4
