@@ -81,7 +81,7 @@ def export(
             endpoint = _endpoint(network, card["standardisation"])
             archive.add_endpoint(name, endpoint, input_signature=[pixels])
         archive.write_out(str(building / SAVED_MODEL_NAME), verbose=False)
-        (building / CARD_NAME).write_text(json.dumps(card, indent=2) + "\n")
+        write_card(building, card)
         if codec is not None:
             np.savez(building / CODEC_NAME, **codec)
         if folder.exists():
@@ -90,6 +90,14 @@ def export(
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> Path:
+    """Replaces the card of a model folder; returns the file."""
+    path, temporary = folder / CARD_NAME, folder / f"{CARD_NAME}.{uuid.uuid4().hex}.tmp"
+    temporary.write_text(json.dumps(card, indent=2) + "\n")
+    temporary.replace(path)
+    return path
 
 
 def load_networks(folder: Path) -> dict[str, keras.Model]:
@@ -146,9 +154,26 @@ def in_float16(network: keras.Model) -> keras.Model:
             config["dtype"] = "float16"
         return type(layer).from_config(config)
 
-    half = keras.models.clone_model(network, clone_function=cast)
+    half = keras.models.clone_model(network, clone_function=cast, recursive=True)
     half.set_weights([value.astype(np.float16) for value in network.get_weights()])
     return half
+
+
+def with_weight_decay(network: keras.Model, weight_decay: float) -> keras.Model:
+    """A copy of the network, with w / 2 * sum(squares) of every kernel as a penalty; 0 for none."""
+    import keras
+
+    def decay(layer):
+        config = layer.get_config()
+        if "kernel_regularizer" in config:
+            config["kernel_regularizer"] = (
+                keras.regularizers.L2(weight_decay / 2) if weight_decay else None
+            )
+        return type(layer).from_config(config)
+
+    copy = keras.models.clone_model(network, clone_function=decay, recursive=True)
+    copy.set_weights(network.get_weights())
+    return copy
 
 
 def _endpoint(network: keras.Model, standardisation: str):

@@ -158,6 +158,19 @@ def training_batches(
     )
 
 
+def rows(
+    array: np.ndarray, batch_indices: Callable[[int], np.ndarray], first_step: int
+) -> tf.data.Dataset:
+    """What an array, (n, ...), holds for the crops of steps first_step, first_step + 1, ..."""
+    shape = (len(batch_indices(first_step)), *array.shape[1:])
+
+    def batch(step):
+        found = tf.numpy_function(lambda s: array[batch_indices(int(s))], [step], array.dtype)
+        return tf.ensure_shape(found, shape)
+
+    return tf.data.Dataset.counter(first_step).map(batch).prefetch(tf.data.AUTOTUNE)
+
+
 def evaluation_batches(crops: Crops, input_size: int, batch_size: int) -> Iterator[np.ndarray]:
     """All crops in order, as they are: of a larger one the central window, as published.
 

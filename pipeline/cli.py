@@ -10,7 +10,14 @@ import tempfile
 from collections.abc import Sequence
 from typing import NoReturn
 
-from facecluster.pipeline.options import ClusterOptions, CropOptions, EmbedOptions, add_options
+from facecluster.pipeline.options import (
+    ClusterOptions,
+    CropOptions,
+    DetectionOptions,
+    EmbedOptions,
+    TrainOptions,
+    add_options,
+)
 from facecluster.pipeline.quiet import noise_to_file
 
 WRONG_USE, STOPPED = 2, 130  # exit codes; 130 is what a program that Ctrl-C ended gives
@@ -120,20 +127,94 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--run", help="keep the faces in this run's folder, and use those there")
     add_options(command, EmbedOptions)
 
-    model = commands.add_parser("model", help="the networks: list, fetch, inspect them")
+    _add_model_commands(commands)
+    _command(commands, "sample-photos",
+             "download a few photos to try this on, print their folder")  # fmt: skip
+    return parser
+
+
+def _add_model_commands(commands) -> None:
+    model = commands.add_parser("model", help="the networks: fetch, import, train, validate them")
     actions = model.add_subparsers(required=True, metavar="ACTION")
+
     _command(actions, "model list", "the known models and where they are")
+
     command = _command(actions, "model fetch", "download and export models")
     command.add_argument("names", nargs="*", metavar="NAME", help="default: all of the list")
+
+    command = _command(actions, "model import", "make a model of published FaceNet weights")
+    command.add_argument(
+        "weights", help="frozen graph (.pb), TensorFlow 1 checkpoint (folder, prefix, .meta or "
+        ".index), Keras (.h5, .keras) or facenet-pytorch state dict (.pt)",
+    )  # fmt: skip
+    _add_model_output(command)
+    command.add_argument("--name", help="what its card calls it (default: the folder's name)")
+    command.add_argument(
+        "--standardisation", choices=("fixed", "per-image"), default="fixed",
+        help="of pixels: (x - 127.5) / 128, as the models of 2018 were trained; per-image, as "
+        "earlier ones were (default: %(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--margin", type=int, default=32, metavar="PX",
+        help="surroundings of the face's box in a crop of its input size (default: %(default)s)",
+    )  # fmt: skip
+    command.add_argument("--source", help="where the weights are from (default: the file's name)")
+    command.add_argument("--licence", default="unknown", help="of the weights, for the card")
+
+    command = _command(actions, "model export", "export a model anew, in full or half precision")
+    command.add_argument("model", help="name or folder")
+    _add_model_output(command)
+    command.add_argument(
+        "--float16", action="store_true", help="half floats for weights and arithmetic, for GPUs"
+    )
+
+    command = _command(actions, "model train", "train a network or a head on crops")
+    command.add_argument(
+        "--crops", required=True, nargs="+", metavar="CROPS",
+        help="folders of PERSON/NAME.png, tar or TFRecord shards, as `facecluster crops` writes "
+        "them, or globs",
+    )  # fmt: skip
+    command.add_argument(
+        "--output", required=True, metavar="DIR",
+        help="the training's folder; the same command goes on with what is in it",
+    )  # fmt: skip
+    add_options(command, TrainOptions)
+
+    command = _command(actions, "model validate", "a model by LFW's or YouTube Faces' protocol")
+    command.add_argument("model", help="name or folder")
+    protocol = command.add_mutually_exclusive_group(required=True)
+    protocol.add_argument("--pairs", metavar="FILE", help="LFW's pairs.txt or alike")
+    protocol.add_argument("--splits", metavar="FILE", help="YouTube Faces' splits.txt")
+    command.add_argument(
+        "--images", metavar="DIR", help="photos in PERSON/, or frames in PERSON/VIDEO/"
+    )
+    command.add_argument(
+        "--crops", metavar="DIR", help="keep the crops of the images here; without --images, use "
+        "the crops that are here",
+    )  # fmt: skip
+    command.add_argument(
+        "--flip", action="store_true", help="compare the mirror images of the crops too"
+    )
+    command.add_argument(
+        "--subtract-mean", action="store_true", help="centre vectors first; matters with cosine"
+    )
+    command.add_argument("--metric", choices=("euclidean", "cosine"), default="euclidean",
+                         help="distance of vectors (default: %(default)s)")  # fmt: skip
+    command.add_argument(
+        "--write-card", action="store_true", help="keep scores and calibration in the model's card"
+    )
+    add_options(command, DetectionOptions)
+
     command = _command(actions, "model card", "print a model's card")
     command.add_argument("model", help="name or folder")
+
     command = _command(actions, "model fit-codec", "fit the 128-byte codec to a run's faces")
     command.add_argument("model", help="name or folder; codec.npz is written into it")
     command.add_argument("--run", required=True, help="a run made with --codec float32")
 
-    _command(commands, "sample-photos",
-             "download a few photos to try this on, print their folder")  # fmt: skip
-    return parser
+
+def _add_model_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--output", required=True, metavar="DIR", help="the model's folder")
 
 
 def _command(commands, name, help) -> argparse.ArgumentParser:

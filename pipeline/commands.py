@@ -2,16 +2,17 @@
 
 import argparse
 import contextlib
-import json
 import logging
 import sys
 import tempfile
 
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.model_export import zoo
+from facecluster.model_export.crops import CropsError
 from facecluster.model_export.registry import FetchError
+from facecluster.model_export.schedule import TrainingError
 from facecluster.model_export.verification import PairsError, read_pairs
+from facecluster.pipeline import model_commands
 from facecluster.pipeline.cluster_job import ClusterError, cluster_run
 from facecluster.pipeline.crops_job import (
     PEOPLE_LABELS,
@@ -37,9 +38,10 @@ from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.pipeline.runner import OptionError, known_beam_options
 from facecluster.pipeline.sample_photos import fetch_sample_photos
 from facecluster.pipeline.summary import format_summary
-from facecluster.transforms.codec import CodecError, decode, fit_pca128
+from facecluster.pipeline.train_job import TrainError
+from facecluster.transforms.codec import CodecError
 from facecluster.transforms.read_photos import InputError, Listing, list_photos
-from facecluster.transforms.saved_model import ModelError, SavedModel
+from facecluster.transforms.saved_model import ModelError
 from facecluster.transforms.tables import TableError
 
 logger = logging.getLogger(__name__)
@@ -48,9 +50,11 @@ FAILED, WRONG_USE = 1, 2  # exit codes
 EXIT_CODES = {
     **dict.fromkeys(
         (InputError, OptionError, ModelError, CodecError, EvaluationError, PairsError,
-         ClusterError), WRONG_USE,
+         ClusterError, CropsError, TrainError), WRONG_USE,
     ),
-    **dict.fromkeys((EmbedError, CropsJobError, TableError, FetchError, OSError), FAILED),
+    **dict.fromkeys(
+        (EmbedError, CropsJobError, TableError, FetchError, TrainingError, OSError), FAILED
+    ),
 }  # fmt: skip
 
 
@@ -108,7 +112,7 @@ def crops(arguments: argparse.Namespace) -> int:
     else:
         uris = list_photos(arguments.input).uris
         plan = plan_photos(uris, options.labels or FOLDER_LABELS, options.form)
-        detector = _find_model(options.detector)
+        detector = model_commands.find_model(options.detector)
     entry = CropsJob(output, options, detector, arguments.beam_arguments)(
         plan, Progress("cropping photos").watch
     )
@@ -136,41 +140,6 @@ def evaluate_pairs(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def list_models(arguments: argparse.Namespace) -> int:
-    for name, model in zoo.ZOO.items():
-        where = zoo.model_folder(name) if zoo.is_fetched(name) else "not fetched"
-        print(f"{name:24}{model.card['architecture']:32}{where}")
-    return 0
-
-
-def fetch_models(arguments: argparse.Namespace) -> int:
-    for name in arguments.names or zoo.ZOO:
-        if name not in zoo.ZOO:
-            raise ModelError(f"no known model is called {name}: see `facecluster model list`")
-        if not zoo.is_fetched(name):
-            Progress().say(f"fetching {name} and exporting it; this is done once")
-        print(zoo.fetch(name))
-    return 0
-
-
-def show_card(arguments: argparse.Namespace) -> int:
-    print(json.dumps(_find_model(arguments.model).card(), indent=2))
-    return 0
-
-
-def fit_codec(arguments: argparse.Namespace) -> int:
-    """Fits the 128-byte codec to a run's faces and keeps it with the model."""
-    model = _find_model(arguments.model)
-    faces, stamp = _run_directory(arguments.run).read_shards("faces", ["embedding"])
-    if stamp.get("model") != model.card()["sha256"] or stamp.get("codec") != "float32":
-        raise CodecError(
-            f"{arguments.run} does not hold {arguments.model}'s own vectors: "
-            f"embed with --model {arguments.model} --codec float32"
-        )
-    print(model.write_codec(fit_pca128(decode(faces["embedding"]))))
-    return 0
-
-
 def show_sample_photos(arguments: argparse.Namespace) -> int:
     print(fetch_sample_photos())
     return 0
@@ -181,8 +150,8 @@ def _embed(arguments: argparse.Namespace, listing: Listing) -> RunDirectory:
     options = from_arguments(EmbedOptions, arguments)
     job = EmbedJob(
         directory,
-        _find_model(options.model),
-        _find_model(options.detector),
+        model_commands.find_model(options.model),
+        model_commands.find_model(options.detector),
         options,
         arguments.beam_arguments,
     )
@@ -198,17 +167,6 @@ def _run_directory(path: str) -> RunDirectory:
     return RunDirectory(path)
 
 
-def _find_model(name: str) -> SavedModel:
-    """The model of a name that the zoo knows, or in a folder."""
-    if name not in zoo.ZOO:
-        return SavedModel(name)
-    if not zoo.is_fetched(name):
-        raise ModelError(
-            f"the model {name} is not on this machine yet: run `facecluster model fetch {name}`"
-        )
-    return SavedModel(str(zoo.model_folder(name)))
-
-
 COMMANDS = {
     "run": run,
     "embed": embed,
@@ -216,9 +174,6 @@ COMMANDS = {
     "crops": crops,
     "evaluate clustering": evaluate_people,
     "evaluate verification": evaluate_pairs,
-    "model list": list_models,
-    "model fetch": fetch_models,
-    "model card": show_card,
-    "model fit-codec": fit_codec,
+    **model_commands.COMMANDS,
     "sample-photos": show_sample_photos,
 }

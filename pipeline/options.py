@@ -99,6 +99,112 @@ class CropOptions(DetectionOptions):
 
 
 @dataclass(frozen=True)
+class TrainOptions:
+    """How a network is trained. Defaults are the published ones, but for images_per_person."""
+
+    name: str = option("trained", "what the model card calls the model")
+    loss: str = option(
+        "softmax", "softmax: tells the training set's people apart; triplet: keeps people apart by "
+        "a margin", choices=("softmax", "triplet"),
+    )  # fmt: skip
+    trunk: str | None = option(
+        None, "train a linear head on this frozen model, which takes seconds and no augmentation "
+        "(default: a new network)",
+    )  # fmt: skip
+    start_from: str | None = option(
+        None, "train all weights of this model on, its batch normalisation folded (default: a new "
+        "network)",
+    )  # fmt: skip
+    compatible_with: str | None = option(
+        None, "make vectors that can be compared with this model's, by harmonic triplets "
+        "(default: with no other model's)",
+    )  # fmt: skip
+    embedding_size: int | None = option(
+        None, "dimensions of an embedding (default: as the model it starts from or is compatible "
+        "with; else 128 for a head, 512 for a network)", type=at_least(2),
+    )  # fmt: skip
+    input_size: int = option(160, "of a new network, px", type=at_least(75))
+    width: float = option(
+        1.0, "of a new network: share of the published number of filters", type=between(0.01, 4)
+    )
+    standardisation: str = option(
+        "fixed", "of a new network's pixels: (x - 127.5) / 128, or each crop by its own mean and "
+        "standard deviation", choices=("fixed", "per-image"),
+    )  # fmt: skip
+    crop_margin: int | None = option(
+        None, "surroundings of the face's box that the network will see, both sides together, px "
+        "of its input (default: as crops.json of the crops tells; else 32)", type=at_least(0),
+    )  # fmt: skip
+    epochs: int = option(150, "when training ends, at the latest", type=at_least(1))
+    steps_per_epoch: int = option(
+        1000, "steps between two checkpoints, and two validations", type=at_least(1)
+    )
+    batch_size: int = option(90, "crops in a step, for softmax", type=at_least(2))
+    people_per_batch: int = option(45, "people in a step, for triplets", type=at_least(2))
+    images_per_person: int = option(
+        4, "crops of each of them; the published training has up to 40", type=at_least(2)
+    )
+    margin: float = option(
+        0.2, "of triplets: squared distance by which people are kept apart", type=between(0, 4)
+    )
+    mining: str = option(
+        "semi-hard", "which triplets of a batch count", choices=("semi-hard", "batch-hard",
+        "batch-all"),
+    )  # fmt: skip
+    center_loss_factor: float = option(
+        0.0, "for softmax: weight of the distance to the person's centre", type=at_least(0, float)
+    )
+    norm_loss_factor: float = option(
+        5e-4, "for softmax: weight of the 1-norm of the vectors before normalisation",
+        type=at_least(0, float),
+    )  # fmt: skip
+    weight_decay: float = option(
+        5e-4, "weight of half the sum of squares of all kernels", type=at_least(0, float)
+    )
+    dropout: float = option(
+        0.2, "share of the features before the embedding that a step leaves out; none with "
+        "--start-from", type=between(0, 0.99),
+    )  # fmt: skip
+    optimizer: str = option(
+        "adam", "with the published settings", choices=("adam", "adagrad", "momentum", "rmsprop")
+    )
+    learning_rate: float = option(0.05, "the same all the time", type=at_least(0, float))
+    learning_rate_schedule: str | None = option(
+        None, "file with lines of `epoch: rate`, in place of --learning-rate; rate -1 ends the "
+        "training (default: none)",
+    )  # fmt: skip
+    flip: bool = option(False, "mirror half of the crops", type=bool)
+    random_crop: bool = option(False, "take any window out of a larger crop", type=bool)
+    rotation: float = option(0.0, "turn crops by up to so many degrees", type=between(0, 180))
+    colour: float = option(
+        0.0, "change brightness, contrast and saturation by up to this share", type=between(0, 1)
+    )
+    min_images_per_person: int = option(2, "people with fewer crops are left out", type=at_least(1))
+    filter_with: str | None = option(
+        None, "leave out crops that this model puts far from their person's centre: the farthest "
+        "are often someone else (default: keep all)",
+    )  # fmt: skip
+    filter_percentile: float = option(
+        98.0, "with --filter-with: the share of crops kept, percent", type=between(1, 100)
+    )
+    validation_share: float = option(
+        0.05, "people kept out of the training to validate on", type=between(0, 0.9)
+    )
+    validation_crops: str | None = option(
+        None, "validate on these crops instead, with --validation-pairs (default: on the people "
+        "kept out)",
+    )  # fmt: skip
+    validation_pairs: str | None = option(None, "an LFW pairs file (default: drawn at random)")
+    mixed_precision: bool = option(
+        False, "half-precision arithmetic, float32 weights; for GPUs", type=bool
+    )
+    deterministic: bool = option(
+        False, "the same weights bit by bit from every run on the same machine; slower", type=bool
+    )
+    seed: int = option(0, "of weights, batches and augmentation", type=at_least(0))
+
+
+@dataclass(frozen=True)
 class ClusterOptions:
     """How faces become people. Distances are Euclidean between unit vectors: sqrt(2 - 2 cos)."""
 
@@ -136,13 +242,17 @@ def add_options(parser: argparse.ArgumentParser, options: type) -> None:
     group = parser.add_argument_group((options.__doc__ or "").split(".")[0])
     for item in fields(options):
         assert item.default is not MISSING
+        name, read = "--" + item.name.replace("_", "-"), item.metadata["type"]
+        if read is bool:
+            group.add_argument(name, action="store_true", help=item.metadata["help"])
+            continue
         shown = "" if item.default is None else " (default: %(default)s)"
         group.add_argument(
-            "--" + item.name.replace("_", "-"),
+            name,
             default=item.default,
-            type=item.metadata["type"],
+            type=read,
             choices=item.metadata["choices"],
-            metavar=None if item.metadata["choices"] else item.metadata["type"].__name__.upper(),
+            metavar=None if item.metadata["choices"] else read.__name__.upper(),
             help=item.metadata["help"] + shown,
         )
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from facecluster.pipeline.options import (
     ClusterOptions,
+    CropOptions,
     EmbedOptions,
+    TrainOptions,
     add_options,
     at_least,
     between,
@@ -17,7 +19,8 @@ from facecluster.pipeline.options import (
 )
 from facecluster.transforms.codec import CODECS
 
-ALL = [EmbedOptions, ClusterOptions]
+TOGETHER = [EmbedOptions, ClusterOptions]
+ALL = [*TOGETHER, CropOptions, TrainOptions]
 
 
 def parser_of(*options) -> argparse.ArgumentParser:
@@ -43,7 +46,9 @@ def test_help_tells_every_option_with_its_default(options):
         start = text.index(" --" + field.name.replace("_", "-") + " ", text.index("options:"))
         help_text = " ".join(field.metadata["help"].split())
         shown = text[text.index(help_text, start) :][len(help_text) :]
-        if field.default is None:
+        if field.metadata["type"] is bool:
+            assert field.default is False  # off unless it is given
+        elif field.default is None:
             assert "default:" in help_text
         else:
             assert shown.startswith(f" (default: {field.default})"), field.name
@@ -52,12 +57,28 @@ def test_help_tells_every_option_with_its_default(options):
 @pytest.mark.parametrize("options", ALL)
 def test_defaults_are_within_their_own_bounds(options):
     for field in fields(options):
-        if field.default is not None:
+        if field.default is not None and field.metadata["type"] is not bool:
             assert field.metadata["type"](str(field.default)) == field.default
 
 
+def test_a_switch_is_off_unless_it_is_given():
+    assert parse(TrainOptions).flip is False
+    assert parse(TrainOptions, "--flip").flip is True
+
+
+def test_choices_are_those_of_what_they_choose_from():
+    from facecluster.model_export.losses import MININGS
+    from facecluster.model_export.saved_model import STANDARDISATIONS
+    from facecluster.model_export.trainer import OPTIMIZERS
+
+    choices = {field.name: field.metadata["choices"] for field in fields(TrainOptions)}
+    assert set(choices["mining"]) == set(MININGS)
+    assert set(choices["optimizer"]) == set(OPTIMIZERS)
+    assert set(choices["standardisation"]) == set(STANDARDISATIONS)
+
+
 def test_both_classes_fit_on_one_command_line():
-    arguments = parser_of(*ALL).parse_args(["--codec", "float16", "--min-samples", "3"])
+    arguments = parser_of(*TOGETHER).parse_args(["--codec", "float16", "--min-samples", "3"])
     assert from_arguments(EmbedOptions, arguments) == EmbedOptions(codec="float16")
     assert from_arguments(ClusterOptions, arguments) == ClusterOptions(min_samples=3)
 

@@ -1,0 +1,201 @@
+"""The training loop: Keras's own, with checkpoints from which it goes on exactly.
+
+    learner = Learner(network, Triplets(), standardisation="fixed")
+    train(learner, optimizer, batches_from, schedule, Path("training"), n_epochs=10, ...)
+
+An epoch is a number of steps. What a step does is a function of the weights before it and of its
+number, so a training that was killed repeats the steps since the last epoch and ends with the same
+weights.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from facecluster.model_export.saved_model import standardise
+from facecluster.model_export.schedule import Schedule, TrainingError
+
+CHECKPOINT_NAME, TENSORBOARD_FOLDER = "checkpoint.npz", "tensorboard"
+OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
+    # With the settings of davidsandberg/facenet, src/facenet.py, train.
+    "adagrad": lambda: keras.optimizers.Adagrad(),
+    "adam": lambda: keras.optimizers.Adam(beta_1=0.9, beta_2=0.999, epsilon=0.1),
+    "rmsprop": lambda: keras.optimizers.RMSprop(rho=0.9, momentum=0.9, epsilon=1.0),
+    "momentum": lambda: keras.optimizers.SGD(momentum=0.9, nesterov=True),
+}
+
+
+class Learner(keras.Model):
+    """A network with its objective, as Keras's fit trains them.
+
+    Args:
+      network: from inputs to unit vectors (n, d), with a layer `prelogits` before normalisation.
+      objective: see objectives.py.
+      standardisation: how pixels become the network's inputs (see saved_model.standardise); None
+        when they are no pixels.
+    """
+
+    def __init__(self, network: keras.Model, objective: keras.Layer, standardisation=None):
+        super().__init__()
+        self.network, self.objective = network, objective
+        self.standardisation = standardisation
+        self.outputs_of = keras.Model(
+            network.input,
+            {"prelogits": network.get_layer("prelogits").output, "embeddings": network.output},
+        )
+        self.watched = {name: keras.metrics.Mean(name) for name in objective.watched}
+        self.built = True
+
+    def call(self, inputs, training=None):
+        if self.standardisation is not None:
+            inputs = standardise(inputs, self.standardisation)
+        return self.outputs_of(inputs, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss, watched = self.objective(y_pred, y, training=training)
+        for name, value in watched.items():
+            self.watched[name].update_state(value)
+        loss = loss + sum(ops.cast(part, "float32") for part in self.losses)
+        # Keras adds up what the GPUs computed, each from its part of the batch.
+        return loss / tf.distribute.get_strategy().num_replicas_in_sync
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return {metric.name: metric.result() for metric in self.metrics}
+
+
+def train(
+    learner: Learner,
+    optimizer: keras.optimizers.Optimizer,
+    batches_from: Callable[[int], tf.data.Dataset],
+    schedule: Schedule,
+    folder: Path,
+    *,
+    n_epochs: int,
+    steps_per_epoch: int,
+    validate: Callable[[], dict[str, float]] | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Trains, from the last checkpoint in `folder` where there is one.
+
+    Args:
+      learner: trained in place; made inside a tf.distribute strategy's scope to use its GPUs.
+      optimizer: of a fresh training; its rate follows the schedule.
+      batches_from: from a step's number to the batches of that and all later steps:
+        (inputs, targets), as learner and objective take them.
+      schedule: learning rates by epoch.
+      folder: holds checkpoint.npz, and tensorboard/ with the scalars of every epoch.
+      n_epochs, steps_per_epoch: when a training ends, and how often it is saved and validated.
+      validate: scores of the network as it is, by name; they are shown and kept.
+      report: told each epoch's figures in a line.
+
+    Raises:
+      TrainingError: the checkpoint is damaged or another network's, or the loss is no number.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    learner.compile(optimizer=optimizer, jit_compile=False)  # the mining has no static shapes
+    learner.optimizer.build(learner.trainable_variables)
+    checkpoint = folder / CHECKPOINT_NAME
+    first_epoch = _restore(learner, checkpoint) if checkpoint.exists() else 0
+    n_epochs = schedule.n_epochs(n_epochs)
+    if first_epoch >= n_epochs:
+        return
+    callbacks = [
+        keras.callbacks.LearningRateScheduler(lambda epoch, _: schedule.rate(epoch)),
+        keras.callbacks.TerminateOnNaN(),
+        _Validation(validate),
+        _Checkpoint(checkpoint),
+        _Report(report, n_epochs),
+    ]
+    if tensorboard := _tensorboard(folder / TENSORBOARD_FOLDER):
+        callbacks.append(tensorboard)
+    else:
+        report("no TensorBoard scalars: install facecluster[train] for them")
+    learner.fit(
+        batches_from(first_epoch * steps_per_epoch),
+        initial_epoch=first_epoch,
+        epochs=n_epochs,
+        steps_per_epoch=steps_per_epoch,
+        callbacks=callbacks,
+        verbose=0,
+    )
+
+
+class _Validation(keras.callbacks.Callback):
+    """Adds the scores of the network as it is to what an epoch reports."""
+
+    def __init__(self, validate):
+        super().__init__()
+        self.validate = validate
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.validate:
+            logs.update({f"val_{name}": score for name, score in self.validate().items()})
+
+
+class _Checkpoint(keras.callbacks.Callback):
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not np.isfinite(logs["loss"]):
+            raise TrainingError(
+                f"the loss is {logs['loss']} in epoch {epoch + 1}: try a lower learning rate; the "
+                "last checkpoint is of the epoch before"
+            )
+        _save(self.model, self.path, epoch + 1)
+
+
+class _Report(keras.callbacks.Callback):
+    def __init__(self, report, n_epochs):
+        super().__init__()
+        self.report, self.n_epochs = report, n_epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
+        self.report(f"epoch {epoch + 1}/{self.n_epochs}  {figures}")
+
+
+def _tensorboard(folder: Path) -> keras.callbacks.Callback | None:
+    try:
+        import tensorboard  # noqa: F401  tf.summary needs it, and TensorFlow comes without
+    except ImportError:
+        return None
+    return keras.callbacks.TensorBoard(str(folder), write_graph=False)
+
+
+def _state(learner: Learner) -> list[keras.Variable]:
+    """All that a later step depends on: weights, averages, seeds, the optimizer's moments."""
+    return [*learner.variables, *learner.optimizer.variables]
+
+
+def _save(learner: Learner, path: Path, epoch: int) -> None:
+    values = {f"{i:05d}": value.numpy() for i, value in enumerate(_state(learner))}
+    temporary = path.with_name(f"{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        np.savez(file, epoch=epoch, **values)
+    os.replace(temporary, path)
+
+
+def _restore(learner: Learner, path: Path) -> int:
+    """Returns how many epochs the checkpoint has behind it."""
+    try:
+        with np.load(path) as file:
+            saved = dict(file)
+        epoch = int(saved.pop("epoch"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise TrainingError(f"the checkpoint {path} is damaged: {error}") from error
+    variables, values = _state(learner), [saved[name] for name in sorted(saved)]
+    if [tuple(v.shape) for v in variables] != [value.shape for value in values]:
+        raise TrainingError(
+            f"the checkpoint {path} is another network's: take another output folder"
+        )
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return epoch

@@ -1,0 +1,191 @@
+"""What each `facecluster model ...` command does."""
+
+import argparse
+import contextlib
+import json
+import tempfile
+from pathlib import Path
+
+from facecluster.model_export import zoo
+from facecluster.model_export.crops import list_crops
+from facecluster.model_export.saved_model import export, load_networks, weights_sha256, write_card
+from facecluster.model_export.validate import VIDEO_SEPARATOR, validate_pairs, validate_videos
+from facecluster.model_export.verification import Pairs, read_pairs
+from facecluster.model_export.youtube_faces import VideoPairs, read_splits, video_frames
+from facecluster.pipeline.crops_job import CropsJob, Wanted, plan_photos
+from facecluster.pipeline.evaluate_job import FOLDER_LABELS, format_scores, pair_image_paths
+from facecluster.pipeline.options import (
+    CropOptions,
+    DetectionOptions,
+    TrainOptions,
+    from_arguments,
+)
+from facecluster.pipeline.progress import Progress
+from facecluster.pipeline.run_directory import RunDirectory
+from facecluster.pipeline.train_job import TrainJob
+from facecluster.transforms.codec import CodecError, decode, fit_pca128
+from facecluster.transforms.saved_model import ModelError, SavedModel
+
+
+def find_model(name: str) -> SavedModel:
+    """The model of a name that the zoo knows, or in a folder.
+
+    Raises:
+      ModelError: a model of the zoo that is not fetched yet.
+    """
+    if name not in zoo.ZOO:
+        return SavedModel(name)
+    if not zoo.is_fetched(name):
+        raise ModelError(
+            f"the model {name} is not on this machine yet: run `facecluster model fetch {name}`"
+        )
+    return SavedModel(str(zoo.model_folder(name)))
+
+
+def list_models(arguments: argparse.Namespace) -> int:
+    for name, model in zoo.ZOO.items():
+        where = zoo.model_folder(name) if zoo.is_fetched(name) else "not fetched"
+        print(f"{name:24}{model.card['architecture']:32}{where}")
+    return 0
+
+
+def fetch_models(arguments: argparse.Namespace) -> int:
+    for name in arguments.names or zoo.ZOO:
+        if name not in zoo.ZOO:
+            raise ModelError(f"no known model is called {name}: see `facecluster model list`")
+        if not zoo.is_fetched(name):
+            Progress().say(f"fetching {name} and exporting it; this is done once")
+        print(zoo.fetch(name))
+    return 0
+
+
+def import_model(arguments: argparse.Namespace) -> int:
+    """Weights that somebody published, in any of their forms, to a model folder."""
+    from facecluster.model_export.import_weights import load_facenet  # it takes Keras along
+
+    network = load_facenet(arguments.weights)
+    card = {
+        "name": arguments.name or Path(arguments.output).name,
+        "architecture": "Inception-ResNet-v1",
+        "input_size": network.input_shape[1],
+        "margin": arguments.margin,
+        "standardisation": arguments.standardisation,
+        "dimensions": network.output_shape[-1],
+        "source": arguments.source or Path(arguments.weights).name,
+        "licence": arguments.licence,
+        "sha256": weights_sha256(network),
+    }
+    export({"embed": network}, card, _free_folder(arguments.output))
+    print(arguments.output)
+    return 0
+
+
+def export_model(arguments: argparse.Namespace) -> int:
+    """A model folder anew, in full or half precision."""
+    model = find_model(arguments.model)
+    card = {key: value for key, value in model.card().items() if key != "compute"}
+    networks = load_networks(Path(model.path))
+    folder = _free_folder(arguments.output)
+    export(networks, card, folder, model.codec_arrays(), float16=arguments.float16)
+    print(arguments.output)
+    return 0
+
+
+def train_model(arguments: argparse.Namespace) -> int:
+    job = TrainJob(
+        Path(arguments.output),
+        from_arguments(TrainOptions, arguments),
+        find_model,
+        Progress().say,
+    )
+    print(job(arguments.crops))
+    return 0
+
+
+def validate_model(arguments: argparse.Namespace) -> int:
+    """A model by LFW's or YouTube Faces' protocol."""
+    if not arguments.images and not arguments.crops:
+        raise ModelError("there is nothing to validate on: give --images, --crops or both")
+    model = find_model(arguments.model)
+    read = read_pairs if arguments.pairs else read_splits
+    pairs = read(arguments.pairs or arguments.splits)
+    with contextlib.ExitStack() as stack:
+        crops = arguments.crops or stack.enter_context(tempfile.TemporaryDirectory())
+        if arguments.images:
+            _cut_crops(arguments, model, pairs, crops)
+        if isinstance(pairs, Pairs):
+            scores = validate_pairs(
+                model,
+                list_crops([crops]),
+                pairs,
+                flip=arguments.flip,
+                subtract_mean=arguments.subtract_mean,
+                metric=arguments.metric,
+            )
+        else:
+            scores = {"float32": validate_videos(model, list_crops([crops]), pairs)}
+    tables = {codec: found.pop("calibration", None) for codec, found in scores.items()}
+    for codec, found in scores.items():
+        print(f"{codec}\n{format_scores(found)}\n")
+    if arguments.write_card:
+        measured = {"on": arguments.pairs or arguments.splits, **scores, "calibration": tables}
+        print(write_card(Path(model.path), {**model.card(), "measured": measured}))
+    return 0
+
+
+def show_card(arguments: argparse.Namespace) -> int:
+    print(json.dumps(find_model(arguments.model).card(), indent=2))
+    return 0
+
+
+def fit_codec(arguments: argparse.Namespace) -> int:
+    """Fits the 128-byte codec to a run's faces and keeps it with the model."""
+    model = find_model(arguments.model)
+    faces, stamp = RunDirectory(arguments.run).read_shards("faces", ["embedding"])
+    if stamp.get("model") != model.card()["sha256"] or stamp.get("codec") != "float32":
+        raise CodecError(
+            f"{arguments.run} does not hold {arguments.model}'s own vectors: "
+            f"embed with --model {arguments.model} --codec float32"
+        )
+    print(model.write_codec(fit_pca128(decode(faces["embedding"]))))
+    return 0
+
+
+def _free_folder(name: str) -> Path:
+    folder = Path(name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is there already: take another output folder")
+    return folder
+
+
+def _cut_crops(
+    arguments: argparse.Namespace, model: SavedModel, pairs: Pairs | VideoPairs, output: str
+) -> None:
+    """The crops that the pairs need, aligned as the model wants them."""
+    card = model.card()
+    if isinstance(pairs, Pairs):
+        plan = plan_photos(pair_image_paths(arguments.images, pairs), FOLDER_LABELS, "folder")
+    else:
+        plan = [
+            Wanted(frame, (f"{video.replace('/', VIDEO_SEPARATOR)}/{Path(frame).stem}",))
+            for video in sorted({*pairs.first, *pairs.second})
+            for frame in video_frames(arguments.images, video)
+        ]
+    detection = from_arguments(DetectionOptions, arguments)
+    options = CropOptions(
+        **vars(detection), crop_size=card["input_size"], crop_margin=card["margin"]
+    )
+    job = CropsJob(output, options, find_model(options.detector), arguments.beam_arguments)
+    job(plan, Progress("cropping photos").watch)
+
+
+COMMANDS = {
+    "model list": list_models,
+    "model fetch": fetch_models,
+    "model import": import_model,
+    "model export": export_model,
+    "model train": train_model,
+    "model validate": validate_model,
+    "model card": show_card,
+    "model fit-codec": fit_codec,
+}

@@ -1,0 +1,433 @@
+"""A training from crops to an exported model.
+
+DIR/
+  training.json     the options, by which a second run knows that it goes on with the same training
+  checkpoint.npz    all that the next epoch depends on
+  tensorboard/      scalars of every epoch
+  vectors/          what frozen models make of the crops, computed once
+  model/            the exported model, once training has ended
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from apache_beam.io.filesystems import FileSystems
+
+from facecluster.model_export.calibration import calibration_table
+from facecluster.model_export.crops import Crops, filter_by_centre, list_crops, select_people
+from facecluster.model_export.held_out import HeldOut, held_out_people, sample_pairs
+from facecluster.model_export.saved_model import (
+    export,
+    load_networks,
+    weights_sha256,
+    with_weight_decay,
+)
+from facecluster.model_export.schedule import Schedule, read_schedule
+from facecluster.model_export.validate import embed_with_model, embed_with_network
+from facecluster.model_export.verification import read_pairs
+from facecluster.pipeline.crops_job import MANIFEST as CROPS_MANIFEST
+from facecluster.pipeline.options import TrainOptions
+from facecluster.transforms.codec import COMPONENTS, fit_pca128
+from facecluster.transforms.saved_model import SavedModel
+
+SETTINGS_NAME, VECTORS_FOLDER, MODEL_FOLDER = "training.json", "vectors", "model"
+HEAD_SIZE, NETWORK_SIZE = 128, 512  # default dimensions of an embedding
+PUBLISHED_MARGIN, PUBLISHED_SIZE = 32, 160  # px
+MOST_CODEC_CROPS = 20_000  # a codec is not better for being fitted to more
+FREE_TO_CHANGE = ("name", "epochs")  # options that a training may go on with, changed
+
+
+class TrainError(Exception):
+    """A training that cannot start, or go on, as asked."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained.
+
+    Attributes:
+      network: the Keras model whose weights are.
+      standardisation: of the pixels it takes; None where it takes a frozen model's vectors.
+      card: what the finished model's card says of architecture, input_size and standardisation.
+      batches_from: from a step to the batches from there on, as `trainer.train` takes them.
+      embed: crops to (n, d) unit vectors by the network as it is.
+      finished: makes the network to export, from pixels and in its inference form.
+    """
+
+    network: Any
+    standardisation: str | None
+    card: dict[str, Any]
+    batches_from: Callable[[int], Any]
+    embed: Callable[[Crops], np.ndarray]
+    finished: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a training works on.
+
+    Attributes:
+      folder: local; see above.
+      options: how to train.
+      find_model: from a model's name or folder, as options give it, to the model.
+      say: told what is being done, and every epoch's figures.
+    """
+
+    folder: Path
+    options: TrainOptions
+    find_model: Callable[[str], SavedModel]
+    say: Callable[[str], None]
+
+    def __call__(self, sources: Sequence[str]) -> Path:
+        """Trains, or goes on from the last checkpoint, and exports.
+
+        Args:
+          sources: crops, as in `list_crops`.
+
+        Returns:
+          The folder of the exported model.
+
+        Raises:
+          TrainError, CropsError, ModelError: the options, crops or models do not fit together.
+          TrainingError: the training went wrong.
+        """
+        import keras
+        import tensorflow as tf
+
+        from facecluster.model_export.trainer import OPTIMIZERS, Learner, train
+
+        options = self.options
+        self._check_options()
+        everything = list_crops(sources)
+        crops, held_out = self._split(everything)
+        self._check_settings(everything)
+        keras.utils.set_random_seed(options.seed)
+        if options.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        crops = self._filtered(crops)
+        self.say(
+            f"training on {len(crops):,} crops of {len(crops.people):,} people"
+            + (f", validating on {len(held_out.pairs.is_same):,} pairs" if held_out else "")
+        )
+        strategy = tf.distribute.get_strategy()
+        if len(tf.config.list_physical_devices("GPU")) > 1:
+            strategy = tf.distribute.MirroredStrategy()
+        with strategy.scope(), _precision(options.mixed_precision):
+            task = (self._head_task if options.trunk else self._network_task)(crops)
+            learner = Learner(task.network, self._objective(crops, task), task.standardisation)
+            optimizer = OPTIMIZERS[options.optimizer]()
+        with _precision(options.mixed_precision):
+            train(
+                learner,
+                optimizer,
+                task.batches_from,
+                self._schedule(),
+                self.folder,
+                n_epochs=options.epochs,
+                steps_per_epoch=options.steps_per_epoch,
+                validate=held_out and (lambda: held_out.scores(task.embed(held_out.crops))),
+                report=self.say,
+            )
+        return self._export(task, crops, held_out, sources)
+
+    def _check_options(self) -> None:
+        options = self.options
+        if options.trunk and options.start_from:
+            raise TrainError("--trunk freezes a model and --start-from trains it: give one of them")
+        if options.compatible_with and options.loss != "triplet":
+            raise TrainError("--compatible-with takes triplets: add --loss triplet")
+        if bool(options.validation_crops) != bool(options.validation_pairs):
+            raise TrainError("--validation-crops and --validation-pairs go together: give both")
+        if options.trunk and (
+            options.flip or options.random_crop or options.rotation or options.colour
+        ):
+            raise TrainError(
+                "a head on a frozen model sees each crop once, as it is: leave out --flip, "
+                "--random-crop, --rotation and --colour, or --trunk"
+            )
+
+    def _split(self, crops: Crops) -> tuple[Crops, HeldOut | None]:
+        """The crops to train on, and what to validate on."""
+        options = self.options
+        if options.validation_pairs:
+            held_out = list_crops([options.validation_crops])
+            return crops, HeldOut(held_out, read_pairs(options.validation_pairs))
+        crops = select_people(crops, options.min_images_per_person)
+        kept_out = held_out_people(crops.labels, options.validation_share, options.seed)
+        if not kept_out.any():
+            return crops, None
+        held_out, crops = crops.select(kept_out), crops.select(~kept_out)
+        pairs = sample_pairs(held_out.labels, held_out.names, options.seed)
+        if pairs is None:
+            self.say(
+                f"the {len(held_out.people)} people kept out have too few crops to validate on"
+            )
+            return crops, None
+        return crops, HeldOut(held_out, pairs)
+
+    def _check_settings(self, crops: Crops) -> None:
+        """Refuses a folder that another training began in."""
+        names = hashlib.sha256("\n".join(crops.names).encode()).hexdigest()
+        settings = {**asdict(self.options), "crops_sha256": names}
+        path = self.folder / SETTINGS_NAME
+        if path.exists():
+            before = json.loads(path.read_text())
+            for name, value in settings.items():
+                if before.get(name) != value and name not in FREE_TO_CHANGE:
+                    raise TrainError(
+                        f"{self.folder} holds a training with {name} {before.get(name)}, now it is "
+                        f"{value}: take another output folder"
+                    )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=2) + "\n")
+
+    def _filtered(self, crops: Crops) -> Crops:
+        options = self.options
+        if options.filter_with:
+            vectors = self._vectors(crops, options.filter_with)
+            kept = filter_by_centre(
+                crops, vectors, options.filter_percentile, options.min_images_per_person
+            )
+            self.say(f"filtering keeps {len(kept):,} of {len(crops):,} crops")
+            return kept
+        return crops
+
+    def _vectors(self, crops: Crops, name: str) -> np.ndarray:
+        """(n, d) float32: what a frozen model makes of the crops; computed once and kept."""
+        model = self.find_model(name)
+        names = "\n".join([model.card()["sha256"], *crops.names])
+        path = self.folder / VECTORS_FOLDER / f"{hashlib.sha256(names.encode()).hexdigest()}.npy"
+        if not path.exists():
+            self.say(f"computing what {name} makes of {len(crops):,} crops")
+            path.parent.mkdir(exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            with open(temporary, "wb") as file:
+                np.save(file, embed_with_model(model, crops))
+            os.replace(temporary, path)
+        return np.load(path)
+
+    def _head_task(self, crops: Crops) -> Task:
+        """A linear head on the vectors of a frozen model."""
+        from facecluster.model_export.heads import linear_head, on_trunk
+
+        options = self.options
+        card, trunk = self._model_to_train(options.trunk)
+        vectors = self._vectors(crops, options.trunk)
+        size = self._embedding_size(HEAD_SIZE)
+        head = linear_head(vectors, size, options.dropout, options.weight_decay, options.seed)
+        return Task(
+            network=head,
+            standardisation=None,
+            card={key: card[key] for key in ("input_size", "standardisation")}
+            | {"architecture": f"{card['architecture']} with a linear head"},
+            batches_from=lambda step: self._batches(crops, vectors, step),
+            embed=lambda some: head.predict(self._vectors(some, options.trunk), verbose=0),
+            finished=lambda: on_trunk(trunk, head),
+        )
+
+    def _network_task(self, crops: Crops) -> Task:
+        """All weights of a network, new or one there is."""
+        from facecluster.model_export import inception_resnet_v1 as architecture
+
+        options = self.options
+        if options.start_from:
+            card, network = self._model_to_train(options.start_from)
+            self._embedding_size(NETWORK_SIZE)
+            network = with_weight_decay(network, options.weight_decay)
+            card = {key: card[key] for key in ("architecture", "input_size", "standardisation")}
+            finished = functools.partial(with_weight_decay, network, 0.0)
+        else:
+            network = architecture.inception_resnet_v1_for_training(
+                self._embedding_size(NETWORK_SIZE),
+                options.input_size,
+                options.width,
+                options.dropout,
+                options.weight_decay,
+                options.seed,
+            )
+            card = {
+                "architecture": "Inception-ResNet-v1"
+                + ("" if options.width == 1 else f", width {options.width}"),
+                "input_size": options.input_size,
+                "standardisation": options.standardisation,
+            }
+            finished = functools.partial(architecture.fold, network, options.width)
+        return Task(
+            network=network,
+            standardisation=card["standardisation"],
+            card=card,
+            batches_from=lambda step: self._batches(crops, None, step),
+            embed=lambda some: embed_with_network(network, card["standardisation"], some),
+            finished=finished,
+        )
+
+    def _model_to_train(self, name: str):
+        """A model's card and its Keras network."""
+        model = self.find_model(name)
+        return model.card(), load_networks(Path(model.path))["embed"]
+
+    def _batches(self, crops: Crops, vectors: np.ndarray | None, first_step: int):
+        """A dataset of (inputs, targets) from a step on; inputs are vectors or else pixels."""
+        import tensorflow as tf
+
+        from facecluster.model_export import training_data
+
+        options = self.options
+        if options.loss == "triplet":
+            people, images = options.people_per_batch, options.images_per_person
+            indices = functools.partial(
+                training_data.identity_batches, crops.labels, people, images, options.seed
+            )
+        else:
+            indices = functools.partial(
+                training_data.shuffled_batches, len(crops), options.batch_size, options.seed
+            )
+        if vectors is not None:
+            inputs = training_data.rows(vectors, indices, first_step)
+        else:
+            inputs = training_data.training_batches(
+                crops,
+                indices,
+                self._input_size(),
+                training_data.Augmentation(
+                    options.flip, options.random_crop, options.rotation, options.colour
+                ),
+                options.seed,
+                first_step,
+            ).map(lambda pixels, labels: pixels)
+        targets = {"labels": training_data.rows(crops.labels, indices, first_step)}
+        if options.compatible_with:
+            old = self._vectors(crops, options.compatible_with)
+            targets["old"] = training_data.rows(old, indices, first_step)
+        return tf.data.Dataset.zip((inputs, targets))
+
+    def _input_size(self) -> int:
+        if name := self.options.start_from:
+            return self.find_model(name).card()["input_size"]
+        return self.options.input_size
+
+    def _objective(self, crops: Crops, task: Task):
+        from facecluster.model_export.objectives import HarmonicTriplets, Softmax, Triplets
+
+        options = self.options
+        if options.compatible_with:
+            return HarmonicTriplets(options.margin, options.mining)
+        if options.loss == "triplet":
+            return Triplets(options.margin, options.mining)
+        return Softmax(
+            len(crops.people),
+            task.network.output_shape[-1],
+            options.center_loss_factor,
+            options.norm_loss_factor,
+            options.weight_decay,
+        )
+
+    def _schedule(self):
+        if self.options.learning_rate_schedule:
+            return read_schedule(self.options.learning_rate_schedule)
+        return Schedule(((0, self.options.learning_rate),))
+
+    def _embedding_size(self, default: int) -> int:
+        """What the options say, else what the models they name have, else the default."""
+        options = self.options
+        size = options.embedding_size
+        for name in (options.start_from, options.compatible_with):
+            if name:
+                has = self.find_model(name).card()["dimensions"]
+                if size not in (None, has):
+                    raise TrainError(
+                        f"{name} has vectors of {has} dimensions, and the new model is to have "
+                        f"{size}: leave out --embedding-size"
+                    )
+                size = has
+        return size or default
+
+    def _export(self, task: Task, crops: Crops, held_out: HeldOut | None, sources) -> Path:
+        options, network = self.options, task.finished()
+        card = {
+            "name": options.name,
+            **task.card,
+            "margin": self._margin(sources, task.card["input_size"]),
+            "dimensions": network.output_shape[-1],
+            "source": f"trained by facecluster on {len(crops):,} crops of {len(crops.people):,} "
+            f"people, loss {options.loss}",
+            "licence": "as its training data's",
+            "sha256": weights_sha256(network),
+        }
+        if options.compatible_with:
+            old = self.find_model(options.compatible_with)
+            old_card, codec = old.card(), old.codec_arrays()
+            card["embedding_space"] = old_card["embedding_space"]
+            card["compatible_with"] = {key: old_card[key] for key in ("name", "sha256")}
+        else:
+            codec = self._codec(task, crops)
+        if held_out:
+            vectors = task.embed(held_out.crops)
+            card["measured"] = {
+                "on": f"{len(held_out.crops):,} crops of {len(held_out.crops.people):,} people "
+                "kept out of the training",
+                **held_out.scores(vectors),
+                "calibration": calibration_table(vectors, held_out.crops.labels),
+            }
+        folder = self.folder / MODEL_FOLDER
+        export({"embed": network}, card, folder, codec)
+        return folder
+
+    def _codec(self, task: Task, crops: Crops) -> dict[str, np.ndarray] | None:
+        """The 128-byte codec fitted to the training set; None where there is too little to fit."""
+        random = np.random.default_rng(self.options.seed)
+        some = np.zeros(len(crops), bool)
+        some[random.permutation(len(crops))[:MOST_CODEC_CROPS]] = True
+        if min(some.sum(), task.network.output_shape[-1]) < COMPONENTS:
+            return None
+        return fit_pca128(task.embed(crops.select(some)))
+
+    def _margin(self, sources: Sequence[str], input_size: int) -> int:
+        """The margin at which the pipeline must cut what the network is to see."""
+        options = self.options
+        if options.crop_margin is not None:
+            return options.crop_margin
+        if name := options.trunk or options.start_from:
+            return self.find_model(name).card()["margin"]
+        return crops_margin(sources, input_size)
+
+
+def crops_margin(sources: Sequence[str], input_size: int) -> int:
+    """The margin, px of the input, of what a network sees that is trained on the sources' crops.
+
+    A crop that is larger than the input is seen through a window of that size, a smaller one
+    stretched to it; see `training_data`.
+    """
+    for source in sources:
+        for folder in (source, os.path.dirname(source)):
+            path = FileSystems.join(folder, CROPS_MANIFEST)
+            if FileSystems.exists(path):
+                with FileSystems.open(path) as file:
+                    made = json.loads(file.read())["options"]
+                box = made["crop_size"] - made["crop_margin"]
+                return round(input_size - box * max(input_size / made["crop_size"], 1))
+    return round(PUBLISHED_MARGIN * input_size / PUBLISHED_SIZE)
+
+
+@contextlib.contextmanager
+def _precision(mixed: bool) -> Iterator[None]:
+    """Networks that are built in the block compute in half precision where that is asked for."""
+    import keras
+    import tensorflow as tf
+
+    before = keras.config.dtype_policy()
+    if mixed:
+        half = "mixed_float16" if tf.config.list_physical_devices("GPU") else "mixed_bfloat16"
+        keras.config.set_dtype_policy(half)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
