@@ -88,6 +88,37 @@ def distance_at_far(table: Sequence[dict[str, float]], far: float) -> float:
     return float(np.interp(np.log(far), rates, [row["distance"] for row in rows]))
 
 
+def validation_rate(
+    first: np.ndarray, second: np.ndarray, labels: Sequence | np.ndarray, far: float = 1e-3
+) -> float:
+    """VAL at a false accept rate, over all pairs of n labelled faces.
+
+    Takes 4 bytes x n^2 of memory, 100 MB for 5,000 faces.
+
+    Args:
+      first, second: (n, d) unit vectors of the same faces; one face of each pair is taken from
+        `first`, the other from `second`. Two models whose vectors are comparable may have made
+        them (arXiv 1503.03832, appendix on harmonic embeddings); else give the same twice.
+      labels: (n,) the person of each face.
+      far: the share of the pairs of different people that are accepted.
+
+    Returns:
+      The share of the pairs of one person that are nearer than the threshold.
+
+    Raises:
+      ValueError: there is no pair of either kind.
+    """
+    _, people = np.unique(np.asarray(labels), return_inverse=True)
+    _count_pairs(people)
+    cosines = np.asarray(first, np.float32) @ np.asarray(second, np.float32).T
+    same = people[:, None] == people[None, :]
+    different = cosines[~same]
+    n_accepted = int(far * len(different))
+    threshold = np.partition(different, len(different) - n_accepted - 1)[-n_accepted - 1]
+    np.fill_diagonal(same, False)
+    return float(np.mean(cosines[same] > threshold))
+
+
 def _count_pairs(people: np.ndarray) -> tuple[int, int]:
     """How many pairs are of one person and of two, with (n,) int people from 0."""
     sizes = np.bincount(people)

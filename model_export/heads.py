@@ -13,6 +13,7 @@ def linear_head(
     dropout: float = 0.0,
     weight_decay: float = 0.0,
     seed: int = 0,
+    unit_variance: bool = False,
 ) -> keras.Model:
     """A head that starts as the projection on the features' first principal components.
 
@@ -37,6 +38,8 @@ def linear_head(
     dense = layers.Dense(dimensions, kernel_regularizer=decay, name="head", dtype="float32")
     x = layers.Activation("linear", dtype="float32", name="prelogits")(dense(x))
     x = layers.UnitNormalization(dtype="float32", name="embeddings")(x)
+    projected = (features - mean) @ components
+    components = components / (np.sqrt(np.mean(np.square(projected))) if unit_variance else 1)
     dense.set_weights([components, -mean @ components])
     return keras.Model(inputs, x, name="Head")
 

@@ -116,12 +116,15 @@ def train(
         callbacks.append(tensorboard)
     else:
         report("no TensorBoard scalars: install facecluster[train] for them")
+    if first_epoch == 0 and validate:
+        report(f"before training  {_figures(_validation(validate))}")
     learner.fit(
         batches_from(first_epoch * steps_per_epoch),
         initial_epoch=first_epoch,
         epochs=n_epochs,
         steps_per_epoch=steps_per_epoch,
         callbacks=callbacks,
+        shuffle=False,
         verbose=0,
     )
 
@@ -135,7 +138,7 @@ class _Validation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if self.validate:
-            logs.update({f"val_{name}": score for name, score in self.validate().items()})
+            logs.update(_validation(self.validate))
 
 
 class _Checkpoint(keras.callbacks.Callback):
@@ -158,8 +161,16 @@ class _Report(keras.callbacks.Callback):
         self.report, self.n_epochs = report, n_epochs
 
     def on_epoch_end(self, epoch, logs=None):
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
-        self.report(f"epoch {epoch + 1}/{self.n_epochs}  {figures}")
+        self.report(f"epoch {epoch + 1}/{self.n_epochs}  {_figures(logs)}")
+
+
+def _validation(validate: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Under the names by which TensorBoard tells them from the training's own figures."""
+    return {f"val_{name}": score for name, score in validate().items()}
+
+
+def _figures(logs: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
 
 
 def _tensorboard(folder: Path) -> keras.callbacks.Callback | None:

@@ -65,15 +65,17 @@ class EmbedJob:
         card = self.embedder.card()
         codec = make_codec(self.options.codec, self.embedder.codec_arrays())
         settings = {
-            "model": card["name"],
-            "model_sha256": card["sha256"],
+            "embedding_space": card["embedding_space"],
             "detector_sha256": self.detector.card()["sha256"],
             "codec": codec.identity,
             "min_face_size": self.options.min_face_size,
             "detection_size": self.options.detection_size,
         }
         self._check_settings(settings)
-        self.run.update_manifest("embed", {"state": "running", "options": settings})
+        models = self._models(card)
+        self.run.update_manifest(
+            "embed", {"state": "running", "options": settings, "models": models}
+        )
 
         self.run.remove_unfinished()
         done = self._uris_done()
@@ -81,7 +83,9 @@ class EmbedJob:
         execution = choose_execution(self.beam_arguments, len(todo))
         shards = plan_shards(todo, self._photos_per_shard(len(todo), execution.n_workers))
         if shards:
-            writer = ShardWriter(self.run.root, codec, card["dimensions"], card["sha256"])
+            writer = ShardWriter(
+                self.run.root, codec, card["dimensions"], card["sha256"], card["embedding_space"]
+            )
             sizes = {shard.name: shard.n_photos for shard, _ in shards}
             with watch(lambda: self._photos_done(sizes), len(todo)):
                 try:
@@ -95,7 +99,7 @@ class EmbedJob:
         entry = {
             "state": "done",
             "options": settings,
-            "model": {key: card[key] for key in ("name", "sha256")},
+            "models": models,
             "seconds": round(time.monotonic() - started, 1),
             "counts": {
                 "photos": len(photos),
@@ -132,6 +136,11 @@ class EmbedJob:
                     f"{self.run.root} was made with {name} {before.get(name)}, now it is {value}; "
                     "faces made in two ways cannot be compared: take another output folder"
                 )
+
+    def _models(self, card: dict) -> dict[str, str]:
+        """{name: SHA-256} of all models of this run's faces; they share an embedding space."""
+        before = self.run.manifest().get("steps", {}).get("embed", {}).get("models", {})
+        return {**before, card["name"]: card["sha256"]}
 
     def _uris_done(self) -> set[str]:
         uris: set[str] = set()

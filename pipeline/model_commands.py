@@ -142,7 +142,8 @@ def fit_codec(arguments: argparse.Namespace) -> int:
     """Fits the 128-byte codec to a run's faces and keeps it with the model."""
     model = find_model(arguments.model)
     faces, stamp = RunDirectory(arguments.run).read_shards("faces", ["embedding"])
-    if stamp.get("model") != model.card()["sha256"] or stamp.get("codec") != "float32":
+    space = model.card()["embedding_space"]
+    if stamp.get("embedding_space") != space or stamp.get("codec") != "float32":
         raise CodecError(
             f"{arguments.run} does not hold {arguments.model}'s own vectors: "
             f"embed with --model {arguments.model} --codec float32"

@@ -222,7 +222,14 @@ class TrainJob:
         card, trunk = self._model_to_train(options.trunk)
         vectors = self._vectors(crops, options.trunk)
         size = self._embedding_size(HEAD_SIZE)
-        head = linear_head(vectors, size, options.dropout, options.weight_decay, options.seed)
+        head = linear_head(
+            vectors,
+            size,
+            options.dropout,
+            options.weight_decay,
+            options.seed,
+            unit_variance=options.loss == "softmax",
+        )
         return Task(
             network=head,
             standardisation=None,

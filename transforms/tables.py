@@ -50,11 +50,11 @@ def read_table(paths: Sequence[str], columns: Iterable[str], schema: pa.Schema |
 
     Returns:
       (table, stamp): a pyarrow.Table of all rows in the order of `paths`, and the metadata that
-      every file carries (schema version, model hash, codec).
+      the first file carries (schema version, model hash, embedding space, codec).
 
     Raises:
-      TableError: a file is unreadable, has another schema version, lacks a column, or was made by
-        another model or codec than the first.
+      TableError: a file is unreadable, has another schema version, lacks a column, or was made
+        with another codec than the first or by a model whose embeddings cannot be compared.
     """
     columns = list(columns)
     parts, stamps = [], []
@@ -82,7 +82,9 @@ def read_table(paths: Sequence[str], columns: Iterable[str], schema: pa.Schema |
                 f"{path} has schema version {stamp.get('schema_version')}, this facecluster reads "
                 f"version {SCHEMA_VERSION}: make the table again with this version"
             )
-        for key in stamp.keys() | stamps[0].keys():
+        # Two models that share an embedding space are as good as one.
+        keys = stamp.keys() | stamps[0].keys()
+        for key in keys - {"model"} if "embedding_space" in keys else keys:
             if stamp.get(key) != stamps[0].get(key):
                 raise TableError(
                     f"{path} was made with {key} {stamp.get(key)!r} but {paths[0]} with "

@@ -27,13 +27,15 @@ class ShardWriter:
       root: the run's folder.
       codec: how embeddings are stored.
       dimensions: of the model's vectors.
-      model_sha256: goes into the faces' schema, so that two models' vectors are never mixed.
+      model_sha256, embedding_space: go into the faces' schema, so that vectors that cannot be
+        compared are never mixed.
     """
 
     root: str
     codec: Codec
     dimensions: int
     model_sha256: str
+    embedding_space: str
 
     def write(self, name: str, photos: Iterable[Photo]) -> None:
         """Writes a shard's tables, in the order of the photos' URIs whatever order they came in."""
@@ -68,6 +70,7 @@ class ShardWriter:
         stamped = schema.stamped(
             schema.faces(self.codec.column_type(self.dimensions)),
             model=self.model_sha256,
+            embedding_space=self.embedding_space,
             codec=self.codec.identity,
         )
         return pa.table(columns, schema=stamped)

@@ -19,7 +19,7 @@ from facecluster.transforms.tables import TableError
 from facecluster.transforms.write_shards import ShardWriter
 
 DIMENSIONS = 16
-WRITER = ShardWriter("", Codec("float32"), DIMENSIONS, "model a")
+WRITER = ShardWriter("", Codec("float32"), DIMENSIONS, "model a", "space a")
 
 
 def unit(vectors):
@@ -190,7 +190,10 @@ def test_photos_of_no_or_one_face_are_no_error(tmp_path, photos):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (replace(WRITER, model_sha256="model b"), "made with model 'model b' but .*'model a'"),
+        (
+            replace(WRITER, model_sha256="model b", embedding_space="space b"),
+            "made with embedding_space 'space b' but .*'space a'",
+        ),
         (replace(WRITER, codec=Codec("float16")), "made with codec 'float16' but .*'float32'"),
     ],
 )
@@ -200,6 +203,15 @@ def test_two_models_or_codecs_are_refused(tmp_path, other, message):
     with pytest.raises(TableError, match=message):
         cluster(run)
     assert not run.exists("people")
+
+
+def test_faces_of_models_that_share_a_space_are_grouped_together(tmp_path):
+    run = write_run(tmp_path, ALBUM[:3])
+    alone = cluster(run)["counts"]
+    replace(WRITER, root=run.root, model_sha256="model b").write("shard9", ALBUM[3:])
+    together = cluster(run)["counts"]
+    assert together["faces"] > alone["faces"]
+    assert together == cluster(write_run(tmp_path / "one model", ALBUM))["counts"]
 
 
 def test_a_damaged_shard_is_named(tmp_path):

@@ -335,9 +335,9 @@ def test_a_thumbnail_that_is_no_image_leaves_an_empty_tile(tmp_path):
 def test_settings_and_versions_are_at_the_end(tmp_path):
     run = write_run(tmp_path, {})
     run.update_manifest("embed", {"options": {"codec": "float16", "sizes": {"face": 40}},
-                                  "model": {"name": "m1", "sha256": "abc"}})  # fmt: skip
+                                  "models": {"m1": "abc"}})  # fmt: skip
     end = page_of(run).text.partition("Settings and versions")[2]
-    for expected in ("codec float16", "sizes.face 40", "model.name m1", "model.sha256 abc",
+    for expected in ("codec float16", "sizes.face 40", "models.m1 abc",
                      "numpy", "python"):  # fmt: skip
         assert expected in end
 

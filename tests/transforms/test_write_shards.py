@@ -72,7 +72,7 @@ class CountingWriter(ShardWriter):
 
 
 def make_writer(root, kind=ShardWriter) -> ShardWriter:
-    return kind(str(root), Codec("float32"), DIMENSIONS, "abc")
+    return kind(str(root), Codec("float32"), DIMENSIONS, "abc", "space")
 
 
 def write(root, photos: Sequence[Photo], n_bundles: int) -> None:
@@ -226,7 +226,12 @@ def test_tables_carry_schema_and_stamp(tmp_path):
     make_writer(tmp_path).write("s", make_shards(10)["shard0"])
     faces = pq.read_schema(tmp_path / "faces" / "s.parquet")
     assert faces.equals(schema.faces(Codec("float32").column_type(DIMENSIONS)))
-    stamp = {"schema_version": schema.SCHEMA_VERSION, "model": "abc", "codec": "float32"}
+    stamp = {
+        "schema_version": schema.SCHEMA_VERSION,
+        "model": "abc",
+        "embedding_space": "space",
+        "codec": "float32",
+    }
     assert schema.stamp_of(faces) == stamp
     for table, expected in [("photos", schema.PHOTOS), ("failures", schema.FAILURES)]:
         found = pq.read_schema(tmp_path / table / "s.parquet")
@@ -243,7 +248,7 @@ def test_embeddings_go_through_the_codec(tmp_path):
         for vector in vectors
     )
     photo = Photo("a.jpg", Shard("s", 1), photo_id="id", width=1, height=1, faces=faces)
-    ShardWriter(str(tmp_path), codec, 256, "abc").write("s", [photo])
+    ShardWriter(str(tmp_path), codec, 256, "abc", "space").write("s", [photo])
     table, stamp = read_table([str(tmp_path / "faces" / "s.parquet")], ["embedding"])
     assert stamp["codec"] == codec.identity
     assert table["embedding"].type == codec.column_type(256)
@@ -255,16 +260,22 @@ def test_faces_of_two_fits_of_a_codec_are_told_apart(tmp_path):
     vectors = np.stack([unit(rng, 256) for _ in range(200)])
     for name, sample in [("a", vectors), ("b", vectors[:150])]:
         codec = make_codec("pca128", fit_pca128(sample))
-        ShardWriter(str(tmp_path), codec, 256, "abc").write(name, [make_photo(0, Shard(name, 1))])
+        ShardWriter(str(tmp_path), codec, 256, "abc", "space").write(
+            name, [make_photo(0, Shard(name, 1))]
+        )
     paths = [str(tmp_path / "faces" / f"{name}.parquet") for name in "ab"]
     with pytest.raises(TableError, match="made with codec 'pca128-"):
         read_table(paths, ["face_id"])
 
 
 def test_faces_of_two_models_are_told_apart(tmp_path):
-    for name, model in [("a", "one model"), ("b", "another")]:
-        writer = ShardWriter(str(tmp_path), Codec("float32"), DIMENSIONS, model)
+    paths = []
+    for name, space in [("a", "one"), ("b", "one"), ("c", "another")]:  # a model each
+        writer = ShardWriter(str(tmp_path), Codec("float32"), DIMENSIONS, f"model {name}", space)
         writer.write(name, [make_photo(1, Shard(name, 1))])
-    paths = [str(tmp_path / "faces" / f"{name}.parquet") for name in "ab"]
-    with pytest.raises(TableError, match=r"'another'.*'one model'"):
+        paths.append(str(tmp_path / "faces" / f"{name}.parquet"))
+    assert read_table(paths[:2], ["face_id"])[0].num_rows == 2 * len(
+        make_photo(1, Shard("", 1)).faces
+    )
+    with pytest.raises(TableError, match=r"embedding_space 'another'.*'one'"):
         read_table(paths, ["face_id"])
