@@ -1,5 +1,7 @@
 """A linear head on a frozen network: fewer dimensions, or other aims, at the price of seconds."""
 
+from typing import NamedTuple
+
 import keras
 import numpy as np
 from keras import layers
@@ -7,40 +9,61 @@ from keras import layers
 from facecluster.transforms.codec import fit_pca
 
 
-def linear_head(
-    features: np.ndarray,
-    dimensions: int,
-    dropout: float = 0.0,
-    weight_decay: float = 0.0,
-    seed: int = 0,
-    unit_variance: bool = False,
-) -> keras.Model:
-    """A head that starts as the projection on the features' first principal components.
+class Projection(NamedTuple):
+    """What a head starts from: x goes to x @ kernel + bias, (f, d) and (d,) float32."""
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
+def principal_components(
+    features: np.ndarray, dimensions: int, unit_variance: bool = False
+) -> Projection:
+    """The projection of features, (n, f), on their first d principal components.
 
     Args:
-      features: (n, f) float32, the frozen network's vectors of the training set.
-      dimensions: d, at most f.
-      dropout: the share of the features that a training step leaves out.
-      weight_decay: w of the penalty w / 2 * sum(squares) on the projection.
-      seed: of the dropout.
-
-    Returns:
-      A model from (n, f) to unit vectors (n, d), with a layer `prelogits` before normalisation.
+      unit_variance: scaled so that the results have a variance of one, on average over their
+        dimensions, as those of a batch normalisation have. Directions stay what they are.
 
     Raises:
       CodecError: there are fewer vectors or features than dimensions.
     """
     mean, components = fit_pca(features, dimensions)
-    x = inputs = keras.Input((features.shape[1],), name="features")
+    if unit_variance:
+        components = components / np.sqrt(np.mean(np.square((features - mean) @ components)))
+    return Projection(components, -mean @ components)
+
+
+def least_squares(features: np.ndarray, targets: np.ndarray) -> Projection:
+    """The projection that brings features, (n, f), nearest to their targets, (n, d)."""
+    mean, centre = features.mean(axis=0), targets.mean(axis=0)
+    kernel = np.linalg.lstsq(features - mean, targets - centre, rcond=1e-4)[0]
+    return Projection(kernel, centre - mean @ kernel)
+
+
+def linear_head(
+    start: Projection, dropout: float = 0.0, weight_decay: float = 0.0, seed: int = 0
+) -> keras.Model:
+    """A head that starts as a projection.
+
+    Args:
+      dropout: the share of the features that a training step leaves out.
+      weight_decay: w of the penalty w / 2 * sum(squares) on the kernel.
+      seed: of the dropout.
+
+    Returns:
+      A model from features (n, f) to unit vectors (n, d), with a layer `prelogits` before
+      normalisation.
+    """
+    n_features, dimensions = start.kernel.shape
+    x = inputs = keras.Input((n_features,), name="features")
     if dropout:
         x = layers.Dropout(dropout, seed=seed, name="Dropout")(x)
     decay = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
     dense = layers.Dense(dimensions, kernel_regularizer=decay, name="head", dtype="float32")
     x = layers.Activation("linear", dtype="float32", name="prelogits")(dense(x))
     x = layers.UnitNormalization(dtype="float32", name="embeddings")(x)
-    projected = (features - mean) @ components
-    components = components / (np.sqrt(np.mean(np.square(projected))) if unit_variance else 1)
-    dense.set_weights([components, -mean @ components])
+    dense.set_weights(list(start))
     return keras.Model(inputs, x, name="Head")
 
 

@@ -221,14 +221,8 @@ class TrainJob:
         options = self.options
         card, trunk = self._model_to_train(options.trunk)
         vectors = self._vectors(crops, options.trunk)
-        size = self._embedding_size(HEAD_SIZE)
         head = linear_head(
-            vectors,
-            size,
-            options.dropout,
-            options.weight_decay,
-            options.seed,
-            unit_variance=options.loss == "softmax",
+            self._head_start(crops, vectors), options.dropout, options.weight_decay, options.seed
         )
         return Task(
             network=head,
@@ -239,6 +233,16 @@ class TrainJob:
             embed=lambda some: head.predict(self._vectors(some, options.trunk), verbose=0),
             finished=lambda: on_trunk(trunk, head),
         )
+
+    def _head_start(self, crops: Crops, vectors: np.ndarray):
+        """Near its aim: the old model's vectors, or what the frozen model tells apart."""
+        from facecluster.model_export.heads import least_squares, principal_components
+
+        options, size = self.options, self._embedding_size(HEAD_SIZE)
+        if options.compatible_with:
+            return least_squares(vectors, self._vectors(crops, options.compatible_with))
+        # A softmax layer learns slowly from values much smaller than batch normalisation's.
+        return principal_components(vectors, size, unit_variance=options.loss == "softmax")
 
     def _network_task(self, crops: Crops) -> Task:
         """All weights of a network, new or one there is."""
