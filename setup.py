@@ -14,7 +14,7 @@ setup(
     package_dir={f"facecluster.{name}": name for name in PACKAGES},
     package_data={
         "facecluster.pipeline": ["report.html.j2"],
-        "facecluster.model_export": ["codecs/*.npz"],
+        "facecluster.model_export": ["published/*"],
     },
     install_requires=[
         "apache-beam==2.77.0",

@@ -88,7 +88,12 @@ class HeldOut:
 
         Returns:
           accuracy and auc of the pairs, by LFW's protocol; validation_rate, the VAL at a false
-          accept rate of 0.001 over all pairs of the crops, which are many more.
+          accept rate of 0.001 over all pairs of the first MOST_CROPS_OF_ALL_PAIRS crops, which are
+          many more.
+
+        Raises:
+          CropsError: a pair names a crop that is not there.
+          ValueError: the pairs or the crops do not suffice, see `verify` and `validation_rate`.
         """
         first, second = self._rows
         found = verify(vectors[first], vectors[second], self.pairs.is_same, self.pairs.folds)

@@ -40,7 +40,7 @@ def mtcnn_from_published(folder: str | os.PathLike) -> dict[str, keras.Model]:
 
 
 def _in_published_order(network: keras.Model) -> list[keras.Layer]:
-    """By name: each layer, its PReLU, then the heads by number (conv1, conv1.prelu, ...)."""
+    """By name: each layer, its PReLU, then the heads by number (conv1, conv1-prelu, ...)."""
     layers = [layer for layer in network.layers if layer.weights]
     return sorted(layers, key=lambda layer: layer.name.lstrip("convf"))
 

@@ -132,7 +132,7 @@ def _kernel_and_bias(file: _File, names: _Names, kernel_shape, bias_shape, has_g
 
 
 def _scope(layer: keras.Layer) -> str:
-    return layer.name.replace(".", "/")
+    return layer.name.replace("-", "/")
 
 
 def _tensorflow_names(scope, _, root=SCOPE) -> _Names:
@@ -156,8 +156,8 @@ def _keras_names(layer: str, norm: str) -> _Names:
 
 
 def _own_names(scope, _) -> _Names:
-    layer = scope.replace("/", ".")
-    return _keras_names(layer, f"{layer}.BatchNorm")
+    layer = scope.replace("/", "-")
+    return _keras_names(layer, f"{layer}-BatchNorm")
 
 
 def _keras_facenet_names(scope, _) -> _Names:

@@ -4,7 +4,7 @@ The architecture of Szegedy et al., "Inception-v4, Inception-ResNet and the Impa
 Connections on Learning" (arXiv 1602.07261, figures 10 to 15), in the variant of the published
 TensorFlow FaceNet: 160 x 160 input, average pooling over the last grid, a linear bottleneck to the
 embedding and L2 normalisation (arXiv 1503.03832, section 3). Layer names are the published
-checkpoints' scopes with dots for slashes.
+checkpoints' scopes with dashes for slashes, as PyTorch, as a backend of Keras, refuses dots.
 
 It has two forms. For training, every convolution but the last of each residual block is followed by
 batch normalisation. For inference that is folded into the convolution, which carries a bias.
@@ -102,7 +102,7 @@ def _folded_weights(network: keras.Model, name: str) -> list:
     weights = network.get_layer(name).get_weights()
     if len(weights) == 2:  # kernel and bias: no batch normalisation follows
         return weights
-    norm = network.get_layer(f"{name}.BatchNorm")
+    norm = network.get_layer(f"{name}-BatchNorm")
     return fold_batch_norm(weights[0], *norm.get_weights())
 
 
@@ -110,13 +110,13 @@ def _build(embedding_size, input_size, form, dropout, seed=0) -> keras.Model:
     crops = keras.Input((input_size, input_size, 3), name="crops")
     x = _stem(crops, form)
     for i in range(1, 6):
-        x = _block35(x, f"Repeat.block35_{i}", form)
+        x = _block35(x, f"Repeat-block35_{i}", form)
     x = _reduction_a(x, "Mixed_6a", form)
     for i in range(1, 11):
-        x = _block17(x, f"Repeat_1.block17_{i}", form)
+        x = _block17(x, f"Repeat_1-block17_{i}", form)
     x = _reduction_b(x, "Mixed_7a", form)
     for i in range(1, 6):
-        x = _block8(x, f"Repeat_2.block8_{i}", form, BLOCK8_SCALE)
+        x = _block8(x, f"Repeat_2-block8_{i}", form, BLOCK8_SCALE)
     x = _block8(x, "Block8", form, scale=1.0, activation=None)
     x = layers.GlobalAveragePooling2D(name="AvgPool_1a_8x8")(x)
     if dropout:
@@ -139,7 +139,7 @@ def _batch_norm(x, name):
         momentum=BATCH_NORM_MOMENTUM,
         epsilon=BATCH_NORM_EPSILON,
         scale=False,
-        name=f"{name}.BatchNorm",
+        name=f"{name}-BatchNorm",
     )(x)
 
 
@@ -156,7 +156,7 @@ def _conv(x, filters, kernel_size, name, form, strides=1, padding="same"):
     )(x)
     if form.is_training:
         x = _batch_norm(x, name)
-    return layers.Activation("relu", name=f"{name}.Relu")(x)
+    return layers.Activation("relu", name=f"{name}-Relu")(x)
 
 
 def _stem(x, form):
@@ -170,64 +170,64 @@ def _stem(x, form):
 
 
 def _block35(x, name, form):
-    branch_0 = _conv(x, 32, 1, f"{name}.Branch_0.Conv2d_1x1", form)
-    branch_1 = _conv(x, 32, 1, f"{name}.Branch_1.Conv2d_0a_1x1", form)
-    branch_1 = _conv(branch_1, 32, 3, f"{name}.Branch_1.Conv2d_0b_3x3", form)
-    branch_2 = _conv(x, 32, 1, f"{name}.Branch_2.Conv2d_0a_1x1", form)
-    branch_2 = _conv(branch_2, 32, 3, f"{name}.Branch_2.Conv2d_0b_3x3", form)
-    branch_2 = _conv(branch_2, 32, 3, f"{name}.Branch_2.Conv2d_0c_3x3", form)
+    branch_0 = _conv(x, 32, 1, f"{name}-Branch_0-Conv2d_1x1", form)
+    branch_1 = _conv(x, 32, 1, f"{name}-Branch_1-Conv2d_0a_1x1", form)
+    branch_1 = _conv(branch_1, 32, 3, f"{name}-Branch_1-Conv2d_0b_3x3", form)
+    branch_2 = _conv(x, 32, 1, f"{name}-Branch_2-Conv2d_0a_1x1", form)
+    branch_2 = _conv(branch_2, 32, 3, f"{name}-Branch_2-Conv2d_0b_3x3", form)
+    branch_2 = _conv(branch_2, 32, 3, f"{name}-Branch_2-Conv2d_0c_3x3", form)
     return _residual(x, [branch_0, branch_1, branch_2], name, form, BLOCK35_SCALE)
 
 
 def _block17(x, name, form):
-    branch_0 = _conv(x, 128, 1, f"{name}.Branch_0.Conv2d_1x1", form)
-    branch_1 = _conv(x, 128, 1, f"{name}.Branch_1.Conv2d_0a_1x1", form)
-    branch_1 = _conv(branch_1, 128, (1, 7), f"{name}.Branch_1.Conv2d_0b_1x7", form)
-    branch_1 = _conv(branch_1, 128, (7, 1), f"{name}.Branch_1.Conv2d_0c_7x1", form)
+    branch_0 = _conv(x, 128, 1, f"{name}-Branch_0-Conv2d_1x1", form)
+    branch_1 = _conv(x, 128, 1, f"{name}-Branch_1-Conv2d_0a_1x1", form)
+    branch_1 = _conv(branch_1, 128, (1, 7), f"{name}-Branch_1-Conv2d_0b_1x7", form)
+    branch_1 = _conv(branch_1, 128, (7, 1), f"{name}-Branch_1-Conv2d_0c_7x1", form)
     return _residual(x, [branch_0, branch_1], name, form, BLOCK17_SCALE)
 
 
 def _block8(x, name, form, scale, activation="relu"):
-    branch_0 = _conv(x, 192, 1, f"{name}.Branch_0.Conv2d_1x1", form)
-    branch_1 = _conv(x, 192, 1, f"{name}.Branch_1.Conv2d_0a_1x1", form)
-    branch_1 = _conv(branch_1, 192, (1, 3), f"{name}.Branch_1.Conv2d_0b_1x3", form)
-    branch_1 = _conv(branch_1, 192, (3, 1), f"{name}.Branch_1.Conv2d_0c_3x1", form)
+    branch_0 = _conv(x, 192, 1, f"{name}-Branch_0-Conv2d_1x1", form)
+    branch_1 = _conv(x, 192, 1, f"{name}-Branch_1-Conv2d_0a_1x1", form)
+    branch_1 = _conv(branch_1, 192, (1, 3), f"{name}-Branch_1-Conv2d_0b_1x3", form)
+    branch_1 = _conv(branch_1, 192, (3, 1), f"{name}-Branch_1-Conv2d_0c_3x1", form)
     return _residual(x, [branch_0, branch_1], name, form, scale, activation)
 
 
 def _residual(x, branches, name, form, scale, activation="relu"):
-    mixed = layers.Concatenate(name=f"{name}.concat")(branches)
+    mixed = layers.Concatenate(name=f"{name}-concat")(branches)
     up = layers.Conv2D(
-        x.shape[-1], 1, kernel_regularizer=form.regularizer(), name=f"{name}.Conv2d_1x1"
+        x.shape[-1], 1, kernel_regularizer=form.regularizer(), name=f"{name}-Conv2d_1x1"
     )(mixed)
-    x = layers.Add(name=f"{name}.add")([x, layers.Rescaling(scale, name=f"{name}.mul")(up)])
-    return layers.Activation(activation, name=f"{name}.activation")(x)
+    x = layers.Add(name=f"{name}-add")([x, layers.Rescaling(scale, name=f"{name}-mul")(up)])
+    return layers.Activation(activation, name=f"{name}-activation")(x)
 
 
 def _reduction_a(x, name, form):  # to 8 x 8
-    branch_0 = _conv(x, 384, 3, f"{name}.Branch_0.Conv2d_1a_3x3", form, strides=2, padding="valid")
-    branch_1 = _conv(x, 192, 1, f"{name}.Branch_1.Conv2d_0a_1x1", form)
-    branch_1 = _conv(branch_1, 192, 3, f"{name}.Branch_1.Conv2d_0b_3x3", form)
+    branch_0 = _conv(x, 384, 3, f"{name}-Branch_0-Conv2d_1a_3x3", form, strides=2, padding="valid")
+    branch_1 = _conv(x, 192, 1, f"{name}-Branch_1-Conv2d_0a_1x1", form)
+    branch_1 = _conv(branch_1, 192, 3, f"{name}-Branch_1-Conv2d_0b_3x3", form)
     branch_1 = _conv(
-        branch_1, 256, 3, f"{name}.Branch_1.Conv2d_1a_3x3", form, strides=2, padding="valid"
+        branch_1, 256, 3, f"{name}-Branch_1-Conv2d_1a_3x3", form, strides=2, padding="valid"
     )
-    branch_2 = layers.MaxPooling2D(3, 2, name=f"{name}.Branch_2.MaxPool_1a_3x3")(x)
-    return layers.Concatenate(name=f"{name}.concat")([branch_0, branch_1, branch_2])
+    branch_2 = layers.MaxPooling2D(3, 2, name=f"{name}-Branch_2-MaxPool_1a_3x3")(x)
+    return layers.Concatenate(name=f"{name}-concat")([branch_0, branch_1, branch_2])
 
 
 def _reduction_b(x, name, form):  # to 3 x 3
-    branch_0 = _conv(x, 256, 1, f"{name}.Branch_0.Conv2d_0a_1x1", form)
+    branch_0 = _conv(x, 256, 1, f"{name}-Branch_0-Conv2d_0a_1x1", form)
     branch_0 = _conv(
-        branch_0, 384, 3, f"{name}.Branch_0.Conv2d_1a_3x3", form, strides=2, padding="valid"
+        branch_0, 384, 3, f"{name}-Branch_0-Conv2d_1a_3x3", form, strides=2, padding="valid"
     )
-    branch_1 = _conv(x, 256, 1, f"{name}.Branch_1.Conv2d_0a_1x1", form)
+    branch_1 = _conv(x, 256, 1, f"{name}-Branch_1-Conv2d_0a_1x1", form)
     branch_1 = _conv(
-        branch_1, 256, 3, f"{name}.Branch_1.Conv2d_1a_3x3", form, strides=2, padding="valid"
+        branch_1, 256, 3, f"{name}-Branch_1-Conv2d_1a_3x3", form, strides=2, padding="valid"
     )
-    branch_2 = _conv(x, 256, 1, f"{name}.Branch_2.Conv2d_0a_1x1", form)
-    branch_2 = _conv(branch_2, 256, 3, f"{name}.Branch_2.Conv2d_0b_3x3", form)
+    branch_2 = _conv(x, 256, 1, f"{name}-Branch_2-Conv2d_0a_1x1", form)
+    branch_2 = _conv(branch_2, 256, 3, f"{name}-Branch_2-Conv2d_0b_3x3", form)
     branch_2 = _conv(
-        branch_2, 256, 3, f"{name}.Branch_2.Conv2d_1a_3x3", form, strides=2, padding="valid"
+        branch_2, 256, 3, f"{name}-Branch_2-Conv2d_1a_3x3", form, strides=2, padding="valid"
     )
-    branch_3 = layers.MaxPooling2D(3, 2, name=f"{name}.Branch_3.MaxPool_1a_3x3")(x)
-    return layers.Concatenate(name=f"{name}.concat")([branch_0, branch_1, branch_2, branch_3])
+    branch_3 = layers.MaxPooling2D(3, 2, name=f"{name}-Branch_3-MaxPool_1a_3x3")(x)
+    return layers.Concatenate(name=f"{name}-concat")([branch_0, branch_1, branch_2, branch_3])

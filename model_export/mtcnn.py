@@ -65,8 +65,8 @@ def o_net() -> keras.Model:
 
 def _conv(x, filters, kernel_size, name):
     x = layers.Conv2D(filters, kernel_size, name=name)(x)
-    return layers.PReLU(shared_axes=[1, 2], name=f"{name}.prelu")(x)
+    return layers.PReLU(shared_axes=[1, 2], name=f"{name}-prelu")(x)
 
 
 def _dense(x, units, name):
-    return layers.PReLU(name=f"{name}.prelu")(layers.Dense(units, name=name)(x))
+    return layers.PReLU(name=f"{name}-prelu")(layers.Dense(units, name=name)(x))

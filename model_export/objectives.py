@@ -6,6 +6,7 @@ by the names in `watched`.
 """
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from facecluster.model_export.losses import (
@@ -17,7 +18,8 @@ from facecluster.model_export.losses import (
 )
 
 CENTER_RATE = 0.05  # published: alfa 0.95
-LOGITS_DEVIATION = 0.1  # of their initial weights; published, src/train_softmax.py
+# Of the logits' initial weights: src/train_softmax.py, whose last version takes Xavier's instead.
+LOGITS_DEVIATION = 0.1
 
 
 class Softmax(keras.layers.Layer):
@@ -56,7 +58,7 @@ class Softmax(keras.layers.Layer):
             shape=(n_people, dimensions),
             initializer="zeros",
             trainable=False,
-            aggregation="mean",  # several GPUs see parts of the batch each
+            aggregation="mean",
             name="centers",
         )
         self.built = True
@@ -68,7 +70,10 @@ class Softmax(keras.layers.Layer):
             keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         )
         right = ops.equal(ops.argmax(logits, axis=1), ops.cast(labels, "int64"))
-        center, moved = center_loss(prelogits, labels, self.centers, CENTER_RATE)
+        # Each of several GPUs moves the centres by its part of the batch, and the mean of that is
+        # kept: with a rate so many times as high, the centres move as they would on one.
+        rate = CENTER_RATE * tf.distribute.get_strategy().num_replicas_in_sync
+        center, moved = center_loss(prelogits, labels, self.centers, rate)
         watched = {
             "cross_entropy": loss,
             "accuracy": ops.mean(ops.cast(right, "float32")),

@@ -3,13 +3,12 @@
     learner = Learner(network, Triplets(), standardisation="fixed")
     train(learner, optimizer, batches_from, schedule, Path("training"), n_epochs=10, ...)
 
-An epoch is a number of steps. What a step does is a function of the weights before it and of its
-number, so a training that was killed repeats the steps since the last epoch and ends with the same
-weights.
+An epoch is a number of steps. What a step does is a function of what a checkpoint holds and of the
+step's number, so a training that was killed repeats the steps since the last epoch and ends with
+the same weights.
 """
 
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,22 +83,25 @@ def train(
     """Trains, from the last checkpoint in `folder` where there is one.
 
     Args:
-      learner: trained in place; made inside a tf.distribute strategy's scope to use its GPUs.
-      optimizer: of a fresh training; its rate follows the schedule.
+      learner, optimizer: new ones; the learner is trained in place. Both are made inside a
+        tf.distribute strategy's scope to use its GPUs.
       batches_from: from a step's number to the batches of that and all later steps:
         (inputs, targets), as learner and objective take them.
-      schedule: learning rates by epoch.
+      schedule: learning rates by epoch, whatever rate the optimizer was made with.
       folder: holds checkpoint.npz, and tensorboard/ with the scalars of every epoch.
       n_epochs, steps_per_epoch: when a training ends, and how often it is saved and validated.
-      validate: scores of the network as it is, by name; they are shown and kept.
+      validate: scores of the network as it is, by name; they are shown and kept. Called before the
+        first epoch and after each.
       report: told each epoch's figures in a line.
 
     Raises:
-      TrainingError: the checkpoint is damaged or another network's, or the loss is no number.
+      TrainingError: the checkpoint is damaged or another network's, or the loss or the weights
+        are no numbers any more.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    learner.compile(optimizer=optimizer, jit_compile=False)  # the mining has no static shapes
-    learner.optimizer.build(learner.trainable_variables)
+    with learner.distribute_strategy.scope():
+        learner.compile(optimizer=optimizer, jit_compile=False)  # the mining has no static shapes
+        learner.optimizer.build(learner.trainable_variables)
     checkpoint = folder / CHECKPOINT_NAME
     first_epoch = _restore(learner, checkpoint) if checkpoint.exists() else 0
     n_epochs = schedule.n_epochs(n_epochs)
@@ -107,15 +109,12 @@ def train(
         return
     callbacks = [
         keras.callbacks.LearningRateScheduler(lambda epoch, _: schedule.rate(epoch)),
-        keras.callbacks.TerminateOnNaN(),
+        _OnlyNumbers(),  # first, so that nothing is made of what is none
         _Validation(validate),
-        _Checkpoint(checkpoint),
+        *_tensorboard(folder / TENSORBOARD_FOLDER, report),
+        _Checkpoint(checkpoint),  # after the scalars, so that a kill between loses none
         _Report(report, n_epochs),
     ]
-    if tensorboard := _tensorboard(folder / TENSORBOARD_FOLDER):
-        callbacks.append(tensorboard)
-    else:
-        report("no TensorBoard scalars: install facecluster[train] for them")
     if first_epoch == 0 and validate:
         report(f"before training  {_figures(_validation(validate))}")
     learner.fit(
@@ -127,6 +126,22 @@ def train(
         shuffle=False,
         verbose=0,
     )
+
+
+class _OnlyNumbers(keras.callbacks.Callback):
+    """Ends a training whose loss or weights have become infinite or NaN."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        found = f"the loss is {logs['loss']:g}"
+        if np.isfinite(logs["loss"]):  # of all steps, but each step's is that of the weights before
+            broken = [v.path for v in self.model.weights if not np.all(np.isfinite(v.numpy()))]
+            if not broken:
+                return
+            found = f"weights of {broken[0]} are no numbers any more"
+        raise TrainingError(
+            f"{found} in epoch {epoch + 1}: try a lower learning rate"
+            + (f"; the checkpoint is of epoch {epoch}" if epoch else "")
+        )
 
 
 class _Validation(keras.callbacks.Callback):
@@ -141,17 +156,26 @@ class _Validation(keras.callbacks.Callback):
             logs.update(_validation(self.validate))
 
 
+class _TensorBoard(keras.callbacks.Callback):
+    """Writes what an epoch reports as scalars, at the number of epochs done."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.writer = tf.summary.create_file_writer(str(folder))
+
+    def on_epoch_end(self, epoch, logs=None):
+        with self.writer.as_default(epoch + 1):
+            for name, value in logs.items():
+                tf.summary.scalar(name, value)
+        self.writer.flush()  # a kill would lose what waits to be written
+
+
 class _Checkpoint(keras.callbacks.Callback):
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
 
     def on_epoch_end(self, epoch, logs=None):
-        if not np.isfinite(logs["loss"]):
-            raise TrainingError(
-                f"the loss is {logs['loss']} in epoch {epoch + 1}: try a lower learning rate; the "
-                "last checkpoint is of the epoch before"
-            )
         _save(self.model, self.path, epoch + 1)
 
 
@@ -173,12 +197,13 @@ def _figures(logs: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
 
 
-def _tensorboard(folder: Path) -> keras.callbacks.Callback | None:
+def _tensorboard(folder: Path, report: Callable[[str], None]) -> list[keras.callbacks.Callback]:
     try:
         import tensorboard  # noqa: F401  tf.summary needs it, and TensorFlow comes without
     except ImportError:
-        return None
-    return keras.callbacks.TensorBoard(str(folder), write_graph=False)
+        report("no TensorBoard scalars: install facecluster[train] for them")
+        return []
+    return [_TensorBoard(folder)]
 
 
 def _state(learner: Learner) -> list[keras.Variable]:
@@ -200,8 +225,10 @@ def _restore(learner: Learner, path: Path) -> int:
         with np.load(path) as file:
             saved = dict(file)
         epoch = int(saved.pop("epoch"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise TrainingError(f"the checkpoint {path} is damaged: {error}") from error
+    except Exception as error:  # zipfile and NumPy raise whatever the damage leads to
+        raise TrainingError(
+            f"the checkpoint {path} is damaged: {error}. Remove it to train from the beginning"
+        ) from error
     variables, values = _state(learner), [saved[name] for name in sorted(saved)]
     if [tuple(v.shape) for v in variables] != [value.shape for value in values]:
         raise TrainingError(

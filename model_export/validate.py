@@ -1,9 +1,9 @@
 """How good a model is, by the public protocols, on aligned crops.
 
-scores = validate_lfw(model, list_crops(["lfw_crops"]), read_pairs("pairs.txt"))
+scores = validate_pairs(model, list_crops(["lfw_crops"]), read_pairs("pairs.txt"))
 """
 
-import functools
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -42,21 +42,24 @@ def embed_with_model(model: SavedModel, crops: Crops, flip: bool = False) -> np.
     return np.concatenate(parts)
 
 
-def embed_with_network(network: Any, standardisation: str, crops: Crops) -> np.ndarray:
-    """(n, d) float32 unit vectors of crops, by a Keras network as it is."""
+def network_embedder(network: Any, standardisation: str) -> Callable[[Crops], np.ndarray]:
+    """From crops to (n, d) float32 unit vectors, by a Keras network as it is when it is called."""
     import tensorflow as tf
 
     from facecluster.model_export.saved_model import standardise
     from facecluster.model_export.training_data import evaluation_batches
 
-    @functools.partial(tf.function, reduce_retracing=True)
+    size = network.input_shape[1]
+
+    @tf.function(input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8)])
     def embed(pixels):
         return network(standardise(pixels, standardisation), training=False)
 
-    size = network.input_shape[1]
-    return np.concatenate(
-        [embed(pixels).numpy() for pixels in evaluation_batches(crops, size, CROPS_PER_CALL)]
-    )
+    def embed_all(crops: Crops) -> np.ndarray:
+        batches = evaluation_batches(crops, size, CROPS_PER_CALL)
+        return np.concatenate([embed(pixels).numpy() for pixels in batches])
+
+    return embed_all
 
 
 def validate_pairs(
@@ -82,8 +85,14 @@ def validate_pairs(
 
     Raises:
       PairsError: too few pairs are left.
+      CropsError: a crop cannot be read or decoded; names it.
     """
     row_of = {name: row for row, name in enumerate(crops.names)}
+    if row_of.keys().isdisjoint([*pairs.first, *pairs.second]):
+        raise PairsError(
+            f"none of the images that the pairs name, such as {pairs.first[0]}, is among the "
+            f"{len(crops):,} crops, such as {crops.names[0]}: give the crops of those images"
+        )
     rows = np.array(
         [[row_of.get(name, -1) for name in names] for names in (pairs.first, pairs.second)]
     )

@@ -81,7 +81,7 @@ def test_a_state_dict_gives_its_embeddings(torch, published, saved, crops):
 def test_half_precision_is_read(torch, published, tmp_path):
     state = {name: value.half() for name, value in published.state_dict().items()}
     torch.save(state, tmp_path / "half.pth")
-    kernel, _ = load_facenet(tmp_path / "half.pth").get_layer("Block8.Conv2d_1x1").get_weights()
+    kernel, _ = load_facenet(tmp_path / "half.pth").get_layer("Block8-Conv2d_1x1").get_weights()
     expected = published.block8.conv2d.weight.detach().numpy()[:, :, 0, 0].T
     assert kernel[0, 0] == pytest.approx(expected, rel=1e-3, abs=1e-6)
 

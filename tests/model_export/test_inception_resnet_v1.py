@@ -2,6 +2,9 @@
 
 import hashlib
 import itertools
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -168,3 +171,39 @@ def test_prelogits_are_the_embeddings_before_normalisation(trained):
     vectors = prelogits(crops, training=False).numpy()
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert vectors == pytest.approx(trained(crops, training=False).numpy(), abs=1e-5)
+
+
+# ---- another backend of Keras ----
+
+ON_TORCH = """
+import sys
+import keras
+import numpy as np
+from facecluster.model_export.inception_resnet_v1 import inception_resnet_v1
+
+assert keras.backend.backend() == "torch"
+folder, width = sys.argv[1], float(sys.argv[2])
+network = inception_resnet_v1(16, 96, width)
+with np.load(f"{folder}/weights.npz") as weights:
+    network.set_weights([weights[name] for name in sorted(weights)])
+crops = np.load(f"{folder}/crops.npy")
+embeddings = network(crops, training=False).detach().cpu().numpy()
+np.save(f"{folder}/embeddings.npy", embeddings)
+"""
+
+
+def test_pytorch_gives_the_same_embeddings(tmp_path):
+    pytest.importorskip("torch", reason="the extra `torch` is not installed")
+    network = inception_resnet_v1(16, 96, WIDTH)
+    weights = {f"{i:04d}": value for i, value in enumerate(network.get_weights())}
+    np.savez(tmp_path / "weights.npz", **weights)
+    crops = np.random.default_rng(0).normal(size=(4, 96, 96, 3)).astype(np.float32)
+    np.save(tmp_path / "crops.npy", crops)
+    subprocess.run(
+        [sys.executable, "-c", ON_TORCH, tmp_path, str(WIDTH)],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        check=True,
+    )
+    expected = network(crops).numpy()
+    assert np.load(tmp_path / "embeddings.npy") == pytest.approx(expected, abs=TOLERANCE)
+    assert np.abs(expected - expected[0]).max() > 100 * TOLERANCE

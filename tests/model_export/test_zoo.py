@@ -90,5 +90,10 @@ def test_the_embedder_comes_with_its_codec_and_geometry(facenet_folder):
     assert (card["input_size"], card["margin"], card["dimensions"]) == (160, 32, 512)
     assert codec["mean"].shape == (512,)
     assert codec["components"].shape == (512, COMPONENTS)
+    assert card["accuracy"]["LFW View 2, published"] == 0.9905
+    for name in ("float32", "pca128"):
+        assert card["measured"][name]["accuracy"] > 0.98
+        rates = [row["far"] for row in card["measured"]["calibration"][name]]
+        assert rates == sorted(rates)
     products = codec["components"].T @ codec["components"]
     assert products == pytest.approx(np.eye(COMPONENTS), abs=1e-5)
