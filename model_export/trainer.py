@@ -22,7 +22,8 @@ from facecluster.model_export.schedule import Schedule, TrainingError
 
 CHECKPOINT_NAME, TENSORBOARD_FOLDER = "checkpoint.npz", "tensorboard"
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
-    # With the settings of davidsandberg/facenet, src/facenet.py, train.
+    # With the settings of davidsandberg/facenet, src/facenet.py, train. RMSProp's mean of squares
+    # starts at zero here, at one in TensorFlow 1.
     "adagrad": lambda: keras.optimizers.Adagrad(),
     "adam": lambda: keras.optimizers.Adam(beta_1=0.9, beta_2=0.999, epsilon=0.1),
     "rmsprop": lambda: keras.optimizers.RMSprop(rho=0.9, momentum=0.9, epsilon=1.0),
@@ -157,17 +158,19 @@ class _Validation(keras.callbacks.Callback):
 
 
 class _TensorBoard(keras.callbacks.Callback):
-    """Writes what an epoch reports as scalars, at the number of epochs done."""
+    """Writes what an epoch reports as scalars, at the number of epochs done.
+
+    Keras's own would draw accuracy and val_accuracy, which are not of the same thing, as one chart.
+    """
 
     def __init__(self, folder: Path):
         super().__init__()
         self.writer = tf.summary.create_file_writer(str(folder))
 
     def on_epoch_end(self, epoch, logs=None):
-        with self.writer.as_default(epoch + 1):
+        with self.writer.as_default(epoch + 1):  # leaving it flushes
             for name, value in logs.items():
                 tf.summary.scalar(name, value)
-        self.writer.flush()  # a kill would lose what waits to be written
 
 
 class _Checkpoint(keras.callbacks.Callback):

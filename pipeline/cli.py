@@ -17,6 +17,7 @@ from facecluster.pipeline.options import (
     EmbedOptions,
     TrainOptions,
     add_options,
+    at_least,
 )
 from facecluster.pipeline.quiet import noise_to_file
 
@@ -155,7 +156,7 @@ def _add_model_commands(commands) -> None:
         "earlier ones were (default: %(default)s)",
     )  # fmt: skip
     command.add_argument(
-        "--margin", type=int, default=32, metavar="PX",
+        "--margin", type=at_least(0), default=32, metavar="PX",
         help="surroundings of the face's box in a crop of its input size (default: %(default)s)",
     )  # fmt: skip
     command.add_argument("--source", help="where the weights are from (default: the file's name)")
@@ -193,16 +194,21 @@ def _add_model_commands(commands) -> None:
         "the crops that are here",
     )  # fmt: skip
     command.add_argument(
-        "--flip", action="store_true", help="compare the mirror images of the crops too"
-    )
+        "--flip", action="store_true",
+        help="with --pairs: compare the mirror images of the crops too",
+    )  # fmt: skip
     command.add_argument(
-        "--subtract-mean", action="store_true", help="centre vectors first; matters with cosine"
-    )
-    command.add_argument("--metric", choices=("euclidean", "cosine"), default="euclidean",
-                         help="distance of vectors (default: %(default)s)")  # fmt: skip
+        "--subtract-mean", action="store_true",
+        help="with --pairs: centre vectors first; matters with cosine",
+    )  # fmt: skip
     command.add_argument(
-        "--write-card", action="store_true", help="keep scores and calibration in the model's card"
-    )
+        "--metric", choices=("euclidean", "cosine"), default="euclidean",
+        help="with --pairs: distance of vectors (default: %(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--write-card", action="store_true",
+        help="keep scores and, with --pairs, calibration in the model's card",
+    )  # fmt: skip
     add_options(command, DetectionOptions)
 
     command = _command(actions, "model card", "print a model's card")
@@ -214,7 +220,10 @@ def _add_model_commands(commands) -> None:
 
 
 def _add_model_output(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--output", required=True, metavar="DIR", help="the model's folder")
+    # By a name of its own: in a folder called `output` the log is kept, and this holds a model.
+    command.add_argument(
+        "--output", required=True, metavar="DIR", dest="model_folder", help="the model's folder"
+    )
 
 
 def _command(commands, name, help) -> argparse.ArgumentParser:

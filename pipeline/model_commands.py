@@ -5,12 +5,13 @@ import contextlib
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from facecluster.model_export import zoo
 from facecluster.model_export.crops import list_crops
 from facecluster.model_export.saved_model import export, load_networks, weights_sha256, write_card
 from facecluster.model_export.validate import VIDEO_SEPARATOR, validate_pairs, validate_videos
-from facecluster.model_export.verification import Pairs, read_pairs
+from facecluster.model_export.verification import Pairs, PairsError, read_pairs
 from facecluster.model_export.youtube_faces import VideoPairs, read_splits, video_frames
 from facecluster.pipeline.crops_job import CropsJob, Wanted, plan_photos
 from facecluster.pipeline.evaluate_job import FOLDER_LABELS, format_scores, pair_image_paths
@@ -26,6 +27,8 @@ from facecluster.pipeline.train_job import TrainJob
 from facecluster.transforms.codec import CodecError, decode, fit_pca128
 from facecluster.transforms.saved_model import ModelError, SavedModel
 
+COSINE_THRESHOLD = "Angle, as a share of 180 degrees, below which a pair is judged the same"
+
 
 def find_model(name: str) -> SavedModel:
     """The model of a name that the zoo knows, or in a folder.
@@ -40,6 +43,14 @@ def find_model(name: str) -> SavedModel:
             f"the model {name} is not on this machine yet: run `facecluster model fetch {name}`"
         )
     return SavedModel(str(zoo.model_folder(name)))
+
+
+def find_embedder(name: str) -> SavedModel:
+    """As `find_model`, and ModelError for a model that makes no embeddings."""
+    model = find_model(name)
+    if "dimensions" not in model.card():
+        raise ModelError(f"{name} makes no embeddings: name a model that does")
+    return model
 
 
 def list_models(arguments: argparse.Namespace) -> int:
@@ -63,9 +74,10 @@ def import_model(arguments: argparse.Namespace) -> int:
     """Weights that somebody published, in any of their forms, to a model folder."""
     from facecluster.model_export.import_weights import load_facenet  # it takes Keras along
 
+    folder = _free_folder(arguments.model_folder)
     network = load_facenet(arguments.weights)
     card = {
-        "name": arguments.name or Path(arguments.output).name,
+        "name": arguments.name or folder.resolve().name,
         "architecture": "Inception-ResNet-v1",
         "input_size": network.input_shape[1],
         "margin": arguments.margin,
@@ -75,27 +87,27 @@ def import_model(arguments: argparse.Namespace) -> int:
         "licence": arguments.licence,
         "sha256": weights_sha256(network),
     }
-    export({"embed": network}, card, _free_folder(arguments.output))
-    print(arguments.output)
+    export({"embed": network}, card, folder)
+    print(folder)
     return 0
 
 
 def export_model(arguments: argparse.Namespace) -> int:
     """A model folder anew, in full or half precision."""
+    folder = _free_folder(arguments.model_folder)
     model = find_model(arguments.model)
     card = {key: value for key, value in model.card().items() if key != "compute"}
     networks = load_networks(Path(model.path))
-    folder = _free_folder(arguments.output)
     export(networks, card, folder, model.codec_arrays(), float16=arguments.float16)
-    print(arguments.output)
+    print(folder)
     return 0
 
 
 def train_model(arguments: argparse.Namespace) -> int:
     job = TrainJob(
-        Path(arguments.output),
+        _local_folder(arguments.output),
         from_arguments(TrainOptions, arguments),
-        find_model,
+        find_embedder,
         Progress().say,
     )
     print(job(arguments.crops))
@@ -106,7 +118,22 @@ def validate_model(arguments: argparse.Namespace) -> int:
     """A model by LFW's or YouTube Faces' protocol."""
     if not arguments.images and not arguments.crops:
         raise ModelError("there is nothing to validate on: give --images, --crops or both")
-    model = find_model(arguments.model)
+    as_published = (arguments.flip, arguments.subtract_mean, arguments.metric) == (
+        False, False, "euclidean",
+    )  # fmt: skip
+    if arguments.splits and not as_published:
+        raise ModelError("--flip, --subtract-mean and --metric are for --pairs: leave them out")
+    if arguments.write_card and not as_published:
+        raise ModelError(
+            "the card keeps what Euclidean distances of plain embeddings give, as runs use them: "
+            "leave out --write-card, or --flip, --subtract-mean and --metric"
+        )
+    if arguments.write_card and arguments.model in zoo.ZOO:
+        raise ModelError(
+            f"{arguments.model} is published with the card that it has: leave out --write-card, or "
+            f"write that of a copy (`facecluster model export {arguments.model} --output DIR`)"
+        )
+    model = find_embedder(arguments.model)
     read = read_pairs if arguments.pairs else read_splits
     pairs = read(arguments.pairs or arguments.splits)
     with contextlib.ExitStack() as stack:
@@ -126,10 +153,9 @@ def validate_model(arguments: argparse.Namespace) -> int:
             scores = {"float32": validate_videos(model, list_crops([crops]), pairs)}
     tables = {codec: found.pop("calibration", None) for codec, found in scores.items()}
     for codec, found in scores.items():
-        print(f"{codec}\n{format_scores(found)}\n")
+        print(f"{codec}\n{format_scores(_with_unit(found, arguments.metric))}\n")
     if arguments.write_card:
-        measured = {"on": arguments.pairs or arguments.splits, **scores, "calibration": tables}
-        print(write_card(Path(model.path), {**model.card(), "measured": measured}))
+        print(write_card(Path(model.path), _measured(model.card(), arguments, scores, tables)))
     return 0
 
 
@@ -140,7 +166,7 @@ def show_card(arguments: argparse.Namespace) -> int:
 
 def fit_codec(arguments: argparse.Namespace) -> int:
     """Fits the 128-byte codec to a run's faces and keeps it with the model."""
-    model = find_model(arguments.model)
+    model = find_embedder(arguments.model)
     faces, stamp = RunDirectory(arguments.run).read_shards("faces", ["embedding"])
     space = model.card()["embedding_space"]
     if stamp.get("embedding_space") != space or stamp.get("codec") != "float32":
@@ -152,8 +178,35 @@ def fit_codec(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _measured(
+    card: dict[str, Any], arguments: argparse.Namespace, scores: dict, tables: dict
+) -> dict[str, Any]:
+    """The card with new scores; those on videos stand beside those on pairs of photos."""
+    before = card.get("measured", {})
+    if arguments.splits:
+        measured = {**before, "videos": {"on": arguments.splits, **scores}}
+    else:
+        measured = {"on": arguments.pairs, **scores, "calibration": tables}
+        measured |= {key: value for key, value in before.items() if key == "videos"}
+    return {**card, "measured": measured}
+
+
+def _with_unit(scores: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The scores, the threshold by a name that tells what it is of the metric."""
+    return {
+        COSINE_THRESHOLD if (name, metric) == ("threshold", "cosine") else name: score
+        for name, score in scores.items()
+    }
+
+
+def _local_folder(name: str) -> Path:
+    if "://" in name:
+        raise ModelError(f"{name} is no local folder: make the model in one, then copy it there")
+    return Path(name)
+
+
 def _free_folder(name: str) -> Path:
-    folder = Path(name)
+    folder = _local_folder(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} is there already: take another output folder")
     return folder
@@ -177,7 +230,9 @@ def _cut_crops(
         **vars(detection), crop_size=card["input_size"], crop_margin=card["margin"]
     )
     job = CropsJob(output, options, find_model(options.detector), arguments.beam_arguments)
-    job(plan, Progress("cropping photos").watch)
+    entry = job(plan, Progress("cropping photos").watch)
+    if not entry["counts"]["crops"]:
+        raise PairsError(f"none of the {len(plan):,} images that are needed gave a face")
 
 
 COMMANDS = {

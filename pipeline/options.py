@@ -20,7 +20,7 @@ def at_least(least: float, kind: Callable = int) -> Callable[[str], Any]:
 
     def read(text: str):
         value = kind(text)
-        if value < least:
+        if not value >= least:  # nor is nan
             raise argparse.ArgumentTypeError(f"{text} is less than {least}")
         return value
 
@@ -28,16 +28,16 @@ def at_least(least: float, kind: Callable = int) -> Callable[[str], Any]:
     return read
 
 
-def between(least: float, most: float) -> Callable[[str], float]:
+def between(least: float, most: float, kind: Callable = float) -> Callable[[str], Any]:
     """Reads a number and refuses what is outside [least, most]."""
 
     def read(text: str):
-        value = float(text)
+        value = kind(text)
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
         return value
 
-    read.__name__ = "float"
+    read.__name__ = kind.__name__
     return read
 
 
@@ -100,7 +100,11 @@ class CropOptions(DetectionOptions):
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a network is trained. Defaults are the published ones, but for images_per_person."""
+    """How a network is trained.
+
+    Numbers are those of the published training (davidsandberg/facenet, its guides), where it has
+    them, but for images_per_person; the learning rate is the one that it begins with.
+    """
 
     name: str = option("trained", "what the model card calls the model")
     loss: str = option(
@@ -133,7 +137,8 @@ class TrainOptions:
     )  # fmt: skip
     crop_margin: int | None = option(
         None, "surroundings of the face's box that the network will see, both sides together, px "
-        "of its input (default: as crops.json of the crops tells; else 32)", type=at_least(0),
+        "of its input (default: as the model it starts from has it; else as crops.json of the "
+        "crops tells; else 32 of 160 px)", type=at_least(0),
     )  # fmt: skip
     epochs: int = option(150, "when training ends, at the latest", type=at_least(1))
     steps_per_epoch: int = option(
@@ -201,7 +206,9 @@ class TrainOptions:
     deterministic: bool = option(
         False, "the same weights bit by bit from every run on the same machine; slower", type=bool
     )
-    seed: int = option(0, "of weights, batches and augmentation", type=at_least(0))
+    seed: int = option(
+        0, "of weights, batches and augmentation", type=between(0, 2**32 - 1, int)
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

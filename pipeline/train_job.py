@@ -13,7 +13,9 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,13 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.model_export.calibration import calibration_table
-from facecluster.model_export.crops import Crops, filter_by_centre, list_crops, select_people
+from facecluster.model_export.crops import (
+    Crops,
+    CropsError,
+    filter_by_centre,
+    list_crops,
+    select_people,
+)
 from facecluster.model_export.held_out import HeldOut, held_out_people, sample_pairs
 from facecluster.model_export.saved_model import (
     export,
@@ -31,7 +39,7 @@ from facecluster.model_export.saved_model import (
     with_weight_decay,
 )
 from facecluster.model_export.schedule import Schedule, read_schedule
-from facecluster.model_export.validate import embed_with_model, embed_with_network
+from facecluster.model_export.validate import embed_with_model, network_embedder
 from facecluster.model_export.verification import read_pairs
 from facecluster.pipeline.crops_job import MANIFEST as CROPS_MANIFEST
 from facecluster.pipeline.options import TrainOptions
@@ -42,7 +50,44 @@ SETTINGS_NAME, VECTORS_FOLDER, MODEL_FOLDER = "training.json", "vectors", "model
 HEAD_SIZE, NETWORK_SIZE = 128, 512  # default dimensions of an embedding
 PUBLISHED_MARGIN, PUBLISHED_SIZE = 32, 160  # px
 MOST_CODEC_CROPS = 20_000  # a codec is not better for being fitted to more
+MODEL_OPTIONS = ("trunk", "start_from", "compatible_with", "filter_with")
 FREE_TO_CHANGE = ("name", "epochs")  # options that a training may go on with, changed
+OF_A_NEW_NETWORK = ("input_size", "width", "standardisation")
+# When options have no effect, and which: a training that ignored them would not be what was meant.
+WITHOUT_EFFECT: tuple[tuple[str, Callable[[TrainOptions], Any], tuple[str, ...]], ...] = (
+    (
+        "with --loss softmax",
+        lambda options: options.loss == "softmax",
+        ("people_per_batch", "images_per_person", "margin", "mining"),
+    ),
+    (
+        "with --loss triplet",
+        lambda options: options.loss == "triplet",
+        ("batch_size", "center_loss_factor", "norm_loss_factor"),
+    ),
+    (
+        "with --trunk, whose model stays as it is and sees each crop once, as it is",
+        lambda options: options.trunk,
+        (*OF_A_NEW_NETWORK, "flip", "random_crop", "rotation", "colour", "mixed_precision"),
+    ),
+    (
+        "with --start-from, whose model has it already",
+        lambda options: options.start_from,
+        OF_A_NEW_NETWORK,
+    ),
+    ("with --start-from", lambda options: options.start_from, ("dropout",)),
+    ("without --filter-with", lambda options: not options.filter_with, ("filter_percentile",)),
+    (
+        "with --validation-crops",
+        lambda options: options.validation_crops and options.validation_share,
+        ("validation_share",),
+    ),
+    (
+        "with --learning-rate-schedule",
+        lambda options: options.learning_rate_schedule,
+        ("learning_rate",),
+    ),
+)
 
 
 class TrainError(Exception):
@@ -96,8 +141,9 @@ class TrainJob:
           The folder of the exported model.
 
         Raises:
-          TrainError, CropsError, ModelError: the options, crops or models do not fit together.
-          TrainingError: the training went wrong.
+          TrainError, CropsError, PairsError, CodecError, ModelError: the options, crops or models
+            do not fit together.
+          TrainingError: the schedule cannot be read, or the training went wrong.
         """
         import keras
         import tensorflow as tf
@@ -106,13 +152,19 @@ class TrainJob:
 
         options = self.options
         self._check_options()
+        schedule, margin = self._schedule(), self._margin(sources)
         everything = list_crops(sources)
+        self._check_folder(everything, margin)
         crops, held_out = self._split(everything)
-        self._check_settings(everything)
         keras.utils.set_random_seed(options.seed)
         if options.deterministic:
             tf.config.experimental.enable_op_determinism()
         crops = self._filtered(crops)
+        if len(crops.people) < 2:
+            raise TrainError(
+                "the crops that are left to train on are all of one person, and training takes two "
+                "at least: give more crops, or keep fewer out"
+            )
         self.say(
             f"training on {len(crops):,} crops of {len(crops.people):,} people"
             + (f", validating on {len(held_out.pairs.is_same):,} pairs" if held_out else "")
@@ -124,19 +176,19 @@ class TrainJob:
             task = (self._head_task if options.trunk else self._network_task)(crops)
             learner = Learner(task.network, self._objective(crops, task), task.standardisation)
             optimizer = OPTIMIZERS[options.optimizer]()
-        with _precision(options.mixed_precision):
+        with _precision(options.mixed_precision), _crop_errors():
             train(
                 learner,
                 optimizer,
                 task.batches_from,
-                self._schedule(),
+                schedule,
                 self.folder,
                 n_epochs=options.epochs,
                 steps_per_epoch=options.steps_per_epoch,
-                validate=held_out and (lambda: held_out.scores(task.embed(held_out.crops))),
+                validate=held_out and (lambda: self._scores(task, held_out)),
                 report=self.say,
             )
-        return self._export(task, crops, held_out, sources)
+        return self._export(task, crops, held_out, margin)
 
     def _check_options(self) -> None:
         options = self.options
@@ -146,48 +198,83 @@ class TrainJob:
             raise TrainError("--compatible-with takes triplets: add --loss triplet")
         if bool(options.validation_crops) != bool(options.validation_pairs):
             raise TrainError("--validation-crops and --validation-pairs go together: give both")
-        if options.trunk and (
-            options.flip or options.random_crop or options.rotation or options.colour
-        ):
-            raise TrainError(
-                "a head on a frozen model sees each crop once, as it is: leave out --flip, "
-                "--random-crop, --rotation and --colour, or --trunk"
-            )
+        for when, is_so, names in WITHOUT_EFFECT:
+            for name in names:
+                if is_so(options) and getattr(options, name) != getattr(TrainOptions, name):
+                    raise TrainError(
+                        f"--{name.replace('_', '-')} has no effect {when}: leave it out"
+                    )
 
     def _split(self, crops: Crops) -> tuple[Crops, HeldOut | None]:
         """The crops to train on, and what to validate on."""
         options = self.options
+        crops = select_people(crops, options.min_images_per_person)
         if options.validation_pairs:
             held_out = list_crops([options.validation_crops])
             return crops, HeldOut(held_out, read_pairs(options.validation_pairs))
-        crops = select_people(crops, options.min_images_per_person)
-        kept_out = held_out_people(crops.labels, options.validation_share, options.seed)
-        if not kept_out.any():
+        if not options.validation_share:
             return crops, None
-        held_out, crops = crops.select(kept_out), crops.select(~kept_out)
-        pairs = sample_pairs(held_out.labels, held_out.names, options.seed)
-        if pairs is None:
+        kept_out = held_out_people(crops.labels, options.validation_share, options.seed)
+        held_out = crops.select(kept_out)
+        pairs = len(held_out) and sample_pairs(held_out.labels, held_out.names, options.seed)
+        if not pairs:
             self.say(
-                f"the {len(held_out.people)} people kept out have too few crops to validate on"
+                f"no validation: {len(held_out):,} crops of {len(held_out.people):,} people, "
+                f"which are {options.validation_share:g} of all, are too few to be kept out for it"
             )
             return crops, None
-        return crops, HeldOut(held_out, pairs)
+        return crops.select(~kept_out), HeldOut(held_out, pairs)
 
-    def _check_settings(self, crops: Crops) -> None:
-        """Refuses a folder that another training began in."""
-        names = hashlib.sha256("\n".join(crops.names).encode()).hexdigest()
-        settings = {**asdict(self.options), "crops_sha256": names}
+    def _check_folder(self, crops: Crops, margin: int) -> None:
+        """Refuses a folder that holds something else, or that another training began in."""
+        from facecluster.model_export.trainer import CHECKPOINT_NAME
+
+        settings = self._settings(crops, margin)
         path = self.folder / SETTINGS_NAME
-        if path.exists():
-            before = json.loads(path.read_text())
-            for name, value in settings.items():
-                if before.get(name) != value and name not in FREE_TO_CHANGE:
+        if not path.exists():
+            there = self.folder.iterdir() if self.folder.exists() else ()
+            others = sorted(item.name for item in there if item.suffix not in (".log", ".tmp"))
+            if others:
+                raise TrainError(
+                    f"{self.folder} holds files that are no training of ours, such as {others[0]}: "
+                    "take an output folder that is empty or not there yet"
+                )
+        # Before the first checkpoint there is nothing that other options could contradict.
+        elif any((self.folder / name).exists() for name in (CHECKPOINT_NAME, MODEL_FOLDER)):
+            try:
+                before = dict(json.loads(path.read_text()))
+            except ValueError as error:
+                raise TrainError(
+                    f"{path} is damaged, take another output folder: {error}"
+                ) from error
+            for name in [*settings, *before]:
+                if before.get(name) != settings.get(name) and name not in FREE_TO_CHANGE:
                     raise TrainError(
                         f"{self.folder} holds a training with {name} {before.get(name)}, now it is "
-                        f"{value}: take another output folder"
+                        f"{settings.get(name)}: take another output folder"
                     )
         self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n")
+        self._remove_leftovers()
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        os.replace(temporary, path)
+
+    def _settings(self, crops: Crops, margin: int) -> dict[str, Any]:
+        """All that makes the training what it is."""
+        options = self.options
+        named = {name: getattr(options, name) for name in MODEL_OPTIONS if getattr(options, name)}
+        return {
+            **asdict(options),
+            **{f"{name}_sha256": self.find_model(m).card()["sha256"] for name, m in named.items()},
+            "crop_margin": margin,
+            "crops_sha256": hashlib.sha256("\n".join(crops.names).encode()).hexdigest(),
+        }
+
+    def _remove_leftovers(self) -> None:
+        """Deletes what a killed run was writing."""
+        for pattern in ("*.tmp", f"{VECTORS_FOLDER}/*.tmp", f"{MODEL_FOLDER}.*.old"):
+            for left in self.folder.glob(pattern):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def _filtered(self, crops: Crops) -> Crops:
         options = self.options
@@ -228,7 +315,10 @@ class TrainJob:
             network=head,
             standardisation=None,
             card={key: card[key] for key in ("input_size", "standardisation")}
-            | {"architecture": f"{card['architecture']} with a linear head"},
+            | {
+                "architecture": f"{card['architecture']} with a linear head",
+                "trained_from": _identity(card),
+            },
             batches_from=lambda step: self._batches(crops, vectors, step),
             embed=lambda some: head.predict(self._vectors(some, options.trunk), verbose=0),
             finished=lambda: on_trunk(trunk, head),
@@ -252,9 +342,13 @@ class TrainJob:
         if options.start_from:
             card, network = self._model_to_train(options.start_from)
             self._embedding_size(NETWORK_SIZE)
-            network = with_weight_decay(network, options.weight_decay)
-            card = {key: card[key] for key in ("architecture", "input_size", "standardisation")}
-            finished = functools.partial(with_weight_decay, network, 0.0)
+            network = _in_set_precision(with_weight_decay(network, options.weight_decay))
+            card = {key: card[key] for key in ("architecture", "input_size", "standardisation")} | {
+                "trained_from": _identity(card)
+            }
+
+            def finished():
+                return _in_set_precision(with_weight_decay(network, 0.0))
         else:
             network = architecture.inception_resnet_v1_for_training(
                 self._embedding_size(NETWORK_SIZE),
@@ -276,7 +370,7 @@ class TrainJob:
             standardisation=card["standardisation"],
             card=card,
             batches_from=lambda step: self._batches(crops, None, step),
-            embed=lambda some: embed_with_network(network, card["standardisation"], some),
+            embed=network_embedder(network, card["standardisation"]),
             finished=finished,
         )
 
@@ -321,7 +415,7 @@ class TrainJob:
         return tf.data.Dataset.zip((inputs, targets))
 
     def _input_size(self) -> int:
-        if name := self.options.start_from:
+        if name := self.options.trunk or self.options.start_from:
             return self.find_model(name).card()["input_size"]
         return self.options.input_size
 
@@ -356,17 +450,28 @@ class TrainJob:
                 if size not in (None, has):
                     raise TrainError(
                         f"{name} has vectors of {has} dimensions, and the new model is to have "
-                        f"{size}: leave out --embedding-size"
+                        f"{size}, as "
+                        + ("--embedding-size" if options.embedding_size else "--start-from")
+                        + " says: leave that out, or take another model"
                     )
                 size = has
         return size or default
 
-    def _export(self, task: Task, crops: Crops, held_out: HeldOut | None, sources) -> Path:
+    def _scores(self, task: Task, held_out: HeldOut) -> dict[str, float]:
+        try:
+            return held_out.scores(task.embed(held_out.crops))
+        except CropsError:
+            raise
+        except ValueError as error:
+            of = self.options.validation_pairs or "the people kept out"
+            raise TrainError(f"there is no validating on {of}: {error}") from error
+
+    def _export(self, task: Task, crops: Crops, held_out: HeldOut | None, margin: int) -> Path:
         options, network = self.options, task.finished()
         card = {
             "name": options.name,
             **task.card,
-            "margin": self._margin(sources, task.card["input_size"]),
+            "margin": margin,
             "dimensions": network.output_shape[-1],
             "source": f"trained by facecluster on {len(crops):,} crops of {len(crops.people):,} "
             f"people, loss {options.loss}",
@@ -377,16 +482,20 @@ class TrainJob:
             old = self.find_model(options.compatible_with)
             old_card, codec = old.card(), old.codec_arrays()
             card["embedding_space"] = old_card["embedding_space"]
-            card["compatible_with"] = {key: old_card[key] for key in ("name", "sha256")}
+            card["compatible_with"] = _identity(old_card)
         else:
             codec = self._codec(task, crops)
         if held_out:
             vectors = task.embed(held_out.crops)
             card["measured"] = {
                 "on": f"{len(held_out.crops):,} crops of {len(held_out.crops.people):,} people "
-                "kept out of the training",
-                **held_out.scores(vectors),
-                "calibration": calibration_table(vectors, held_out.crops.labels),
+                + (
+                    f"in {options.validation_crops}, pairs of {options.validation_pairs}"
+                    if options.validation_pairs
+                    else "kept out of the training"
+                ),
+                "float32": self._scores(task, held_out),
+                "calibration": {"float32": calibration_table(vectors, held_out.crops.labels)},
             }
         folder = self.folder / MODEL_FOLDER
         export({"embed": network}, card, folder, codec)
@@ -401,14 +510,14 @@ class TrainJob:
             return None
         return fit_pca128(task.embed(crops.select(some)))
 
-    def _margin(self, sources: Sequence[str], input_size: int) -> int:
+    def _margin(self, sources: Sequence[str]) -> int:
         """The margin at which the pipeline must cut what the network is to see."""
         options = self.options
         if options.crop_margin is not None:
             return options.crop_margin
         if name := options.trunk or options.start_from:
             return self.find_model(name).card()["margin"]
-        return crops_margin(sources, input_size)
+        return crops_margin(sources, self._input_size())
 
 
 def crops_margin(sources: Sequence[str], input_size: int) -> int:
@@ -416,16 +525,69 @@ def crops_margin(sources: Sequence[str], input_size: int) -> int:
 
     A crop that is larger than the input is seen through a window of that size, a smaller one
     stretched to it; see `training_data`.
+
+    Raises:
+      TrainError: a crops.json is damaged, or they tell of different margins.
     """
-    for source in sources:
-        for folder in (source, os.path.dirname(source)):
-            path = FileSystems.join(folder, CROPS_MANIFEST)
-            if FileSystems.exists(path):
-                with FileSystems.open(path) as file:
-                    made = json.loads(file.read())["options"]
-                box = made["crop_size"] - made["crop_margin"]
-                return round(input_size - box * max(input_size / made["crop_size"], 1))
-    return round(PUBLISHED_MARGIN * input_size / PUBLISHED_SIZE)
+    folders = {
+        folder
+        for source in sources
+        for folder in (source.rstrip("/"), os.path.dirname(source.rstrip("/")))
+    }
+    paths = sorted(FileSystems.join(folder, CROPS_MANIFEST) for folder in folders)
+    margins = {path: _seen_margin(path, input_size) for path in paths if FileSystems.exists(path)}
+    if len(set(margins.values())) > 1:
+        told = ", ".join(f"{margin} px by {path}" for path, margin in margins.items())
+        raise TrainError(
+            f"the crops show faces with different margins ({told}): train on crops made with one "
+            "--crop-size and --crop-margin, or say which it is by --crop-margin"
+        )
+    return next(iter(margins.values()), round(PUBLISHED_MARGIN * input_size / PUBLISHED_SIZE))
+
+
+def _seen_margin(manifest: str, input_size: int) -> int:
+    try:
+        with FileSystems.open(manifest) as file:
+            made = json.loads(file.read())["options"]
+        size, margin = int(made["crop_size"]), int(made["crop_margin"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainError(
+            f"{manifest} is damaged and does not tell the crops' margin: give --crop-margin"
+        ) from error
+    return round(input_size - (size - margin) * max(input_size / size, 1))
+
+
+def _identity(card: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: card[key] for key in ("name", "sha256")}
+
+
+def _in_set_precision(network: Any) -> Any:
+    """A copy of a Keras network that computes in the precision which Keras is set to."""
+    import keras
+
+    def cast(layer):
+        config = layer.get_config()
+        if not isinstance(layer, keras.layers.InputLayer | keras.layers.UnitNormalization):
+            config["dtype"] = keras.config.dtype_policy().name
+        return type(layer).from_config(config)
+
+    copy = keras.models.clone_model(network, clone_function=cast, recursive=True)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
+@contextlib.contextmanager
+def _crop_errors() -> Iterator[None]:
+    """A crop that cannot be read, which TensorFlow wraps up, comes out as the CropsError it is."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        reason = re.search(r"CropsError: (.+)", str(error))
+        if reason is None:
+            raise
+        raise CropsError(reason[1]) from error
 
 
 @contextlib.contextmanager

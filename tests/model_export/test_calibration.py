@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facecluster.model_export.calibration import DISTANCES, calibration_table, distance_at_far
+from facecluster.model_export.calibration import (
+    DISTANCES,
+    calibration_table,
+    distance_at_far,
+    validation_rate,
+)
 
 
 def unit(vectors):
@@ -151,3 +156,73 @@ def test_a_rate_that_the_table_does_not_have_is_an_error():
             distance_at_far(table, far)
     with pytest.raises(ValueError, match="where it is always 0"):
         distance_at_far(table_of(0, 0), 1e-6)
+
+
+# ---- validation_rate ----
+
+
+def validation_rate_by_sorting(first, second, labels, far):
+    """One pair at a time: a face of the first model with one of the second, never with itself."""
+    same, different = [], []
+    for i, j in itertools.product(range(len(labels)), repeat=2):
+        distance = np.linalg.norm(first[i].astype(float) - second[j].astype(float))
+        if labels[i] != labels[j]:
+            different.append(distance)
+        elif i != j:
+            same.append(distance)
+    first_refused = sorted(different)[int(far * len(different))]
+    return np.mean(np.array(same) < first_refused)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 25),
+    st.booleans(),
+    st.sampled_from([0.0, 0.001, 0.05, 0.3, 0.99]),
+)
+def test_the_validation_rate_is_that_of_all_pairs(seed, n_faces, other_model, far):
+    # Exact products, and many pairs at the same distance as the first refused one.
+    vectors, _ = grid_faces(seed, n_faces + 3)
+    other = grid_faces(seed + 1, n_faces + 3)[0] if other_model else vectors
+    _, labels = faces(seed, n_faces, 5)
+    expected = validation_rate_by_sorting(vectors, other, labels, far)
+    assert validation_rate(vectors, other, labels, far) == pytest.approx(expected)
+
+
+def test_the_validation_rate_is_that_of_the_table_at_its_rate():
+    embeddings, labels = faces(0, 300, 20)
+    for row in calibration_table(embeddings, labels, [0.7, 0.9, 1.1]):
+        far = (round(row["far"] * row["n_different"]) + 0.5) / row["n_different"]
+        found = validation_rate(embeddings, embeddings, labels, far)
+        # Between this distance and that of the next pair of different people.
+        assert row["val"] * 0.999 <= found <= row["val"] + 0.01
+
+
+def test_vectors_of_two_models_are_compared_across():
+    embeddings, labels = faces(0, 200, 10, noise=0.3)
+    turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))
+    turned = (embeddings @ turn).astype(np.float32)
+    alone = validation_rate(embeddings, embeddings, labels)
+    # As good by itself, and of no use to the other.
+    assert validation_rate(turned, turned, labels) == pytest.approx(alone, abs=1e-3)
+    assert validation_rate(embeddings, turned, labels) < 0.1 < alone
+    # Slightly different vectors of the same space can be compared.
+    near = unit(embeddings + 0.02 * np.random.default_rng(2).normal(size=embeddings.shape))
+    assert validation_rate(embeddings, near, labels) == pytest.approx(alone, abs=0.1)
+
+
+def test_a_face_and_itself_in_two_models_are_no_pair():
+    # Nobody is near his own other photo, everybody to himself.
+    embeddings, labels = np.eye(6, dtype=np.float32), [0, 0, 1, 1, 2, 2]
+    assert validation_rate(embeddings, embeddings, labels) == 0
+    swapped = embeddings[[1, 0, 3, 2, 5, 4]]
+    assert validation_rate(embeddings, swapped, labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "lacks"), [([1, 2], "different people"), ([1, 1], "one person")]
+)
+def test_the_validation_rate_needs_pairs_of_both_kinds(labels, lacks):
+    with pytest.raises(ValueError, match=f"all 2 faces are of {lacks}"):
+        validation_rate(np.eye(2), np.eye(2), labels)

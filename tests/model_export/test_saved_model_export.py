@@ -12,7 +12,12 @@ import pytest
 import tensorflow as tf
 
 from facecluster.model_export.inception_resnet_v1 import inception_resnet_v1
-from facecluster.model_export.saved_model import export, load_networks, weights_sha256
+from facecluster.model_export.saved_model import (
+    export,
+    load_networks,
+    weights_sha256,
+    with_weight_decay,
+)
 from facecluster.transforms.saved_model import CARD_VERSION, ModelError, SavedModel
 
 CARD = {
@@ -240,3 +245,39 @@ def test_the_first_endpoint_is_the_serving_signature(tmp_path):
     pixels = images(3, 8, 8, 3)
     (output,) = serve(pixels=tf.constant(pixels)).values()
     assert output.numpy() == pytest.approx(network(standardised(pixels)).numpy(), abs=1e-5)
+
+
+# ---- weight decay ----
+
+
+def nested_network() -> keras.Model:
+    """Kernels in a network and in one inside it, dropout, and batch normalisation."""
+    pixels = keras.Input((8, 8, 3))
+    x = keras.layers.Dropout(0.5, seed=7)(tiny_network()(pixels))
+    x = keras.layers.Dense(5, kernel_regularizer="l1")(x)
+    return keras.Model(pixels, keras.layers.BatchNormalization(name="norm")(x))
+
+
+def test_weight_decay_is_half_the_sum_of_squares_of_all_kernels():
+    network = nested_network()
+    network.get_layer("norm").set_weights([np.arange(1, 6)] * 4)
+    decayed = with_weight_decay(network, 2e-3)
+    kernels = [v.numpy() for v in network.weights if v.path.endswith("kernel")]
+    assert len(kernels) == 2
+    expected = 2e-3 / 2 * sum(np.sum(np.square(kernel)) for kernel in kernels)
+    assert float(sum(decayed.losses)) == pytest.approx(expected, rel=1e-5)
+    assert with_weight_decay(decayed, 0.0).losses == []
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 2e-3])
+def test_a_copy_with_weight_decay_is_the_same_network_and_one_of_its_own(weight_decay):
+    network = nested_network()
+    copy = with_weight_decay(network, weight_decay)
+    assert weights_sha256(copy) == weights_sha256(network)
+    x = standardised(images(4, 8, 8, 3))
+    for training in (False, True):  # with the same dropout
+        assert np.array_equal(copy(x, training=training), network(x, training=training))
+    sha256 = weights_sha256(network)
+    copy.set_weights([value + 1 for value in copy.get_weights()])
+    assert weights_sha256(network) == sha256
+    assert len(network.losses) == 1  # its own

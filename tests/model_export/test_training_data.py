@@ -16,6 +16,7 @@ from facecluster.model_export.training_data import (
     augment,
     evaluation_batches,
     identity_batches,
+    rows,
     shuffled_batches,
     training_batches,
 )
@@ -234,6 +235,43 @@ def test_a_damaged_image_is_named(tmp_path, damage):
         list(evaluation_batches(made, 32, 2))
     with pytest.raises(tf.errors.InvalidArgumentError, match=sentence):
         taken(made, lambda _: np.arange(2))
+
+
+# --- what arrays hold for the same batches
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32, np.uint8, np.float16])
+@pytest.mark.parametrize("shape", [(), (5,), (4, 3)])
+@pytest.mark.parametrize("first_step", [0, 3])
+def test_rows_are_those_of_the_batches(dtype, shape, first_step):
+    array = np.random.default_rng(0).integers(0, 200, (12, *shape)).astype(dtype)
+
+    def indices(step):
+        return shuffled_batches(12, 5, 7, step)
+
+    dataset = rows(array, indices, first_step)
+    assert (dataset.element_spec.shape, dataset.element_spec.dtype) == ((5, *shape), dtype)
+    taken_up = list(itertools.islice(dataset.as_numpy_iterator(), 10))
+    for step, batch in enumerate(taken_up, first_step):
+        np.testing.assert_array_equal(batch, array[indices(step)])
+
+
+def test_rows_belong_to_the_crops_of_their_batch(crops):
+    def indices(step):
+        return identity_batches(crops.labels, 2, 3, 9, step)
+
+    both = tf.data.Dataset.zip(
+        training_batches(crops, indices, 32, EVERYTHING, 0, 2), rows(crops.labels, indices, 2)
+    )
+    for (_, labels), again in itertools.islice(both.as_numpy_iterator(), 4):
+        np.testing.assert_array_equal(labels, again)
+
+
+def test_rows_of_batches_of_another_size_are_refused():
+    batches = rows(np.arange(9), lambda step: np.arange(2 + step), 0).as_numpy_iterator()
+    np.testing.assert_array_equal(next(batches), [0, 1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[3\].*\[2\]"):
+        next(batches)
 
 
 # --- augmentation

@@ -1,0 +1,509 @@
+"""`facecluster model ...`: what the commands make, refuse, and say."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from facecluster.model_export.crops import list_crops
+from facecluster.model_export.saved_model import export, weights_sha256
+from facecluster.model_export.validate import validate_pairs
+from facecluster.model_export.verification import read_pairs
+from facecluster.pipeline.cli import main
+from facecluster.transforms.saved_model import SavedModel
+
+COMMAND = Path(sys.executable).with_name("facecluster")
+SIZE, DIMENSIONS, MARGIN = 32, 16, 6
+N_PEOPLE, N_PHOTOS = 4, 4
+
+
+@pytest.fixture
+def facecluster(capfd):
+    """Runs a command in this process; gives its exit code, output and what it said."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def write_model(folder: Path, seed: int, codec=None) -> SavedModel:
+    """A tiny model with all that a step's outcome may hang on: dropout, moving averages."""
+    keras.utils.set_random_seed(seed)
+    x = inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(8, 5, 4, activation="relu")(x)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Conv2D(16, 3, 2, activation="relu")(x)
+    x = keras.layers.Dropout(0.2)(keras.layers.Flatten()(x))
+    x = keras.layers.Activation("linear", name="prelogits")(keras.layers.Dense(DIMENSIONS)(x))
+    network = keras.Model(inputs, keras.layers.UnitNormalization()(x))
+    card = {
+        "name": f"model-{seed}",
+        "architecture": "two convolutions",
+        "input_size": SIZE,
+        "margin": MARGIN,
+        "standardisation": "fixed",
+        "dimensions": DIMENSIONS,
+        "source": "random",
+        "licence": "MIT",
+        "sha256": weights_sha256(network),
+    }
+    export({"embed": network}, card, folder, codec)
+    return SavedModel(str(folder))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> SavedModel:
+    random = np.random.default_rng(0)
+    codec = {
+        "mean": random.normal(size=DIMENSIONS).astype(np.float32),
+        "components": random.normal(size=(DIMENSIONS, 128)).astype(np.float32),
+    }
+    return write_model(tmp_path_factory.mktemp("models") / "base", 1, codec)
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory) -> Path:
+    """Crops NAME/NAME_0001.png of made-up people."""
+    folder = tmp_path_factory.mktemp("crops")
+    for person in range(6):
+        pattern = np.random.default_rng(person).integers(0, 256, (4, 4, 3))
+        (folder / f"P{person}").mkdir()
+        for i in range(1, 6):
+            noise = np.random.default_rng([person, i]).integers(-60, 60, (4, 4, 3))
+            pixels = np.clip(pattern + noise, 0, 255).astype(np.uint8)
+            image = Image.fromarray(pixels).resize((40, 40), Image.Resampling.BILINEAR)
+            image.save(folder / f"P{person}" / f"P{person}_{i:04d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(lfw_images, mtcnn_folder, tmp_path_factory) -> Path:
+    """A few photos of each of four people."""
+    folder = tmp_path_factory.mktemp("photos")
+    people = [p for p in sorted(lfw_images.iterdir()) if len(list(p.iterdir())) >= N_PHOTOS]
+    for person in people[:N_PEOPLE]:
+        (folder / person.name).mkdir()
+        for photo in sorted(person.iterdir())[:N_PHOTOS]:
+            shutil.copy(photo, folder / person.name)
+    return folder
+
+
+def write_pairs(path: Path, people: list[str]) -> Path:
+    """Two folds of two matched and two mismatched pairs, in the form of View 2."""
+    a, b, c, d = people[:4]
+    matched = [[f"{p}\t1\t2", f"{p}\t3\t4"] for p in (a, b)]
+    mismatched = [[f"{p}\t1\t{q}\t2", f"{p}\t3\t{q}\t4"] for p, q in ((a, b), (c, d))]
+    lines = ["2\t2", *matched[0], *mismatched[0], *matched[1], *mismatched[1]]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+# ---- import, export, card ----
+
+
+def test_importing_a_keras_file(facecluster, facenet_folder, tmp_path):
+    weights = Path(facenet_folder) / "keras" / "embed.keras"
+    output = tmp_path / "models" / "mine"
+    output.mkdir(parents=True)  # an empty folder is as good as none
+    code, out, _ = facecluster(
+        "model", "import", weights, "--output", output, "--source", "somebody", "--licence", "MIT"
+    )
+    assert (code, out) == (0, f"{output}\n")
+    assert {path.name for path in output.iterdir()} == {"saved_model", "keras", "model_card.json"}
+    published = SavedModel(facenet_folder).card()
+    card = SavedModel(str(output)).card()
+    same = ("architecture", "input_size", "margin", "standardisation", "dimensions")
+    assert {name: card[name] for name in same} == {name: published[name] for name in same}
+    assert (card["name"], card["source"], card["licence"]) == ("mine", "somebody", "MIT")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3), np.uint8)
+    np.testing.assert_allclose(
+        SavedModel(str(output)).call("embed", pixels),
+        SavedModel(facenet_folder).call("embed", pixels),
+        atol=1e-5,
+    )
+
+
+def test_what_is_no_weights_is_told(facecluster, tmp_path):
+    (tmp_path / "photo.keras").write_bytes(b"not a network")
+    (tmp_path / "photo.jpg").write_bytes(b"a photo")
+    for name, sentence in (
+        ("photo.keras", "cannot be read as a Keras model"),
+        ("photo.jpg", "is of no known kind"),
+        ("nowhere.pb", "does not exist"),
+    ):
+        code, _, err = facecluster(
+            "model", "import", tmp_path / name, "--output", tmp_path / "model"
+        )
+        assert code == 1
+        assert err.startswith("facecluster: ")
+        assert f"{name} {sentence}" in err
+        assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("action", ["import", "export"])
+def test_a_folder_with_something_in_it_is_left_alone(facecluster, base, tmp_path, action):
+    (tmp_path / "photo.jpg").write_bytes(b"a photo")
+    weights = Path(base.path) / "keras" / "embed.keras" if action == "import" else base.path
+    for output in (tmp_path, tmp_path / "photo.jpg"):
+        code, _, err = facecluster("model", action, weights, "--output", output)
+        assert code == 2
+        assert f"{output} is there already: take another output folder" in err
+    assert files_of(tmp_path) == {"photo.jpg": b"a photo"}
+    code, _, err = facecluster("model", action, weights, "--output", "gs://bucket/model")
+    assert code == 2
+    assert "gs://bucket/model is no local folder" in err
+
+
+def test_a_margin_below_nothing_is_refused(facecluster, tmp_path, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        facecluster("model", "import", "x.pb", "--output", tmp_path / "m", "--margin", "-1")
+    assert stopped.value.code == 2
+    assert "-1 is less than 0" in capfd.readouterr().err
+
+
+def test_export_in_half_precision(facecluster, base, tmp_path):
+    code, out, _ = facecluster(
+        "model", "export", base.path, "--output", tmp_path / "half", "--float16"
+    )
+    assert (code, out) == (0, f"{tmp_path / 'half'}\n")
+    half = SavedModel(str(tmp_path / "half"))
+    assert half.card() == {**base.card(), "compute": "float16"}
+    for name, array in base.codec_arrays().items():
+        np.testing.assert_array_equal(half.codec_arrays()[name], array)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
+    difference = np.abs(half.call("embed", pixels) - base.call("embed", pixels)).max()
+    assert 0 < difference < 0.01
+    # And back: the weights that were kept are the full ones.
+    code, *_ = facecluster("model", "export", half.path, "--output", tmp_path / "full")
+    full = SavedModel(str(tmp_path / "full"))
+    assert full.card() == base.card()
+    np.testing.assert_allclose(full.call("embed", pixels), base.call("embed", pixels), atol=1e-6)
+
+
+def test_the_card_is_printed(facecluster, base):
+    code, out, _ = facecluster("model", "card", base.path)
+    assert code == 0
+    assert json.loads(out) == base.card()
+    code, out, err = facecluster("model", "card", "/no/such/model")
+    assert (code, out) == (2, "")
+    assert "there is no model in /no/such/model" in err
+
+
+# ---- validate ----
+
+
+def figures(out: str, name: str) -> dict[str, float]:
+    """One figure by codec, of what is printed."""
+    found, codec = {}, None
+    for line in out.splitlines():
+        if line in ("float32", "pca128"):
+            codec = line
+        elif line.startswith(name):
+            found[codec] = float(line.split()[-1])
+    return found
+
+
+def test_validation_on_crops(facecluster, base, crops, tmp_path):
+    pairs = write_pairs(tmp_path / "pairs.txt", ["P0", "P1", "P2", "P3"])
+    command = ["model", "validate", base.path, "--pairs", pairs, "--crops", crops]
+    code, out, _ = facecluster(*command)
+    assert code == 0
+    expected = validate_pairs(base, list_crops([str(crops)]), read_pairs(str(pairs)))
+    accuracies = {codec: scores["accuracy"] for codec, scores in expected.items()}
+    assert figures(out, "Accuracy: ") == pytest.approx(accuracies, abs=1e-4)
+    assert "Squared distance below which" in out
+    assert "calibration" not in out
+
+    options = {"flip": True, "subtract_mean": True, "metric": "cosine"}
+    code, out, _ = facecluster(*command, "--flip", "--subtract-mean", "--metric", "cosine")
+    assert code == 0
+    varied = validate_pairs(base, list_crops([str(crops)]), read_pairs(str(pairs)), **options)
+    threshold = varied["float32"]["threshold"]
+    assert f"{threshold:.4f}" in out.split("Angle, as a share of 180 degrees")[1].splitlines()[0]
+    assert "Squared distance" not in out
+
+
+def test_scores_are_kept_in_the_card(facecluster, base, crops, tmp_path):
+    shutil.copytree(base.path, tmp_path / "model")
+    model = SavedModel(str(tmp_path / "model"))
+    pairs = write_pairs(tmp_path / "pairs.txt", ["P0", "P1", "P2", "P3"])
+    command = ["model", "validate", model.path, "--pairs", pairs, "--crops", crops]
+    assert facecluster(*command)[0] == 0
+    assert model.card() == base.card()  # nothing is written unless asked for
+    code, out, _ = facecluster(*command, "--write-card")
+    assert code == 0
+    assert out.endswith(f"{tmp_path / 'model' / 'model_card.json'}\n")
+    card = model.card()
+    measured = card.pop("measured")
+    assert card == base.card()
+    expected = validate_pairs(base, list_crops([str(crops)]), read_pairs(str(pairs)))
+    assert measured == {
+        "on": str(pairs),
+        "calibration": {codec: scores.pop("calibration") for codec, scores in expected.items()},
+        **expected,
+    }
+
+    before = (tmp_path / "model" / "model_card.json").read_bytes()
+    for option in (["--flip"], ["--subtract-mean"], ["--metric", "cosine"]):
+        code, _, err = facecluster(*command, "--write-card", *option)
+        assert code == 2
+        assert "leave out --write-card" in err
+    assert (tmp_path / "model" / "model_card.json").read_bytes() == before
+
+
+def test_validation_of_the_real_model_on_photos(facecluster, facenet_folder, photos, tmp_path):
+    people = sorted(path.name for path in photos.iterdir())
+    pairs = write_pairs(tmp_path / "pairs.txt", people)
+    command = ["model", "validate", facenet_folder, "--pairs", pairs]
+    code, out, _ = facecluster(*command, "--images", photos, "--crops", tmp_path / "crops")
+    assert code == 0
+    assert figures(out, "Area under the ROC") == {"float32": 1.0, "pca128": 1.0}
+    kept = list_crops([str(tmp_path / "crops")])
+    assert set(kept.people) == set(people)
+    with Image.open(kept.locations[0].path) as crop:
+        assert crop.size == (160, 160)
+    again = facecluster(*command, "--crops", tmp_path / "crops")
+    assert again[:2] == (0, out)
+
+
+def test_the_card_of_a_published_model_stays_as_it_is(facecluster, facenet_folder, crops, tmp_path):
+    pairs = write_pairs(tmp_path / "pairs.txt", ["P0", "P1", "P2", "P3"])
+    before = (Path(facenet_folder) / "model_card.json").read_bytes()
+    code, _, err = facecluster(
+        "model", "validate", "facenet-casia-webface", "--pairs", pairs, "--crops", crops,
+        "--write-card",
+    )  # fmt: skip
+    assert code == 2
+    assert "`facecluster model export facenet-casia-webface --output DIR`" in err
+    assert (Path(facenet_folder) / "model_card.json").read_bytes() == before
+
+
+def test_validation_on_videos(facecluster, base, photos, tmp_path):
+    """The photos of a person as frames of two videos, in the data set's own form."""
+    people = sorted(path.name for path in photos.iterdir())
+    root = tmp_path / "aligned_images_DB"
+    for person in people:
+        frames = sorted((photos / person).iterdir())
+        for video in (0, 1):
+            (root / person / str(video)).mkdir(parents=True)
+            for number, frame in enumerate(frames[2 * video : 2 * video + 2]):
+                name = f"aligned_detect_{video}.{9 + number}.jpg"
+                shutil.copy(frame, root / person / str(video) / name)
+    lines = ["split number, pair number, first name, second name, is same"]
+    for split, (a, b) in enumerate([people[:2], people[2:4]], 1):
+        pairs = [(a, 0, a, 1, 1), (b, 0, b, 1, 1), (a, 0, b, 1, 0), (b, 0, a, 0, 0)]
+        for number, (p, i, q, j, same) in enumerate(pairs, 1):
+            lines.append(f"{split}, {number}, {p}/{i}, {q}/{j}, {same}")
+    splits = tmp_path / "splits.txt"
+    splits.write_text("\n".join(lines) + "\n")
+
+    shutil.copytree(base.path, tmp_path / "model")
+    model = SavedModel(str(tmp_path / "model"))
+    write_card = {**model.card(), "measured": {"on": "pairs", "calibration": {"float32": [1]}}}
+    (tmp_path / "model" / "model_card.json").write_text(json.dumps(write_card))
+    command = ["model", "validate", model.path, "--splits", splits]
+    code, out, _ = facecluster(
+        *command, "--images", root, "--crops", tmp_path / "c", "--write-card"
+    )
+    assert code == 0
+    assert len(list((tmp_path / "c").glob("*~*/*.png"))) == N_PEOPLE * N_PHOTOS
+    assert figures(out, "Pairs in the file") == {"float32": 8}
+    assert figures(out, "Pairs left out") == {"float32": 0}
+    measured = model.card()["measured"]
+    assert measured["on"] == "pairs"  # what is known of photos stays
+    assert measured["calibration"] == {"float32": [1]}
+    assert measured["videos"]["on"] == str(splits)
+    assert measured["videos"]["float32"]["n_pairs"] == 8
+    assert facecluster(*command, "--crops", tmp_path / "c")[1] == out.rpartition("\n\n")[0] + "\n\n"
+
+    shutil.rmtree(root / people[0] / "1")
+    code, _, err = facecluster(*command, "--images", root)
+    assert code == 2
+    assert f"{root / people[0] / '1'} does not exist" in err
+
+
+def test_validation_says_what_is_missing(facecluster, base, crops, photos, tmp_path):
+    pairs = write_pairs(tmp_path / "pairs.txt", ["P0", "P1", "P2", "P3"])
+    splits = tmp_path / "splits.txt"
+    splits.write_text("1, 1, P0/0, P0/1, 1\n")
+    strangers = write_pairs(tmp_path / "strangers.txt", ["Q0", "Q1", "Q2", "Q3"])
+    (tmp_path / "empty").mkdir()
+    of = ["model", "validate", base.path]
+    for arguments, code, sentence in (
+        (["--pairs", pairs], 2, "give --images, --crops or both"),
+        (["--pairs", tmp_path / "no.txt", "--crops", crops], 2, "no.txt is not there"),
+        (["--splits", tmp_path / "no.txt", "--crops", crops], 2, "no.txt is not there"),
+        (["--splits", pairs, "--crops", crops], 2, "pairs.txt line 2: expected the split"),
+        (["--pairs", splits, "--crops", crops], 2, "splits.txt line 1"),
+        (["--pairs", pairs, "--crops", tmp_path / "nowhere"], 2, "nowhere does not exist"),
+        (["--pairs", pairs, "--crops", tmp_path / "empty"], 2, "there are no photos in"),
+        (["--pairs", strangers, "--crops", crops], 2, "none of the images that the pairs name"),
+        (["--pairs", pairs, "--images", photos], 2, "lacks 12 of the 12 images"),
+        (["--splits", splits, "--crops", crops, "--flip"], 2, "--flip, --subtract-mean and"),
+    ):
+        found, _, err = facecluster(*of, *arguments)
+        assert (found, sentence in err) == (code, True), err
+    code, _, err = facecluster("model", "validate", "mtcnn", "--pairs", pairs, "--crops", crops)
+    assert code == 2
+    assert "mtcnn makes no embeddings" in err
+
+
+def test_images_without_any_face(facecluster, base, mtcnn_folder, tmp_path):
+    for person in ("P0", "P1", "P2", "P3"):
+        (tmp_path / "images" / person).mkdir(parents=True)
+        for i in range(1, 5):
+            grey = Image.new("RGB", (64, 64), (i, i, i))
+            grey.save(tmp_path / "images" / person / f"{person}_{i:04d}.png")
+    pairs = write_pairs(tmp_path / "pairs.txt", ["P0", "P1", "P2", "P3"])
+    code, _, err = facecluster(
+        "model", "validate", base.path, "--pairs", pairs, "--images", tmp_path / "images"
+    )
+    assert code == 2
+    assert "none of the 12 images that are needed gave a face" in err
+
+
+# ---- train ----
+
+TINY = ["--epochs", "1", "--steps-per-epoch", "2", "--validation-share", "0"]
+
+
+def test_training_by_the_command(facecluster, base, crops, tmp_path):
+    code, out, err = facecluster(
+        "model", "train", "--crops", crops, "--output", tmp_path / "out", "--trunk", base.path,
+        "--embedding-size", 4, "--batch-size", 8, "--name", "head", *TINY,
+    )  # fmt: skip
+    assert (code, out) == (0, f"{tmp_path / 'out' / 'model'}\n")
+    assert "training on 30 crops of 6 people" in err
+    assert "epoch 1/1  " in err
+    assert SavedModel(out.strip()).card()["name"] == "head"
+    assert "facecluster.log" not in {path.name for path in Path(out.strip()).iterdir()}
+
+
+def test_a_training_that_makes_no_sense_is_one_sentence(facecluster, base, crops, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo.jpg").write_bytes(b"a photo")
+    (tmp_path / "rates.txt").write_text("often: 0.1\n")
+    of = ["--trunk", base.path, *TINY]
+    for arguments, code, sentence in (
+        (["--crops", tmp_path / "none", *of], 2, "none does not exist"),
+        (["--crops", crops, *of, "--start-from", base.path], 2, "give one of them"),
+        (["--crops", crops, *of, "--flip"], 2, "--flip has no effect with --trunk"),
+        (["--crops", crops, *of, "--embedding-size", 20], 2, "too few for 20 components"),
+        (["--crops", crops, "--trunk", "mtcnn"], 2, "mtcnn makes no embeddings"),
+        (["--crops", crops, "--trunk", "nowhere"], 2, "there is no model in nowhere"),
+        (["--crops", crops / "P0", *of], 2, "takes two at least"),
+        (["--crops", crops, *of, "--output", tmp_path / "mine"], 2, "no training of ours"),
+        (["--crops", crops, *of, "--output", "gs://b/out"], 2, "gs://b/out is no local folder"),
+        (
+            ["--crops", crops, *of, "--learning-rate-schedule", tmp_path / "rates.txt"],
+            1, "rates.txt line 1: expected `epoch: rate`",
+        ),
+    ):  # fmt: skip
+        command = ["model", "train", "--output", tmp_path / "out", *arguments]
+        found, out, err = facecluster(*command)
+        assert (found, out, sentence in err) == (code, "", True), err
+    assert (tmp_path / "mine" / "photo.jpg").read_bytes() == b"a photo"
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(base, crops, tmp_path):
+    """Of the real command, killed after its first checkpoint; beside it one that is left alone."""
+    command = [
+        COMMAND, "model", "train", "--crops", crops, "--start-from", base.path, "--batch-size", "8",
+        "--flip", "--random-crop", "--colour", "0.2", "--center-loss-factor", "0.1", "--epochs",
+        "6", "--steps-per-epoch", "60", "--validation-share", "0", "--deterministic",
+    ]  # fmt: skip
+
+    def start(name: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*map(str, command), "--output", str(tmp_path / name)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    with start("killed") as killed, start("undisturbed") as undisturbed:
+        deadline = time.monotonic() + 240
+        while not (tmp_path / "killed" / "checkpoint.npz").exists():
+            assert killed.poll() is None, killed.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        killed.kill()  # SIGKILL
+        assert killed.wait() == -signal.SIGKILL
+        assert not (tmp_path / "killed" / "model").exists()
+        with start("killed") as again:
+            said = again.communicate()[1]
+        assert again.returncode == 0, said
+        assert "epoch 1/6" not in said
+        assert "epoch 6/6" in said
+        said = undisturbed.communicate()[1]
+        assert undisturbed.returncode == 0, said
+    cards = [SavedModel(str(tmp_path / n / "model")).card() for n in ("killed", "undisturbed")]
+    assert cards[0] == cards[1]
+    assert cards[0]["sha256"] != base.card()["sha256"]
+
+
+# ---- Two models in one run ----
+
+
+def test_compatible_models_share_a_run_and_others_may_not(
+    facecluster, base, photos, mtcnn_folder, tmp_path
+):
+    made = tmp_path / "crops"
+    code, *_ = facecluster(
+        "crops", "--input", photos, "--output", made, "--crop-size", SIZE, "--crop-margin", MARGIN
+    )
+    assert code == 0
+    code, out, _ = facecluster(
+        "model", "train", "--crops", made, "--output", tmp_path / "v2", "--start-from", base.path,
+        "--compatible-with", base.path, "--loss", "triplet", "--people-per-batch", 4,
+        "--images-per-person", 2, "--name", "v2", *TINY,
+    )  # fmt: skip
+    assert code == 0
+    v2 = SavedModel(out.strip())
+    assert v2.card()["compatible_with"] == {"name": "model-1", "sha256": base.card()["sha256"]}
+
+    run = tmp_path / "run"
+    first, second, third, _ = sorted(photos.iterdir())
+    embed = ["embed", "--output", run, "--detector", mtcnn_folder]
+    assert facecluster(*embed, "--input", first, "--model", base.path)[0] == 0
+    assert facecluster(*embed, "--input", second, "--model", v2.path)[0] == 0
+    stranger = write_model(tmp_path / "stranger", seed=2, codec=base.codec_arrays())
+    before = files_of(run / "faces")
+    code, _, err = facecluster(*embed, "--input", third, "--model", stranger.path)
+    assert code == 1
+    assert "was made with embedding_space" in err
+    assert "faces made in two ways cannot be compared: take another output folder" in err
+    assert files_of(run / "faces") == before
+
+    code, out, _ = facecluster("cluster", "--output", run)
+    assert code == 0
+    faces = pq.read_table(run / "faces", columns=["face_id"])["face_id"].to_pylist()
+    assigned = pq.read_table(run / "assignments")["face_id"].to_pylist()
+    assert sorted(assigned) == sorted(faces)
+    assert len(faces) >= 2 * N_PHOTOS
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["steps"]["embed"]["models"] == {
+        "model-1": base.card()["sha256"],
+        "v2": v2.card()["sha256"],
+    }
