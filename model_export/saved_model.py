@@ -76,7 +76,7 @@ def export(
         for name, network in networks.items():
             network.save(building / KERAS_FOLDER / f"{name}.keras")
             if float16:
-                network = in_float16(network)
+                network = in_precision(network, "float16")
             pixels = tf.TensorSpec((None, *network.input_shape[1:]), tf.uint8, name="pixels")
             endpoint = _endpoint(network, card["standardisation"])
             archive.add_endpoint(name, endpoint, input_signature=[pixels])
@@ -144,19 +144,22 @@ def weights_sha256(network: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def in_float16(network: keras.Model) -> keras.Model:
-    """The network with weights and arithmetic in half floats, but for layers fixed to float32."""
+def in_precision(network: keras.Model, policy: str) -> keras.Model:
+    """A copy of the network with a Keras dtype policy, but for layers that stay in float32.
+
+    Those are what ends in unit vectors, whose sums of squares half floats cannot hold.
+    """
     import keras
 
     def cast(layer):
         config = layer.get_config()
         if not isinstance(layer, keras.layers.InputLayer | keras.layers.UnitNormalization):
-            config["dtype"] = "float16"
+            config["dtype"] = policy
         return type(layer).from_config(config)
 
-    half = keras.models.clone_model(network, clone_function=cast, recursive=True)
-    half.set_weights([value.astype(np.float16) for value in network.get_weights()])
-    return half
+    copy = keras.models.clone_model(network, clone_function=cast, recursive=True)
+    copy.set_weights(network.get_weights())
+    return copy
 
 
 def with_weight_decay(network: keras.Model, weight_decay: float) -> keras.Model:

@@ -150,7 +150,7 @@ def _embed(arguments: argparse.Namespace, listing: Listing) -> RunDirectory:
     options = from_arguments(EmbedOptions, arguments)
     job = EmbedJob(
         directory,
-        model_commands.find_model(options.model),
+        model_commands.find_embedder(options.model),
         model_commands.find_model(options.detector),
         options,
         arguments.beam_arguments,

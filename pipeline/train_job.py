@@ -9,13 +9,12 @@ DIR/
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,24 +33,23 @@ from facecluster.model_export.crops import (
 from facecluster.model_export.held_out import HeldOut, held_out_people, sample_pairs
 from facecluster.model_export.saved_model import (
     export,
-    load_networks,
     weights_sha256,
-    with_weight_decay,
 )
 from facecluster.model_export.schedule import Schedule, read_schedule
-from facecluster.model_export.validate import embed_with_model, network_embedder
+from facecluster.model_export.validate import embed_with_model
 from facecluster.model_export.verification import read_pairs
 from facecluster.pipeline.crops_job import MANIFEST as CROPS_MANIFEST
 from facecluster.pipeline.options import TrainOptions
+from facecluster.pipeline.training_task import Task, TaskMaker, TrainError, identity
 from facecluster.transforms.codec import COMPONENTS, fit_pca128
 from facecluster.transforms.saved_model import SavedModel
 
 SETTINGS_NAME, VECTORS_FOLDER, MODEL_FOLDER = "training.json", "vectors", "model"
-HEAD_SIZE, NETWORK_SIZE = 128, 512  # default dimensions of an embedding
 PUBLISHED_MARGIN, PUBLISHED_SIZE = 32, 160  # px
 MOST_CODEC_CROPS = 20_000  # a codec is not better for being fitted to more
 MODEL_OPTIONS = ("trunk", "start_from", "compatible_with", "filter_with")
-FREE_TO_CHANGE = ("name", "epochs")  # options that a training may go on with, changed
+# Options that a training may go on with, changed.
+FREE_TO_CHANGE = ("name", "epochs", "learning_rate", "learning_rate_schedule")
 OF_A_NEW_NETWORK = ("input_size", "width", "standardisation")
 # When options have no effect, and which: a training that ignored them would not be what was meant.
 WITHOUT_EFFECT: tuple[tuple[str, Callable[[TrainOptions], Any], tuple[str, ...]], ...] = (
@@ -88,31 +86,6 @@ WITHOUT_EFFECT: tuple[tuple[str, Callable[[TrainOptions], Any], tuple[str, ...]]
         ("learning_rate",),
     ),
 )
-
-
-class TrainError(Exception):
-    """A training that cannot start, or go on, as asked."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained.
-
-    Attributes:
-      network: the Keras model whose weights are.
-      standardisation: of the pixels it takes; None where it takes a frozen model's vectors.
-      card: what the finished model's card says of architecture, input_size and standardisation.
-      batches_from: from a step to the batches from there on, as `trainer.train` takes them.
-      embed: crops to (n, d) unit vectors by the network as it is.
-      finished: makes the network to export, from pixels and in its inference form.
-    """
-
-    network: Any
-    standardisation: str | None
-    card: dict[str, Any]
-    batches_from: Callable[[int], Any]
-    embed: Callable[[Crops], np.ndarray]
-    finished: Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -173,8 +146,10 @@ class TrainJob:
         if len(tf.config.list_physical_devices("GPU")) > 1:
             strategy = tf.distribute.MirroredStrategy()
         with strategy.scope(), _precision(options.mixed_precision):
-            task = (self._head_task if options.trunk else self._network_task)(crops)
-            learner = Learner(task.network, self._objective(crops, task), task.standardisation)
+            task = self._maker.task(crops)
+            learner = Learner(
+                task.network, self._maker.objective(crops, task), task.standardisation
+            )
             optimizer = OPTIMIZERS[options.optimizer]()
         with _precision(options.mixed_precision), _crop_errors():
             train(
@@ -189,6 +164,10 @@ class TrainJob:
                 report=self.say,
             )
         return self._export(task, crops, held_out, margin)
+
+    @property
+    def _maker(self) -> TaskMaker:
+        return TaskMaker(self.options, self.find_model, self._vectors)
 
     def _check_options(self) -> None:
         options = self.options
@@ -301,161 +280,10 @@ class TrainJob:
             os.replace(temporary, path)
         return np.load(path)
 
-    def _head_task(self, crops: Crops) -> Task:
-        """A linear head on the vectors of a frozen model."""
-        from facecluster.model_export.heads import linear_head, on_trunk
-
-        options = self.options
-        card, trunk = self._model_to_train(options.trunk)
-        vectors = self._vectors(crops, options.trunk)
-        head = linear_head(
-            self._head_start(crops, vectors), options.dropout, options.weight_decay, options.seed
-        )
-        return Task(
-            network=head,
-            standardisation=None,
-            card={key: card[key] for key in ("input_size", "standardisation")}
-            | {
-                "architecture": f"{card['architecture']} with a linear head",
-                "trained_from": _identity(card),
-            },
-            batches_from=lambda step: self._batches(crops, vectors, step),
-            embed=lambda some: head.predict(self._vectors(some, options.trunk), verbose=0),
-            finished=lambda: on_trunk(trunk, head),
-        )
-
-    def _head_start(self, crops: Crops, vectors: np.ndarray):
-        """Near its aim: the old model's vectors, or what the frozen model tells apart."""
-        from facecluster.model_export.heads import least_squares, principal_components
-
-        options, size = self.options, self._embedding_size(HEAD_SIZE)
-        if options.compatible_with:
-            return least_squares(vectors, self._vectors(crops, options.compatible_with))
-        # A softmax layer learns slowly from values much smaller than batch normalisation's.
-        return principal_components(vectors, size, unit_variance=options.loss == "softmax")
-
-    def _network_task(self, crops: Crops) -> Task:
-        """All weights of a network, new or one there is."""
-        from facecluster.model_export import inception_resnet_v1 as architecture
-
-        options = self.options
-        if options.start_from:
-            card, network = self._model_to_train(options.start_from)
-            self._embedding_size(NETWORK_SIZE)
-            network = _in_set_precision(with_weight_decay(network, options.weight_decay))
-            card = {key: card[key] for key in ("architecture", "input_size", "standardisation")} | {
-                "trained_from": _identity(card)
-            }
-
-            def finished():
-                return _in_set_precision(with_weight_decay(network, 0.0))
-        else:
-            network = architecture.inception_resnet_v1_for_training(
-                self._embedding_size(NETWORK_SIZE),
-                options.input_size,
-                options.width,
-                options.dropout,
-                options.weight_decay,
-                options.seed,
-            )
-            card = {
-                "architecture": "Inception-ResNet-v1"
-                + ("" if options.width == 1 else f", width {options.width}"),
-                "input_size": options.input_size,
-                "standardisation": options.standardisation,
-            }
-            finished = functools.partial(architecture.fold, network, options.width)
-        return Task(
-            network=network,
-            standardisation=card["standardisation"],
-            card=card,
-            batches_from=lambda step: self._batches(crops, None, step),
-            embed=network_embedder(network, card["standardisation"]),
-            finished=finished,
-        )
-
-    def _model_to_train(self, name: str):
-        """A model's card and its Keras network."""
-        model = self.find_model(name)
-        return model.card(), load_networks(Path(model.path))["embed"]
-
-    def _batches(self, crops: Crops, vectors: np.ndarray | None, first_step: int):
-        """A dataset of (inputs, targets) from a step on; inputs are vectors or else pixels."""
-        import tensorflow as tf
-
-        from facecluster.model_export import training_data
-
-        options = self.options
-        if options.loss == "triplet":
-            people, images = options.people_per_batch, options.images_per_person
-            indices = functools.partial(
-                training_data.identity_batches, crops.labels, people, images, options.seed
-            )
-        else:
-            indices = functools.partial(
-                training_data.shuffled_batches, len(crops), options.batch_size, options.seed
-            )
-        if vectors is not None:
-            inputs = training_data.rows(vectors, indices, first_step)
-        else:
-            inputs = training_data.training_batches(
-                crops,
-                indices,
-                self._input_size(),
-                training_data.Augmentation(
-                    options.flip, options.random_crop, options.rotation, options.colour
-                ),
-                options.seed,
-                first_step,
-            ).map(lambda pixels, labels: pixels)
-        targets = {"labels": training_data.rows(crops.labels, indices, first_step)}
-        if options.compatible_with:
-            old = self._vectors(crops, options.compatible_with)
-            targets["old"] = training_data.rows(old, indices, first_step)
-        return tf.data.Dataset.zip((inputs, targets))
-
-    def _input_size(self) -> int:
-        if name := self.options.trunk or self.options.start_from:
-            return self.find_model(name).card()["input_size"]
-        return self.options.input_size
-
-    def _objective(self, crops: Crops, task: Task):
-        from facecluster.model_export.objectives import HarmonicTriplets, Softmax, Triplets
-
-        options = self.options
-        if options.compatible_with:
-            return HarmonicTriplets(options.margin, options.mining)
-        if options.loss == "triplet":
-            return Triplets(options.margin, options.mining)
-        return Softmax(
-            len(crops.people),
-            task.network.output_shape[-1],
-            options.center_loss_factor,
-            options.norm_loss_factor,
-            options.weight_decay,
-        )
-
     def _schedule(self):
         if self.options.learning_rate_schedule:
             return read_schedule(self.options.learning_rate_schedule)
         return Schedule(((0, self.options.learning_rate),))
-
-    def _embedding_size(self, default: int) -> int:
-        """What the options say, else what the models they name have, else the default."""
-        options = self.options
-        size = options.embedding_size
-        for name in (options.start_from, options.compatible_with):
-            if name:
-                has = self.find_model(name).card()["dimensions"]
-                if size not in (None, has):
-                    raise TrainError(
-                        f"{name} has vectors of {has} dimensions, and the new model is to have "
-                        f"{size}, as "
-                        + ("--embedding-size" if options.embedding_size else "--start-from")
-                        + " says: leave that out, or take another model"
-                    )
-                size = has
-        return size or default
 
     def _scores(self, task: Task, held_out: HeldOut) -> dict[str, float]:
         try:
@@ -482,7 +310,7 @@ class TrainJob:
             old = self.find_model(options.compatible_with)
             old_card, codec = old.card(), old.codec_arrays()
             card["embedding_space"] = old_card["embedding_space"]
-            card["compatible_with"] = _identity(old_card)
+            card["compatible_with"] = identity(old_card)
         else:
             codec = self._codec(task, crops)
         if held_out:
@@ -515,16 +343,25 @@ class TrainJob:
         options = self.options
         if options.crop_margin is not None:
             return options.crop_margin
+        seen = crops_margin(sources, self._maker.input_size())
         if name := options.trunk or options.start_from:
-            return self.find_model(name).card()["margin"]
-        return crops_margin(sources, self._input_size())
+            margin = self.find_model(name).card()["margin"]
+            if seen not in (None, margin):
+                self.say(
+                    f"note: the crops show a face with a margin of {seen} px, {name} wants "
+                    f"{margin}: `facecluster crops --crop-size {self._maker.input_size()} "
+                    f"--crop-margin {margin}` makes such"
+                )
+            return margin
+        default = round(PUBLISHED_MARGIN * self._maker.input_size() / PUBLISHED_SIZE)
+        return default if seen is None else seen
 
 
-def crops_margin(sources: Sequence[str], input_size: int) -> int:
+def crops_margin(sources: Sequence[str], input_size: int) -> int | None:
     """The margin, px of the input, of what a network sees that is trained on the sources' crops.
 
     A crop that is larger than the input is seen through a window of that size, a smaller one
-    stretched to it; see `training_data`.
+    stretched to it; see `training_data`. None where no crops.json tells.
 
     Raises:
       TrainError: a crops.json is damaged, or they tell of different margins.
@@ -542,7 +379,7 @@ def crops_margin(sources: Sequence[str], input_size: int) -> int:
             f"the crops show faces with different margins ({told}): train on crops made with one "
             "--crop-size and --crop-margin, or say which it is by --crop-margin"
         )
-    return next(iter(margins.values()), round(PUBLISHED_MARGIN * input_size / PUBLISHED_SIZE))
+    return next(iter(margins.values()), None)
 
 
 def _seen_margin(manifest: str, input_size: int) -> int:
@@ -555,25 +392,6 @@ def _seen_margin(manifest: str, input_size: int) -> int:
             f"{manifest} is damaged and does not tell the crops' margin: give --crop-margin"
         ) from error
     return round(input_size - (size - margin) * max(input_size / size, 1))
-
-
-def _identity(card: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: card[key] for key in ("name", "sha256")}
-
-
-def _in_set_precision(network: Any) -> Any:
-    """A copy of a Keras network that computes in the precision which Keras is set to."""
-    import keras
-
-    def cast(layer):
-        config = layer.get_config()
-        if not isinstance(layer, keras.layers.InputLayer | keras.layers.UnitNormalization):
-            config["dtype"] = keras.config.dtype_policy().name
-        return type(layer).from_config(config)
-
-    copy = keras.models.clone_model(network, clone_function=cast, recursive=True)
-    copy.set_weights(network.get_weights())
-    return copy
 
 
 @contextlib.contextmanager

@@ -485,8 +485,23 @@ def test_the_margin_that_is_seen(tmp_path, crop_size, crop_margin, input_size, m
 
 
 def test_without_crops_json_the_margin_is_the_published_one(tmp_path):
-    assert crops_margin([str(tmp_path)], 160) == 32
-    assert crops_margin([str(tmp_path)], 80) == 16
+    assert crops_margin([str(tmp_path)], 160) is None
+    for input_size, margin in ((160, 32), (80, 16)):
+        job = TrainJob(tmp_path, replace(TINY, input_size=input_size), SavedModel, print)
+        assert job._margin([str(tmp_path)]) == margin
+
+
+def test_crops_that_the_frozen_model_does_not_want_are_said_to_be(tmp_path, base):
+    wanted, size = base.card()["margin"], base.card()["input_size"]
+    said = []
+    job = TrainJob(tmp_path, replace(TINY, trunk=base.path), SavedModel, said.append)
+    for margin, n_notes in ((wanted, 0), (wanted + 2, 1)):
+        made = {"options": {"crop_size": size, "crop_margin": margin}}
+        (tmp_path / "crops.json").write_text(json.dumps(made))
+        assert job._margin([str(tmp_path)]) == wanted
+        assert len(said) == n_notes
+    assert f"a margin of {wanted + 2} px" in said[0]
+    assert f"--crop-size {size} --crop-margin {wanted}" in said[0]
 
 
 def test_margins_that_differ_or_cannot_be_read_are_refused(tmp_path):
