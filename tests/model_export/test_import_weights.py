@@ -28,7 +28,7 @@ def layers():
     """{scope: layer} of a small-embedding network, for its shapes."""
     network = inception_resnet_v1(embedding_size=8)
     return {
-        f"{SCOPE}/{layer.name.replace('.', '/')}": layer
+        f"{SCOPE}/{layer.name.replace('-', '/')}": layer
         for layer in network.layers
         if layer.weights
     }
@@ -83,7 +83,7 @@ def test_every_layer_gets_its_own_weights(imported, optimised):
     assert imported.output_shape == (None, 8)
     n_read = 2
     for layer in imported.layers:
-        scope = f"{SCOPE}/{layer.name.replace('.', '/')}"
+        scope = f"{SCOPE}/{layer.name.replace('-', '/')}"
         if not layer.weights or scope == BOTTLENECK:
             continue
         kernel, bias = layer.get_weights()
@@ -107,7 +107,7 @@ def test_batch_normalisation_is_folded_in(tmp_path, optimised, scope, has_gamma)
     constants |= {f"{scope}/BatchNorm/{name}": values for name, values in norm.items()}
 
     network = load_facenet(write_graph(tmp_path, constants))
-    layer = network.get_layer(scope.removeprefix(f"{SCOPE}/").replace("/", "."))
+    layer = network.get_layer(scope.removeprefix(f"{SCOPE}/").replace("/", "-"))
     folded_kernel, folded_bias = layer.get_weights()
     inputs = random.normal(size=(5, *kernel.shape[:-1])).astype(np.float32)
     axes = "nhwi,hwio->no" if kernel.ndim == 4 else "ni,io->no"  # one window of a convolution
