@@ -31,8 +31,11 @@ def script() -> NoReturn:
     out, by unwinding code that must not unwind, which aborts a process that had succeeded
     (python/cpython#87135).
     """
-    code = main()
-    sys.stdout.flush()
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it, `head` say, has had enough
+        code = 0
     sys.stderr.flush()
     os._exit(code)
 

@@ -66,6 +66,8 @@ def call(arguments: argparse.Namespace) -> int:
     """
     try:
         return COMMANDS[arguments.command](arguments)
+    except BrokenPipeError:
+        raise
     except tuple(EXIT_CODES) as error:
         logger.error("failed", exc_info=True)  # the terminal gets the sentence, the log this
         print(f"facecluster: {error}", file=sys.stderr)

@@ -50,7 +50,7 @@ DESCRIPTIONS = {
     "eer": "Equal error rate: false accepts as frequent as false rejects",
     "threshold": "Squared distance below which a pair is judged the same",
     "n_pairs": "Pairs in the file",
-    "n_pairs_skipped": "Pairs left out: a photo without a face",
+    "n_pairs_skipped": "Pairs left out: a photo not there or without a face",
 }
 
 

@@ -23,7 +23,7 @@ from facecluster.pipeline.options import (
 )
 from facecluster.pipeline.progress import Progress
 from facecluster.pipeline.run_directory import RunDirectory
-from facecluster.pipeline.train_job import TrainJob
+from facecluster.pipeline.train_job import TrainJob, margin_note
 from facecluster.transforms.codec import CodecError, decode, fit_pca128
 from facecluster.transforms.saved_model import ModelError, SavedModel
 
@@ -96,7 +96,8 @@ def export_model(arguments: argparse.Namespace) -> int:
     """A model folder anew, in full or half precision."""
     folder = _free_folder(arguments.model_folder)
     model = find_model(arguments.model)
-    card = {key: value for key, value in model.card().items() if key != "compute"}
+    not_of_this = {"compute", "measured"} if arguments.float16 else {"compute"}
+    card = {key: value for key, value in model.card().items() if key not in not_of_this}
     networks = load_networks(Path(model.path))
     export(networks, card, folder, model.codec_arrays(), float16=arguments.float16)
     print(folder)
@@ -140,6 +141,8 @@ def validate_model(arguments: argparse.Namespace) -> int:
         crops = arguments.crops or stack.enter_context(tempfile.TemporaryDirectory())
         if arguments.images:
             _cut_crops(arguments, model, pairs, crops)
+        elif note := margin_note([crops], arguments.model, model.card()):
+            Progress().say(note)
         if isinstance(pairs, Pairs):
             scores = validate_pairs(
                 model,

@@ -112,7 +112,7 @@ class TrainOptions:
         "a margin", choices=("softmax", "triplet"),
     )  # fmt: skip
     trunk: str | None = option(
-        None, "train a linear head on this frozen model, which takes seconds and no augmentation "
+        None, "train a linear head on this frozen model, which takes no augmentation "
         "(default: a new network)",
     )  # fmt: skip
     start_from: str | None = option(

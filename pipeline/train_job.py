@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -344,17 +344,35 @@ class TrainJob:
         if options.crop_margin is not None:
             return options.crop_margin
         seen = crops_margin(sources, self._maker.input_size())
+        if seen is not None and seen < 0:
+            raise TrainError(
+                f"of the crops the network would see {self._maker.input_size()} px in the middle, "
+                "which is less than the face's box: cut smaller ones with `facecluster crops "
+                "--crop-size`, or take a larger --input-size"
+            )
         if name := options.trunk or options.start_from:
-            margin = self.find_model(name).card()["margin"]
-            if seen not in (None, margin):
-                self.say(
-                    f"note: the crops show a face with a margin of {seen} px, {name} wants "
-                    f"{margin}: `facecluster crops --crop-size {self._maker.input_size()} "
-                    f"--crop-margin {margin}` makes such"
-                )
-            return margin
+            card = self.find_model(name).card()
+            if note := margin_note(sources, name, card):
+                self.say(note)
+            return card["margin"]
         default = round(PUBLISHED_MARGIN * self._maker.input_size() / PUBLISHED_SIZE)
         return default if seen is None else seen
+
+
+def margin_note(sources: Sequence[str], name: str, card: Mapping[str, Any]) -> str | None:
+    """What to say where crops show faces with another margin than a model wants."""
+    seen, size, margin = (
+        crops_margin(sources, card["input_size"]),
+        card["input_size"],
+        card["margin"],
+    )
+    if seen in (None, margin):
+        return None
+    return (
+        f"note: through its {size} px {name} sees faces of these crops with a margin of {seen} px, "
+        f"and wants {margin}: `facecluster crops --crop-size {size} --crop-margin {margin}` makes "
+        "such"
+    )
 
 
 def crops_margin(sources: Sequence[str], input_size: int) -> int | None:

@@ -109,7 +109,7 @@ def fit_pca(vectors: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndar
     if min(vectors.shape) < n_components:
         raise CodecError(
             f"{vectors.shape[0]} vectors of {vectors.shape[1]} dimensions are too few "
-            f"for {n_components} components"
+            f"for {n_components} components: it takes as many of each"
         )
     mean = vectors.mean(axis=0, dtype=np.float64)
     centred = vectors - mean

@@ -35,3 +35,11 @@ def test_wrong_use_says_so():
     done = run("model", "list", "--no-such-option")
     assert done.returncode == 2
     assert "--no-such-option" in done.stderr
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    command = [sys.executable, "-c", PROGRAM, "model", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

@@ -491,6 +491,14 @@ def test_without_crops_json_the_margin_is_the_published_one(tmp_path):
         assert job._margin([str(tmp_path)]) == margin
 
 
+def test_crops_through_which_less_than_a_face_is_seen_are_refused(tmp_path):
+    made = {"options": {"crop_size": 182, "crop_margin": 44}}
+    (tmp_path / "crops.json").write_text(json.dumps(made))
+    job = TrainJob(tmp_path, replace(TINY, input_size=80), SavedModel, print)
+    with pytest.raises(TrainError, match=r"80 px in the middle, which is less than the face's box"):
+        job._margin([str(tmp_path)])
+
+
 def test_crops_that_the_frozen_model_does_not_want_are_said_to_be(tmp_path, base):
     wanted, size = base.card()["margin"], base.card()["input_size"]
     said = []
@@ -500,7 +508,7 @@ def test_crops_that_the_frozen_model_does_not_want_are_said_to_be(tmp_path, base
         (tmp_path / "crops.json").write_text(json.dumps(made))
         assert job._margin([str(tmp_path)]) == wanted
         assert len(said) == n_notes
-    assert f"a margin of {wanted + 2} px" in said[0]
+    assert f"with a margin of {wanted + 2} px, and wants {wanted}" in said[0]
     assert f"--crop-size {size} --crop-margin {wanted}" in said[0]
 
 
