@@ -14,7 +14,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from facecluster.transforms.saved_model import (
     SAVED_MODEL_NAME,
     ModelError,
 )
+from facecluster.transforms.tables import write_bytes
 
 if TYPE_CHECKING:
     import keras
@@ -94,9 +95,8 @@ def export(
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> Path:
     """Replaces the card of a model folder; returns the file."""
-    path, temporary = folder / CARD_NAME, folder / f"{CARD_NAME}.{uuid.uuid4().hex}.tmp"
-    temporary.write_text(json.dumps(card, indent=2) + "\n")
-    temporary.replace(path)
+    path = folder / CARD_NAME
+    write_bytes(str(path), (json.dumps(card, indent=2) + "\n").encode())
     return path
 
 
@@ -151,30 +151,36 @@ def in_precision(network: keras.Model, policy: str) -> keras.Model:
     """
     import keras
 
-    def cast(layer):
-        config = layer.get_config()
+    def cast(layer, config):
         if not isinstance(layer, keras.layers.InputLayer | keras.layers.UnitNormalization):
             config["dtype"] = policy
-        return type(layer).from_config(config)
 
-    copy = keras.models.clone_model(network, clone_function=cast, recursive=True)
-    copy.set_weights(network.get_weights())
-    return copy
+    return _reconfigured(network, cast)
 
 
 def with_weight_decay(network: keras.Model, weight_decay: float) -> keras.Model:
     """A copy of the network, with w / 2 * sum(squares) of every kernel as a penalty; 0 for none."""
     import keras
 
-    def decay(layer):
-        config = layer.get_config()
+    def decay(layer, config):
         if "kernel_regularizer" in config:
             config["kernel_regularizer"] = (
                 keras.regularizers.L2(weight_decay / 2) if weight_decay else None
             )
+
+    return _reconfigured(network, decay)
+
+
+def _reconfigured(network: keras.Model, change: Callable[[keras.Layer, dict], None]) -> keras.Model:
+    """A copy of the network with the configuration of each layer, in nested ones too, changed."""
+    import keras
+
+    def clone(layer):
+        config = layer.get_config()
+        change(layer, config)
         return type(layer).from_config(config)
 
-    copy = keras.models.clone_model(network, clone_function=decay, recursive=True)
+    copy = keras.models.clone_model(network, clone_function=clone, recursive=True)
     copy.set_weights(network.get_weights())
     return copy
 

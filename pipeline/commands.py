@@ -66,7 +66,7 @@ def call(arguments: argparse.Namespace) -> int:
     """
     try:
         return COMMANDS[arguments.command](arguments)
-    except BrokenPipeError:
+    except BrokenPipeError:  # an OSError, but nothing that failed
         raise
     except tuple(EXIT_CODES) as error:
         logger.error("failed", exc_info=True)  # the terminal gets the sentence, the log this

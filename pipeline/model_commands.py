@@ -23,7 +23,7 @@ from facecluster.pipeline.options import (
 )
 from facecluster.pipeline.progress import Progress
 from facecluster.pipeline.run_directory import RunDirectory
-from facecluster.pipeline.train_job import TrainJob, margin_note
+from facecluster.pipeline.train_job import TrainJob, crops_margin, margin_note
 from facecluster.transforms.codec import CodecError, decode, fit_pca128
 from facecluster.transforms.saved_model import ModelError, SavedModel
 
@@ -141,8 +141,11 @@ def validate_model(arguments: argparse.Namespace) -> int:
         crops = arguments.crops or stack.enter_context(tempfile.TemporaryDirectory())
         if arguments.images:
             _cut_crops(arguments, model, pairs, crops)
-        elif note := margin_note([crops], arguments.model, model.card()):
-            Progress().say(note)
+        else:
+            card = model.card()
+            seen = crops_margin([crops], card["input_size"])
+            if note := margin_note(seen, arguments.model, card):
+                Progress().say(note)
         if isinstance(pairs, Pairs):
             scores = validate_pairs(
                 model,

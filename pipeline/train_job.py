@@ -43,6 +43,7 @@ from facecluster.pipeline.options import TrainOptions
 from facecluster.pipeline.training_task import Task, TaskMaker, TrainError, identity
 from facecluster.transforms.codec import COMPONENTS, fit_pca128
 from facecluster.transforms.saved_model import SavedModel
+from facecluster.transforms.tables import write_bytes
 
 SETTINGS_NAME, VECTORS_FOLDER, MODEL_FOLDER = "training.json", "vectors", "model"
 PUBLISHED_MARGIN, PUBLISHED_SIZE = 32, 160  # px
@@ -160,7 +161,7 @@ class TrainJob:
                 self.folder,
                 n_epochs=options.epochs,
                 steps_per_epoch=options.steps_per_epoch,
-                validate=held_out and (lambda: self._scores(task, held_out)),
+                validate=held_out and (lambda: self._scores(held_out, task.embed(held_out.crops))),
                 report=self.say,
             )
         return self._export(task, crops, held_out, margin)
@@ -234,9 +235,7 @@ class TrainJob:
                     )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(settings, indent=2) + "\n")
-        os.replace(temporary, path)
+        write_bytes(str(path), (json.dumps(settings, indent=2) + "\n").encode())
 
     def _settings(self, crops: Crops, margin: int) -> dict[str, Any]:
         """All that makes the training what it is."""
@@ -285,9 +284,9 @@ class TrainJob:
             return read_schedule(self.options.learning_rate_schedule)
         return Schedule(((0, self.options.learning_rate),))
 
-    def _scores(self, task: Task, held_out: HeldOut) -> dict[str, float]:
+    def _scores(self, held_out: HeldOut, vectors: np.ndarray) -> dict[str, float]:
         try:
-            return held_out.scores(task.embed(held_out.crops))
+            return held_out.scores(vectors)
         except CropsError:
             raise
         except ValueError as error:
@@ -322,7 +321,7 @@ class TrainJob:
                     if options.validation_pairs
                     else "kept out of the training"
                 ),
-                "float32": self._scores(task, held_out),
+                "float32": self._scores(held_out, vectors),
                 "calibration": {"float32": calibration_table(vectors, held_out.crops.labels)},
             }
         folder = self.folder / MODEL_FOLDER
@@ -352,20 +351,20 @@ class TrainJob:
             )
         if name := options.trunk or options.start_from:
             card = self.find_model(name).card()
-            if note := margin_note(sources, name, card):
+            if note := margin_note(seen, name, card):
                 self.say(note)
             return card["margin"]
         default = round(PUBLISHED_MARGIN * self._maker.input_size() / PUBLISHED_SIZE)
         return default if seen is None else seen
 
 
-def margin_note(sources: Sequence[str], name: str, card: Mapping[str, Any]) -> str | None:
-    """What to say where crops show faces with another margin than a model wants."""
-    seen, size, margin = (
-        crops_margin(sources, card["input_size"]),
-        card["input_size"],
-        card["margin"],
-    )
+def margin_note(seen: int | None, name: str, card: Mapping[str, Any]) -> str | None:
+    """What to say of crops that show faces with another margin than a model wants.
+
+    Args:
+      seen: the margin, as `crops_margin` tells it; None where nothing does, which needs no note.
+    """
+    size, margin = card["input_size"], card["margin"]
     if seen in (None, margin):
         return None
     return (

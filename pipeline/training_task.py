@@ -15,6 +15,7 @@ from facecluster.pipeline.options import TrainOptions
 from facecluster.transforms.saved_model import SavedModel
 
 HEAD_SIZE, NETWORK_SIZE = 128, 512  # default dimensions of an embedding
+BATCHES_AHEAD = 64  # how far apart the datasets of one training may be, generously
 
 
 class TrainError(Exception):
@@ -174,24 +175,24 @@ class TaskMaker:
             indices = functools.partial(
                 training_data.shuffled_batches, len(crops), options.batch_size, options.seed
             )
+        indices = functools.lru_cache(BATCHES_AHEAD)(indices)  # several datasets ask for a step's
         if vectors is not None:
-            inputs = training_data.rows(vectors, indices, first_step)
+            labels = training_data.rows(crops.labels, indices, first_step)
+            batches = tf.data.Dataset.zip(training_data.rows(vectors, indices, first_step), labels)
         else:
-            inputs = training_data.training_batches(
-                crops,
-                indices,
-                self.input_size(),
-                training_data.Augmentation(
-                    options.flip, options.random_crop, options.rotation, options.colour
-                ),
-                options.seed,
-                first_step,
-            ).map(lambda pixels, labels: pixels)
-        targets = {"labels": training_data.rows(crops.labels, indices, first_step)}
-        if options.compatible_with:
-            old = self.vectors(crops, options.compatible_with)
-            targets["old"] = training_data.rows(old, indices, first_step)
-        return tf.data.Dataset.zip((inputs, targets))
+            augmentation = training_data.Augmentation(
+                options.flip, options.random_crop, options.rotation, options.colour
+            )
+            batches = training_data.training_batches(
+                crops, indices, self.input_size(), augmentation, options.seed, first_step
+            )
+        if not options.compatible_with:
+            return batches.map(lambda inputs, labels: (inputs, {"labels": labels}))
+        of_crops = self.vectors(crops, options.compatible_with)
+        old = training_data.rows(of_crops, indices, first_step)
+        return tf.data.Dataset.zip(batches, old).map(
+            lambda batch, old: (batch[0], {"labels": batch[1], "old": old})
+        )
 
     def _embedding_size(self, default: int) -> int:
         """What the options say, else what the models they name have, else the default."""

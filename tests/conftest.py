@@ -1,9 +1,13 @@
 """What the tests share: where the real photos are, the exported models, and no silent skips."""
 
+import io
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from apache_beam.io.filesystem import FileMetadata, FileSystem
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -49,6 +53,58 @@ def facenet_folder() -> str:
     from facecluster.model_export import zoo
 
     return str(zoo.fetch("facenet-casia-webface"))
+
+
+@pytest.fixture(scope="session")
+def copy_people(lfw_images) -> Callable[[Path, int, int], None]:
+    """Copies photos into a folder: the first n_photos of the first n_people who have as many."""
+
+    def copy(folder: Path, n_people: int, n_photos: int) -> None:
+        people = [p for p in sorted(lfw_images.iterdir()) if len(list(p.iterdir())) >= n_photos]
+        for person in people[:n_people]:
+            (folder / person.name).mkdir()
+            for photo in sorted(person.iterdir())[:n_photos]:
+                shutil.copy(photo, folder / person.name)
+
+    return copy
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> Callable[[dict[str, bytes]], None]:
+    """Fills the object store bucket:// with {name: content}, for as long as the test runs."""
+    return lambda objects: monkeypatch.setattr(BucketFileSystem, "objects", objects)
+
+
+class BucketFileSystem(FileSystem):
+    """A store of named objects without folders, as gs:// and s3:// are."""
+
+    objects: dict[str, bytes] = {}  # noqa: RUF012
+
+    @classmethod
+    def scheme(cls):
+        return "bucket"
+
+    def join(self, basepath, *paths):
+        return "/".join([basepath.rstrip("/"), *paths])
+
+    def split(self, path):
+        return tuple(path.rsplit("/", 1))
+
+    def _list(self, dir_or_prefix):
+        for name, content in self.objects.items():
+            if name.startswith(dir_or_prefix):
+                yield FileMetadata(name, len(content))
+
+    def exists(self, path):
+        return path in self.objects
+
+    def open(self, path, mime_type="", compression_type=None):
+        return io.BytesIO(self.objects[path])
+
+    def has_dirs(self):
+        return False
+
+    mkdirs = create = copy = rename = size = last_updated = checksum = metadata = delete = None
 
 
 def _data(path: Path) -> Path:

@@ -44,14 +44,10 @@ def models(mtcnn_folder, facenet_folder):
 
 
 @pytest.fixture(scope="module")
-def some_photos(lfw_images, tmp_path_factory) -> Path:
+def some_photos(copy_people, tmp_path_factory) -> Path:
     """40 photos of 8 people, in a folder each."""
     folder = tmp_path_factory.mktemp("photos")
-    people = [person for person in sorted(lfw_images.iterdir()) if len(list(person.iterdir())) >= 5]
-    for person in people[:8]:
-        (folder / person.name).mkdir()
-        for photo in sorted(person.iterdir())[:5]:
-            shutil.copy(photo, folder / person.name)
+    copy_people(folder, 8, 5)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -36,14 +35,10 @@ def crops(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def labelled_photos(lfw_images, mtcnn_folder, facenet_folder, tmp_path_factory) -> Path:
+def labelled_photos(copy_people, mtcnn_folder, facenet_folder, tmp_path_factory) -> Path:
     """6 photos of 3 people, in a folder each; and one broken and one without a face."""
     folder = tmp_path_factory.mktemp("photos")
-    people = [p for p in sorted(lfw_images.iterdir()) if len(list(p.iterdir())) >= N_PHOTOS]
-    for person in people[:N_PEOPLE]:
-        (folder / person.name).mkdir()
-        for photo in sorted(person.iterdir())[:N_PHOTOS]:
-            shutil.copy(photo, folder / person.name)
+    copy_people(folder, N_PEOPLE, N_PHOTOS)
     (folder / "Nobody").mkdir()
     (folder / "Nobody" / "broken.jpg").write_text("not a photo")
     Image.new("RGB", (250, 250), "grey").save(folder / "Nobody" / "grey.png")

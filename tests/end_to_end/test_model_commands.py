@@ -99,14 +99,10 @@ def crops(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def photos(lfw_images, mtcnn_folder, tmp_path_factory) -> Path:
+def photos(copy_people, mtcnn_folder, tmp_path_factory) -> Path:
     """A few photos of each of four people."""
     folder = tmp_path_factory.mktemp("photos")
-    people = [p for p in sorted(lfw_images.iterdir()) if len(list(p.iterdir())) >= N_PHOTOS]
-    for person in people[:N_PEOPLE]:
-        (folder / person.name).mkdir()
-        for photo in sorted(person.iterdir())[:N_PHOTOS]:
-            shutil.copy(photo, folder / person.name)
+    copy_people(folder, N_PEOPLE, N_PHOTOS)
     return folder
 
 

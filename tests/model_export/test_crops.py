@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from apache_beam.io.filesystem import FileMetadata, FileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -248,45 +247,13 @@ def test_many_threads_read_at_once(tmp_path):
     assert read == [COLLECTION[crops.names[index]] for index in indices]
 
 
-class CropStore(FileSystem):
-    """A store of named objects without folders, as gs:// and s3:// are."""
-
-    objects: dict[str, bytes] = {}  # noqa: RUF012
-
-    @classmethod
-    def scheme(cls):
-        return "cropstore"
-
-    def join(self, basepath, *paths):
-        return "/".join([basepath.rstrip("/"), *paths])
-
-    def split(self, path):
-        return tuple(path.rsplit("/", 1))
-
-    def _list(self, dir_or_prefix):
-        for name, content in self.objects.items():
-            if name.startswith(dir_or_prefix):
-                yield FileMetadata(name, len(content))
-
-    def exists(self, path):
-        return path in self.objects
-
-    def open(self, path, mime_type="", compression_type=None):
-        return io.BytesIO(self.objects[path])
-
-    def has_dirs(self):
-        return False
-
-    mkdirs = create = copy = rename = size = last_updated = checksum = metadata = delete = None
-
-
-def test_crops_in_an_object_store(tmp_path, monkeypatch):
+def test_crops_in_an_object_store(tmp_path, bucket):
     write_mixed(tmp_path, COLLECTION)
     files = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*") if path.is_file()}
-    objects = {f"cropstore://b/{name}": path.read_bytes() for name, path in files.items()}
-    monkeypatch.setattr(CropStore, "objects", objects)
+    objects = {f"bucket://b/{name}": path.read_bytes() for name, path in files.items()}
+    bucket(objects)
     sources = ["train-*", "more.TAR", "folder"]
-    assert_is_the_collection(list_crops([f"cropstore://b/{name}" for name in sources]))
+    assert_is_the_collection(list_crops([f"bucket://b/{name}" for name in sources]))
 
 
 # --- what cannot be used

@@ -1,13 +1,11 @@
 """Inputs name the photos they should, shards partition them, and bytes arrive or fail."""
 
 import hashlib
-import io
 import os
 from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.io.filesystem import FileMetadata, FileSystem
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
@@ -165,39 +163,7 @@ def test_a_broken_link_is_a_photo_that_fails(tmp_path):
     assert (failure.step, failure.error) == ("read", "FileNotFoundError")
 
 
-class BucketFileSystem(FileSystem):
-    """A store of named objects without folders, as gs:// and s3:// are."""
-
-    objects: dict[str, bytes] = {}  # noqa: RUF012
-
-    @classmethod
-    def scheme(cls):
-        return "bucket"
-
-    def join(self, basepath, *paths):
-        return "/".join([basepath.rstrip("/"), *paths])
-
-    def split(self, path):
-        return tuple(path.rsplit("/", 1))
-
-    def _list(self, dir_or_prefix):
-        for name, content in self.objects.items():
-            if name.startswith(dir_or_prefix):
-                yield FileMetadata(name, len(content))
-
-    def exists(self, path):
-        return path in self.objects
-
-    def open(self, path, mime_type="", compression_type=None):
-        return io.BytesIO(self.objects[path])
-
-    def has_dirs(self):
-        return False
-
-    mkdirs = create = copy = rename = size = last_updated = checksum = metadata = delete = None
-
-
-def test_object_stores(monkeypatch):
+def test_object_stores(bucket):
     names = [
         "a.jpg",
         "2019.05/b.JPG",
@@ -207,7 +173,7 @@ def test_object_stores(monkeypatch):
         "2019/d.jpg",
     ]
     objects = {f"bucket://b/{name}": name.encode() for name in names}
-    monkeypatch.setattr(BucketFileSystem, "objects", objects)
+    bucket(objects)
 
     def listed(*inputs):
         listing = list_photos([f"bucket://b{name}" for name in inputs])
