@@ -30,6 +30,7 @@ setup(
         "scikit-learn==1.7.2; python_version < '3.11'",
         "scipy==1.17.1; python_version >= '3.11'",
         "scipy==1.15.3; python_version < '3.11'",
+        "threadpoolctl==3.8.0",
     ],
     extras_require={
         "cpu": ["tensorflow==2.21.0", "faiss-cpu==1.15.1"],

@@ -20,13 +20,12 @@ import pyarrow as pa
 
 from facecluster.model_export import zoo
 from facecluster.model_export.verification import read_pairs, verify
-from facecluster.pipeline.cluster_job import cluster_faces
 from facecluster.pipeline.clustering_metrics import clustering_scores
 from facecluster.pipeline.evaluate_job import labelled_faces
+from facecluster.pipeline.grouping import group_faces
 from facecluster.pipeline.options import ClusterOptions, EmbedOptions
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms.codec import decode, fit_pca128, make_codec
-from facecluster.transforms.neighbors import nearest_neighbors
 from facecluster.transforms.saved_model import SavedModel
 
 HALVES = ("tuning", "held-out")
@@ -68,8 +67,9 @@ def main() -> None:
 class Half:
     """The faces of some people: all faces of their photos, of which one a photo is labelled."""
 
-    def __init__(self, vectors: np.ndarray, faces_of: dict[str, int]):
+    def __init__(self, vectors: np.ndarray, photo_ids: np.ndarray, faces_of: dict[str, int]):
         self.vectors = vectors  # (n, d) float32, of all faces
+        self.photo_ids = photo_ids  # (n,) str, of all faces
         self.faces_of = faces_of  # photo uri -> the row of its labelled face
 
     @classmethod
@@ -78,12 +78,18 @@ class Half:
         for half in halves:
             faces_of.update({uri: row + offset for uri, row in half.faces_of.items()})
             offset += len(half.vectors)
-        return cls(np.concatenate([half.vectors for half in halves]), faces_of)
+        vectors, photo_ids = (
+            np.concatenate([getattr(half, name) for half in halves])
+            for name in ("vectors", "photo_ids")
+        )
+        return cls(vectors, photo_ids, faces_of)
 
     def clustering(self, through: Callable[[np.ndarray], np.ndarray]) -> dict:
-        options = ClusterOptions()
-        neighbors = nearest_neighbors(through(self.vectors), options.n_neighbors)
-        labels = cluster_faces(neighbors, options).labels
+        order = np.argsort(self.photo_ids, kind="stable")  # as a run groups them
+        photos = np.unique(self.photo_ids[order], return_inverse=True)[1]
+        grouping = group_faces(through(self.vectors[order]), photos, ClusterOptions())
+        labels = np.empty(len(order), np.int64)
+        labels[order] = grouping.labels.labels
         truth = np.array([Path(uri).parent.name for uri in self.faces_of])
         return clustering_scores(truth, labels[list(self.faces_of.values())])
 
@@ -105,7 +111,8 @@ def read_half(images: Path, half: str, work: Path) -> Half:
     subprocess.run([*command, *map(str, people)], check=True)
     photos, _ = run.read_shards("photos", ["photo_id", "uri", "width", "height"])
     faces, _ = run.read_shards("faces", ["photo_id", "box", "embedding"])
-    return Half(decode(faces["embedding"]), labelled_faces(photos, faces))
+    photo_ids = faces["photo_id"].to_numpy().astype(str)
+    return Half(decode(faces["embedding"]), photo_ids, labelled_faces(photos, faces))
 
 
 def half_of(name: str) -> str:

@@ -16,6 +16,7 @@ from facecluster.pipeline.options import (
     DetectionOptions,
     EmbedOptions,
     TrainOptions,
+    WorkerOptions,
     add_options,
     at_least,
 )
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments, arguments.beam_arguments = parser.parse_known_args(argv)
-    if arguments.beam_arguments and not arguments.makes_run:
+    if arguments.beam_arguments and not arguments.uses_beam:
         parser.error(f"unknown argument {arguments.beam_arguments[0]}")
     try:
         with contextlib.ExitStack() as stack:
@@ -89,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="facecluster",
         description="Groups the faces of a photo collection into people.",
-        epilog="`run`, `embed` and `crops` hand options they do not know to Apache Beam, as in "
-        "--runner=DataflowRunner --project=... or --direct_num_workers=8.",
+        epilog="`run`, `embed`, `cluster` and `crops` hand options they do not know to Apache "
+        "Beam, as in --runner=DataflowRunner --project=... or --direct_num_workers=8.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_output(command)
     add_options(command, EmbedOptions)
     add_options(command, ClusterOptions)
+    add_options(command, WorkerOptions)
 
     command = _command(commands, "embed", "only photos to faces")
     _add_input(command)
@@ -108,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "cluster", "only faces to people, in a run there is")
     _add_output(command)
     add_options(command, ClusterOptions)
+    add_options(command, WorkerOptions)
 
     command = _command(commands, "crops", "aligned face crops of labelled photos, or of a run")
     source = command.add_mutually_exclusive_group(required=True)
@@ -238,7 +241,8 @@ def _command(commands, name, help) -> argparse.ArgumentParser:
     )
     command.add_argument("-v", "--verbose", action="store_true", help="show all logs")
     makes_run = name in ("run", "embed", "crops")
-    command.set_defaults(command=name, makes_run=makes_run)
+    uses_beam = makes_run or name == "cluster"
+    command.set_defaults(command=name, makes_run=makes_run, uses_beam=uses_beam)
     return command
 
 

@@ -1,26 +1,21 @@
-"""The faces table into people: neighbours, spanning forest, HDBSCAN, noise attached."""
+"""The faces table into people, in memory or on workers."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facecluster.pipeline.options import ClusterOptions
+from facecluster.pipeline.distributed_grouping import DistributionError, group_run
+from facecluster.pipeline.grouping import group_faces
+from facecluster.pipeline.grouping_checks import summary_of, together
+from facecluster.pipeline.options import ClusterOptions, WorkerOptions
 from facecluster.pipeline.run_directory import RunDirectory
-from facecluster.transforms.codec import decode
-from facecluster.transforms.hdbscan_labels import (
-    Labels,
-    attach_noise,
-    forest_labels,
-    pair_noise,
-    separate_noise,
-)
-from facecluster.transforms.neighbors import Neighbors, nearest_neighbors
-from facecluster.transforms.people import people_tables
-from facecluster.transforms.spanning_forest import minimum_spanning_forest, mutual_reachability
+from facecluster.transforms.codec import stored_vectors
+from facecluster.transforms.people import name_people, people_tables
 
 
 class ClusterError(Exception):
@@ -28,7 +23,11 @@ class ClusterError(Exception):
 
 
 def cluster_run(
-    run: RunDirectory, options: ClusterOptions, progress: Callable[[str], None]
+    run: RunDirectory,
+    options: ClusterOptions,
+    progress: Callable[[str], None],
+    workers: WorkerOptions | None = None,
+    beam_arguments: Sequence[str] = (),
 ) -> dict:
     """Groups a run's faces and writes its people and assignments tables.
 
@@ -36,70 +35,72 @@ def cluster_run(
       run: holds the faces table; person ids of an earlier grouping in it are kept where they fit.
       options: how faces become people.
       progress: told in a few words what is being done.
+      workers: whether on Beam's workers, see distributed_grouping.py, or here, in memory (None).
+      beam_arguments: options for Beam, as on its command line.
 
     Returns:
-      The step's manifest entry: counts, seconds, options.
+      The step's manifest entry: counts, diagnostics, seconds, options.
 
     Raises:
-      ClusterError: the run holds no faces table.
+      ClusterError: the run holds no faces table, or Beam failed.
       TableError: the table is damaged, or mixes models.
     """
     started = time.monotonic()
     if not run.complete_shards():
         raise ClusterError(f"{run.root} holds no faces: run `facecluster embed` into it first")
-    progress("reading faces")
-    faces, _ = run.read_shards("faces", ["face_id", "photo_id", "embedding"])
-    faces = _each_once(faces)
-    vectors = decode(faces["embedding"])
-    progress(f"finding neighbours of {len(faces):,} faces")
-    neighbors = nearest_neighbors(vectors, options.n_neighbors)
-    progress(f"grouping {len(faces):,} faces")
-    labels = cluster_faces(neighbors, options)
-    people, assignments = people_tables(
-        labels, vectors, faces["face_id"].to_pylist(), faces["photo_id"].to_pylist(), _names(run)
-    )
-    run.write("assignments", assignments)
-    run.write("people", people)
+    if workers and workers.distribute:
+        try:
+            said = group_run(run, options, workers.worker_memory, beam_arguments, progress)
+        except DistributionError as error:
+            raise ClusterError(str(error)) from error
+    else:
+        said = _in_memory(run, options, progress)
     entry = {
         "state": "done",
         "options": asdict(options),
         "seconds": round(time.monotonic() - started, 1),
-        "counts": {
-            "faces": len(faces),
-            "people": len(people),
-            "unassigned": assignments["person_id"].null_count,
-            "largest_person": pc.max(people["size"]).as_py() or 0,
-        },
+        **said,
     }
     run.update_manifest("cluster", entry)
     return entry
 
 
-def cluster_faces(neighbors: Neighbors, options: ClusterOptions) -> Labels:
-    """A k-nearest-neighbour graph into people."""
-    n = len(neighbors.ids)
-    edges = mutual_reachability(
-        neighbors, options.min_samples, options.min_distance, options.max_distance
+def _in_memory(
+    run: RunDirectory, options: ClusterOptions, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    progress("reading faces")
+    faces, _ = run.read_shards("faces", ["face_id", "photo_id", "embedding"])
+    faces = _each_once(faces)
+    stored = stored_vectors(faces["embedding"])
+    face_ids, photo_ids = (faces[name].combine_chunks() for name in ("face_id", "photo_id"))
+    photos = pc.dictionary_encode(photo_ids).indices.to_numpy(zero_copy_only=False)
+    grouping = group_faces(stored, photos.astype(np.int64), options, progress)
+    progress(f"writing people of {len(faces):,} faces")
+    names = name_people(grouping.labels.labels, face_ids, _previous(run, face_ids))
+    people, assignments = people_tables(
+        grouping.labels, stored, face_ids, photo_ids, grouping.repeated, names
     )
-    forest = minimum_spanning_forest(edges, n)
-    labels = forest_labels(forest, n, max(options.min_cluster_size, 2), options.max_distance)
-    labels = attach_noise(labels, neighbors, options.attach_distance)
-    if options.min_cluster_size <= 2:
-        labels = pair_noise(labels, neighbors, options.pair_distance)
-    if options.min_cluster_size == 1:
-        labels = separate_noise(labels)
-    return labels
+    run.write("assignments", assignments)
+    run.write("people", people)
+    said = together([summary_of(people, assignments)])
+    said["diagnostics"] |= grouping.diagnostics
+    return said
 
 
 def _each_once(faces: pa.Table) -> pa.Table:
-    """Without the repetitions that the same photo under several names brings."""
-    _, first = np.unique(faces["face_id"].to_numpy(zero_copy_only=False), return_index=True)
-    return faces.take(first)  # sorted by face_id, so that labels do not depend on the order
+    """By face_id, without the repetitions that the same photo under several names brings."""
+    order = pc.sort_indices(faces["face_id"])
+    faces = faces.take(order).combine_chunks()
+    ids = faces["face_id"]
+    if not len(ids):
+        return faces
+    new = pc.not_equal(ids[1:].combine_chunks(), ids[:-1].combine_chunks())
+    return faces.filter(pa.concat_arrays([pa.array([True]), new]))
 
 
-def _names(run: RunDirectory) -> dict[str, str]:
+def _previous(run: RunDirectory, face_ids: pa.Array) -> pa.Array:
+    """The person id that each face had before, null for none."""
     if not run.exists("assignments"):
-        return {}
-    before = run.read("assignments")
-    pairs = zip(before["face_id"].to_pylist(), before["person_id"].to_pylist(), strict=True)
-    return {face_id: person_id for face_id, person_id in pairs if person_id}
+        return pa.nulls(len(face_ids), pa.string())
+    before = run.read("assignments", ["face_id", "person_id"]).combine_chunks()
+    return before["person_id"].take(pc.index_in(face_ids, before["face_id"])).combine_chunks()

@@ -31,7 +31,13 @@ from facecluster.pipeline.evaluate_job import (
     format_scores,
     pair_image_paths,
 )
-from facecluster.pipeline.options import ClusterOptions, CropOptions, EmbedOptions, from_arguments
+from facecluster.pipeline.options import (
+    ClusterOptions,
+    CropOptions,
+    EmbedOptions,
+    WorkerOptions,
+    from_arguments,
+)
 from facecluster.pipeline.progress import Progress
 from facecluster.pipeline.report import write_report
 from facecluster.pipeline.run_directory import RunDirectory
@@ -95,8 +101,15 @@ def embed(arguments: argparse.Namespace) -> int:
 
 def cluster(arguments: argparse.Namespace) -> int:
     """Faces to people to a report."""
+    known_beam_options(arguments.beam_arguments)
     directory = _run_directory(arguments.output)
-    cluster_run(directory, from_arguments(ClusterOptions, arguments), Progress().say)
+    cluster_run(
+        directory,
+        from_arguments(ClusterOptions, arguments),
+        Progress().say,
+        from_arguments(WorkerOptions, arguments),
+        arguments.beam_arguments,
+    )
     page = write_report(directory)
     print(format_summary(directory.manifest()))
     print(f"report        {page}")

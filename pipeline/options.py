@@ -232,16 +232,38 @@ class ClusterOptions:
         type=between(0.01, 2),
     )
     max_distance: float = option(
-        0.9, "faces farther apart than this never join directly", type=between(0, 2)
-    )
-    attach_distance: float = option(
-        0.82, "an unassigned face joins the person of its nearest face within this; 0: never",
-        type=between(0, 2),
+        0.89, "faces farther apart than this never join directly; large collections join less far, "
+        "see --chance-neighbors", type=between(0, 2),
     )  # fmt: skip
-    pair_distance: float = option(
-        0.88, "two unassigned faces that are each other's nearest within this become a person; "
+    chance_neighbors: float = option(
+        0.5, "strangers that a face may have within --max-distance, as far as can be told from the "
+        "collection; 0: any number", type=at_least(0, float),
+    )  # fmt: skip
+    join_distance: float = option(
+        0.89, "people and unassigned faces whose mean faces are this near become one person, the "
+        "larger they are the nearer they must be; never more than what --max-distance comes to; "
         "0: never", type=between(0, 2),
     )  # fmt: skip
+    ignore_photos: bool = option(
+        False, "let two faces of one photo be the same person like any others", type=bool
+    )
+    probes: int = option(
+        16, "beyond 50,000 faces, a face is compared with those in so many of 4 sqrt(faces) cells; "
+        "0: with all, which misses nothing and takes long", type=at_least(0),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Where faces are grouped."""
+
+    distribute: bool = option(
+        False, "group on Beam's workers, of which none holds the collection; else in memory, which "
+        "is faster up to some ten million faces", type=bool,
+    )  # fmt: skip
+    worker_memory: int = option(
+        2048, "with --distribute: what a worker may use, MiB", type=at_least(64)
+    )
 
 
 def add_options(parser: argparse.ArgumentParser, options: type) -> None:

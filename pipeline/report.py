@@ -43,12 +43,16 @@ class Face:
 
 @dataclass(frozen=True)
 class Person:
-    """A contact sheet; faces[0] is the representative, n_hidden counts the faces left out."""
+    """A contact sheet; faces[0] is the representative, n_hidden counts the faces left out.
+
+    is_doubtful tells that the faces differ too much for one person.
+    """
 
     person_id: str
     size: int
     n_photos: int
     n_doubled: int
+    is_doubtful: bool
     faces: list[Face]
     n_hidden: int
 
@@ -107,6 +111,8 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
     uris = _uris(photos, {row["photo_id"] for row in rows})
 
     manifest = run.manifest()
+    diagnostics = manifest.get("steps", {}).get("cluster", {}).get("diagnostics", {})
+    doubtful = set(diagnostics.get("most_heterogeneous", []))
     n_photos = len(pc.unique(photos["photo_id"]))
     page = _template().render(
         name=PurePosixPath(run.root).name or run.root,
@@ -120,7 +126,7 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
         n_failures=len(failures),
         is_grouped=run.exists("people"),
         people=[
-            _person(person, sheets[person["person_id"]], faces_per_person, uris, pictures)
+            _person(person, sheets[person["person_id"]], faces_per_person, uris, pictures, doubtful)
             for person in largest.to_pylist()
         ],
         unassigned=[_face(row, uris, pictures) for row in unassigned_rows],
@@ -166,6 +172,7 @@ def _person(
     faces_per_person: int,
     uris: Mapping[str, str],
     pictures: Mapping[str, str | None],
+    doubtful: Collection[str],
 ) -> Person:
     faces_of_photo = Counter(row["photo_id"] for row in rows)
     doubled = [photo_id for photo_id, count in faces_of_photo.items() if count > 1]
@@ -175,6 +182,7 @@ def _person(
         size=person["size"],
         n_photos=person["n_photos"],
         n_doubled=len(doubled),
+        is_doubtful=person["person_id"] in doubtful,
         faces=[_face(row, uris, pictures, pairs) for row in rows[:faces_per_person]],
         n_hidden=max(0, len(rows) - faces_per_person),
     )

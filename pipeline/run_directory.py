@@ -73,16 +73,41 @@ class RunDirectory:
         return read_table([self.shard_path(table, shard) for shard in shards], columns, empty)
 
     def write(self, table: str, rows: pa.Table) -> None:
-        """Writes a table that is one file (people, assignments)."""
-        write_table(self.path(table, f"{table}.parquet"), rows)
+        """Writes a table that grouping makes (people, assignments) as one file."""
+        path = self.path(table, f"{table}.parquet")
+        write_table(path, rows)
+        self._remove_all_but(table, {path})
+
+    def take_parts(self, table: str, folder: str) -> None:
+        """Makes the files of `folder` the table that grouping makes, in place of what it was.
+
+        If it is interrupted, calling it again finishes it.
+        """
+        parts = list_files(folder)
+        names = [PurePosixPath(part).name for part in parts]
+        if parts:
+            self._remove_all_but(table, set())
+        if not FileSystems.exists(self.path(table)):
+            FileSystems.mkdirs(self.path(table))
+        FileSystems.rename(parts, [self.path(table, name) for name in names])
+
+    def _remove_all_but(self, table: str, kept: set[str]) -> None:
+        others = [path for path in list_files(self.path(table)) if path not in kept]
+        if others:
+            FileSystems.delete(others)
 
     def exists(self, table: str) -> bool:
-        return FileSystems.exists(self.path(table, f"{table}.parquet"))
+        """Whether grouping has made a table."""
+        return bool(list_files(self.path(table)))
 
-    def read(self, table: str) -> pa.Table:
-        """Reads a table that is one file; TableError when it is not there."""
-        columns = {"people": schema.PEOPLE, "assignments": schema.ASSIGNMENTS}[table].names
-        return read_table([self.path(table, f"{table}.parquet")], columns)[0]
+    def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Reads a table that grouping made; TableError when it is not there."""
+        if columns is None:
+            columns = {"people": schema.PEOPLE, "assignments": schema.ASSIGNMENTS}[table].names
+        files = list_files(self.path(table))
+        if not files:
+            raise TableError(f"{self.path(table)} is not there: group the faces first")
+        return read_table(files, columns)[0]
 
     def manifest(self) -> dict[str, Any]:
         path = self.path("manifest.json")

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from facecluster.pipeline.grouping_checks import GIANT_SHARE
+
 STEPS = ("embed", "cluster")
 
 
 def format_summary(manifest: Mapping[str, Any]) -> str:
-    """The counts and seconds of a run's steps, one line each, as text.
+    """The counts and seconds of a run's steps, one line each, and what to doubt about its people.
 
     A step that is running, or was killed, has no counts and is left out.
     """
@@ -37,4 +39,31 @@ def format_summary(manifest: Mapping[str, Any]) -> str:
     ]
     if seconds:
         text.append(f"{'time':14}{', '.join(seconds)}")
-    return "\n".join(text)
+    doubts = _doubts(steps.get("cluster", {}).get("diagnostics", {}))
+    return "\n".join(text + [f"{'note':14}{doubt}" for doubt in doubts])
+
+
+def _doubts(diagnostics: Mapping[str, Any]) -> list[str]:
+    """Sentences about people that may be none and neighbours that were missed; mostly none."""
+    doubts = []
+    n_giants = len(diagnostics.get("giant_people", []))
+    if n_giants:
+        people = "one person holds" if n_giants == 1 else f"{n_giants} people each hold"
+        doubts.append(
+            f"{people} {GIANT_SHARE:.0%} of all faces or more, too different to be one: try a "
+            f"smaller --max-distance (it came to {diagnostics['max_distance']})"
+        )
+    n_others = diagnostics.get("heterogeneous_people", 0) - n_giants
+    if n_others > 0:
+        people = "one person" if n_others == 1 else f"{n_others:,} people"
+        doubts.append(f"the faces of {people} differ unusually: perhaps more than one person")
+    n_again = diagnostics.get("same_photo_violations", 0)
+    if n_again:
+        again = "1 face is" if n_again == 1 else f"{n_again:,} faces are"
+        doubts.append(f"{again} of a person whom the photo shows already: see the report")
+    found = diagnostics.get("recall", 1)
+    if found < 1:
+        doubts.append(
+            f"about {100 * found:.4g}% of nearest faces were found: --probes 0 finds all, slowly"
+        )
+    return doubts

@@ -84,10 +84,22 @@ def decode(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     No codec needs its parameters for this: directions are all that counts, and 8-bit vectors keep
     theirs whatever they were scaled by.
     """
+    return unit_rows(stored_vectors(column))
+
+
+def stored_vectors(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """An embedding column of any codec as it is stored: (n, d) int8, float16 or float32."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     width = column.type.list_size
-    return _unit(column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width))
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+
+
+def unit_rows(stored: np.ndarray) -> np.ndarray:
+    """(n, d) vectors of any numeric type and length as float32 unit vectors."""
+    vectors = stored.astype(np.float32)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return vectors
 
 
 def fit_pca128(vectors: np.ndarray) -> dict[str, np.ndarray]:
@@ -123,9 +135,3 @@ def _quantised(vectors: np.ndarray) -> np.ndarray:
     """Each vector scaled so that its largest component is 127, as int8."""
     largest = np.abs(vectors).max(axis=1, keepdims=True)
     return np.rint(vectors * (127 / np.maximum(largest, 1e-12))).astype(np.int8)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.astype(np.float32)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(norms, 1e-12)

@@ -14,7 +14,6 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster._hdbscan._linkage import MST_edge_dtype, make_single_linkage
 
-from facecluster.transforms.neighbors import Neighbors
 from facecluster.transforms.spanning_forest import Edges
 
 NOISE = -1
@@ -61,36 +60,6 @@ def forest_labels(forest: Edges, n: int, min_cluster_size: int, max_distance: fl
     _, labels[clustered] = np.unique(labels[clustered], return_inverse=True)  # see _joined: a gap
     result.labels[faces], result.probabilities[faces] = labels, probabilities
     return result
-
-
-def attach_noise(labels: Labels, neighbors: Neighbors, distance: float) -> Labels:
-    """Gives a noise face the cluster of its nearest face, where that has one and is near enough.
-
-    Its probability is what is left of `distance` at its nearest face.
-    """
-    if neighbors.ids.shape[1] == 0:
-        return labels
-    nearest, gap = neighbors.ids[:, 0], neighbors.distances[:, 0]
-    joins = (labels.labels == NOISE) & (gap < distance) & (labels.labels[nearest] != NOISE)
-    return Labels(
-        np.where(joins, labels.labels[nearest], labels.labels),
-        np.where(joins, 1 - gap / max(distance, 1e-9), labels.probabilities),
-    )
-
-
-def pair_noise(labels: Labels, neighbors: Neighbors, distance: float) -> Labels:
-    """Makes a cluster of two noise faces that are each other's nearest and near enough."""
-    if neighbors.ids.shape[1] == 0:
-        return labels
-    n = len(labels.labels)
-    nearest, gap = neighbors.ids[:, 0], neighbors.distances[:, 0]
-    noise = labels.labels == NOISE
-    me = np.arange(n)
-    pairs = noise & noise[nearest] & (nearest[nearest] == me) & (gap < distance)
-    first = np.flatnonzero(pairs & (me < nearest))
-    new = labels.labels.copy()
-    new[first] = new[nearest[first]] = labels.labels.max(initial=NOISE) + 1 + np.arange(len(first))
-    return Labels(new, np.where(pairs, 1 - gap / max(distance, 1e-9), labels.probabilities))
 
 
 def separate_noise(labels: Labels) -> Labels:

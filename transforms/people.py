@@ -1,18 +1,19 @@
 """Cluster labels into the people and assignments tables."""
 
 import itertools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Set
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from facecluster.transforms import schema
+from facecluster.transforms.codec import unit_rows
 from facecluster.transforms.hdbscan_labels import NOISE, Labels
+from facecluster.transforms.neighbors import blocks
 
 
-def name_people(
-    labels: np.ndarray, face_ids: Sequence[str], previous: Mapping[str, str]
-) -> list[str]:
+def name_people(labels: np.ndarray, face_ids: pa.Array, previous: pa.Array) -> pa.Array:
     """Person ids for clusters, stable when a collection is grouped again.
 
     A cluster takes over the id of the earlier person it shares most faces with, each id going to
@@ -21,84 +22,104 @@ def name_people(
 
     Args:
       labels: (n,) cluster numbers from 0 without gaps, -1 for noise.
-      face_ids: the n faces.
-      previous: person ids that faces had before.
+      face_ids: the n faces, ascending.
+      previous: the person id that each face had before, null for none.
 
     Returns:
       The person id of each cluster number.
     """
-    members: dict[int, list[str]] = {}
-    shared: dict[tuple[int, str], int] = {}
-    for label, face_id in zip(labels.tolist(), face_ids, strict=True):
-        if label == NOISE:
-            continue
-        members.setdefault(label, []).append(face_id)
-        if face_id in previous:
-            key = (label, previous[face_id])
-            shared[key] = shared.get(key, 0) + 1
+    had = pc.dictionary_encode(previous)
+    before = had.dictionary.to_pylist()
+    codes = had.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    both = (labels != NOISE) & (codes >= 0)
+    pairs, counts = np.unique(np.stack([labels[both], codes[both]]), axis=1, return_counts=True)
     names: dict[int, str] = {}
     kept: set[str] = set()
-    for (label, name), _ in sorted(shared.items(), key=lambda item: (-item[1], item[0][1])):
-        if label not in names and name not in kept:
-            names[label] = name
-            kept.add(name)
-    taken = set(previous.values())
-    for label in sorted(members.keys() - names.keys()):
-        names[label] = _new_name(min(members[label]), taken)
-        taken.add(names[label])
-    return [names[label] for label in range(len(members))]
+    shared = zip(counts.tolist(), pairs[0].tolist(), pairs[1].tolist(), strict=True)
+    for _, label, code in sorted(shared, key=lambda pair: (-pair[0], before[pair[2]], pair[1])):
+        if label not in names and before[code] not in kept:
+            names[label] = before[code]
+            kept.add(before[code])
+    taken = set(before)
+    numbers, first = np.unique(labels, return_index=True)
+    for label, face in zip(numbers.tolist(), face_ids.take(first).to_pylist(), strict=True):
+        if label != NOISE and label not in names:
+            names[label] = _new_name(face, taken)
+            taken.add(names[label])
+    return pa.array([names[label] for label in range(len(names))], pa.string())
 
 
 def people_tables(
     labels: Labels,
-    vectors: np.ndarray,
-    face_ids: Sequence[str],
-    photo_ids: Sequence[str],
-    previous: Mapping[str, str],
+    stored: np.ndarray,
+    face_ids: pa.Array,
+    photo_ids: pa.Array,
+    repeated: np.ndarray,
+    names: pa.Array,
 ) -> tuple[pa.Table, pa.Table]:
     """The people, largest first, and every face's assignment.
 
     Args:
       labels: of n faces.
-      vectors: (n, d) float32 unit vectors.
+      stored: (n, d) embeddings.
       face_ids, photo_ids: of the n faces.
-      previous: person ids that faces had before, see `name_people`.
+      repeated: (n,) bool, faces whose photo shows them twice.
+      names: the person id of each cluster number.
 
     Returns:
       (people, assignments), see schema.py.
     """
     numbers = labels.labels
-    names = name_people(numbers, face_ids, previous)
     assigned = np.flatnonzero(numbers != NOISE)
-    centres = np.zeros((len(names), vectors.shape[1]), np.float32)
-    np.add.at(centres, numbers[assigned], vectors[assigned])
-    centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
+    size = np.bincount(numbers[assigned], minlength=len(names))
+    sums = np.zeros((len(names), stored.shape[1]), np.float32)
+    by_person = assigned[np.argsort(numbers[assigned], kind="stable")]
+    for s in blocks(len(by_person)):
+        people, starts = np.unique(numbers[by_person[s]], return_index=True)
+        sums[people] += np.add.reduceat(unit_rows(stored[by_person[s]]), starts, axis=0)
+    lengths = np.linalg.norm(sums, axis=1)
+    centres = sums / np.maximum(lengths, 1e-12)[:, None]
     distances = np.full(len(numbers), np.nan, np.float32)
-    distances[assigned] = np.linalg.norm(vectors[assigned] - centres[numbers[assigned]], axis=1)
+    for s in blocks(len(assigned)):
+        away = unit_rows(stored[assigned[s]]) - centres[numbers[assigned[s]]]
+        distances[assigned[s]] = np.linalg.norm(away, axis=1)
 
     by_person = assigned[np.lexsort((distances[assigned], numbers[assigned]))]
-    starts = np.searchsorted(numbers[by_person], np.arange(len(names) + 1))
-    people = [
+    first = by_person[np.searchsorted(numbers[by_person], np.arange(len(names)))]
+    photo = pc.dictionary_encode(photo_ids).indices.to_numpy(zero_copy_only=False)
+    shown = np.unique(np.stack([numbers[assigned], photo[assigned].astype(np.int64)]), axis=1)
+    people = pa.table(
         {
-            "person_id": name,
-            "size": int(stop - start),
-            "n_photos": len({photo_ids[face] for face in by_person[start:stop]}),
-            "representative_face_id": face_ids[by_person[start]],
-        }
-        for name, start, stop in zip(names, starts[:-1], starts[1:], strict=True)
-    ]
-    people.sort(key=lambda person: (-person["size"], person["person_id"]))
+            "person_id": names,
+            "size": pa.array(size, pa.int32()),
+            "n_photos": pa.array(np.bincount(shown[0], minlength=len(names)), pa.int32()),
+            "representative_face_id": face_ids.take(first),
+            "spread": pa.array(_spread(lengths, size), pa.float32()),
+        },
+        schema=schema.stamped(schema.PEOPLE),
+    )
     assignments = {
-        "face_id": pa.array(face_ids, pa.string()),
-        "photo_id": pa.array(photo_ids, pa.string()),
-        "person_id": pa.array([names[n] if n != NOISE else None for n in numbers], pa.string()),
+        "face_id": face_ids,
+        "photo_id": photo_ids,
+        "person_id": names.take(pa.array(numbers, mask=numbers == NOISE)),
         "probability": pa.array(labels.probabilities, pa.float32()),
         "distance": pa.array(distances, pa.float32(), from_pandas=True),
+        "repeated_in_photo": pa.array(repeated),
     }
     return (
-        pa.Table.from_pylist(people, schema=schema.stamped(schema.PEOPLE)),
+        people.sort_by([("size", "descending"), ("person_id", "ascending")]),
         pa.table(assignments, schema=schema.stamped(schema.ASSIGNMENTS)),
     )
+
+
+def _spread(lengths: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Root of the mean squared distance of two faces, from the length of the sum of size vectors.
+
+    The squared length is the sum of all cosines, that of each vector with itself included.
+    """
+    pairs = size * (size - 1.0)
+    cosine = (lengths.astype(np.float64) ** 2 - size) / np.maximum(pairs, 1)
+    return np.where(pairs > 0, np.sqrt(np.maximum(2 - 2 * cosine, 0)), 0)
 
 
 def _new_name(face_id: str, taken: Set[str]) -> str:

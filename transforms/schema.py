@@ -32,19 +32,24 @@ FAILURES = pa.schema(
     ]
 )
 
-# A person. size counts faces; representative_face_id is the face nearest to all the others.
+# A person. size counts faces; representative_face_id is the face nearest to all the others. spread
+# is the root mean square of the Euclidean distances between any two of the faces' unit vectors: a
+# person whose faces lie as far apart as strangers' (1.4) is none.
 PEOPLE = pa.schema(
     [
         pa.field("person_id", pa.string(), nullable=False),
         pa.field("size", pa.int32(), nullable=False),
         pa.field("n_photos", pa.int32(), nullable=False),
         pa.field("representative_face_id", pa.string(), nullable=False),
+        pa.field("spread", pa.float32(), nullable=False),
     ]
 )
 
 # A face's person: one row for every face, person_id null for a face that was left unassigned.
 # probability is HDBSCAN's membership strength in [0, 1]; distance is the Euclidean distance of
-# the face's unit vector to its person's mean direction (null when unassigned).
+# the face's unit vector to its person's mean direction (null when unassigned). repeated_in_photo:
+# another face of its photo is so near that both are taken for one person (a mirror, a collage, a
+# face found twice), where two faces of a photo are otherwise taken for two people.
 ASSIGNMENTS = pa.schema(
     [
         pa.field("face_id", pa.string(), nullable=False),
@@ -52,6 +57,7 @@ ASSIGNMENTS = pa.schema(
         pa.field("person_id", pa.string()),
         pa.field("probability", pa.float32(), nullable=False),
         pa.field("distance", pa.float32()),
+        pa.field("repeated_in_photo", pa.bool_(), nullable=False),
     ]
 )
 

@@ -27,50 +27,62 @@ class Edges:
     weight: np.ndarray
 
 
+def core_distances(neighbors: Neighbors, min_samples: int) -> np.ndarray:
+    """(n,) float32: how far each face's min_samples-th neighbour is, itself not counted.
+
+    inf where there are fewer. A copy's is that of nobody: it takes no part, see `Neighbors`.
+    """
+    core = np.full(len(neighbors), np.inf, np.float32)
+    has = np.flatnonzero(np.diff(neighbors.starts) >= min_samples)
+    core[has] = neighbors.distances[neighbors.starts[has] + min_samples - 1]
+    return core
+
+
 def mutual_reachability(
-    neighbors: Neighbors, min_samples: int, min_distance: float, max_distance: float
+    i: np.ndarray,
+    j: np.ndarray,
+    distance: np.ndarray,
+    core: np.ndarray,
+    min_distance: float,
+    max_distance: float,
 ) -> Edges:
     """The edges of the neighbour graph, weighted with mutual reachability distance.
 
-    max(core(i), core(j), d(i, j)), where core is the distance to the min_samples-th neighbour, the
-    face itself not counted.
+    max(core(i), core(j), d(i, j)); Campello et al. 2013, definition 4.
 
     Args:
-      neighbors: the graph.
-      min_samples: at least 1; a graph of fewer neighbours counts its last.
+      i, j, distance: (m,) the graph's edges; distance 0 is between copies, see `Neighbors`.
+      core: (n,), as `core_distances` gives it.
       min_distance: above 0; smaller distances count as this. Without it copies of a photo would be
         infinitely dense, and a burst of photos of one person a cluster apart from the others.
+        No more than max_distance.
       max_distance: edges of this reachability and more are left out.
 
     Returns:
-      The edges of reachability below max_distance, each direction that the graph has.
+      The edges of reachability below max_distance, each direction that the graph has; none to and
+      from copies.
     """
-    k = neighbors.ids.shape[1]
-    if k == 0:
-        return Edges(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float64)))
-    distances = np.maximum(neighbors.distances, np.float32(min_distance))
-    core = distances[:, min(min_samples, k) - 1]
-    i, rank = np.nonzero(distances < max_distance)  # a missing neighbour is infinitely far
-    j, distance = neighbors.ids[i, rank], distances[i, rank]
-    weight = np.maximum(np.maximum(core[i], core[j]), distance)
-    near = weight < max_distance
-    weight, distance = weight[near].astype(np.float64), distance[near].astype(np.float64)
-    weight *= 1 + TIE_BREAK * distance
+    reach = np.maximum(np.maximum(core[i], core[j]), distance)
+    near = (reach < max_distance) & (distance > 0)
+    floor = np.float32(min(min_distance, max_distance))
+    weight = np.maximum(reach[near], floor).astype(np.float64)
+    weight *= 1 + TIE_BREAK * distance[near].astype(np.float64)
     return Edges(i[near], j[near], weight)
 
 
-def minimum_spanning_forest(edges: Edges, n: int) -> Edges:
+def minimum_spanning_forest(edges: Edges) -> Edges:
     """The lightest edges that connect what `edges` connect.
 
     Args:
       edges: in any order, with repetitions and either or both directions.
-      n: number of faces; ends are below it.
     """
-    low, high = np.minimum(edges.i, edges.j), np.maximum(edges.i, edges.j)
-    order = np.lexsort((edges.weight, high, low))
-    low, high, weight = low[order], high[order], edges.weight[order]
+    faces, ends = np.unique(np.stack([edges.i, edges.j]), return_inverse=True)
+    ends = np.sort(ends.reshape(2, -1), axis=0)
+    order = np.lexsort((edges.weight, ends[1], ends[0]))
+    (low, high), weight = ends[:, order], edges.weight[order]
     first = np.ones(len(order), bool)  # a sparse matrix would add repeated edges up
     first[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
-    graph = csr_matrix((weight[first], (low[first], high[first])), shape=(n, n))
+    shape = (len(faces), len(faces))
+    graph = csr_matrix((weight[first], (low[first], high[first])), shape)
     forest = minimum_spanning_tree(graph, overwrite=True).tocoo()
-    return Edges(forest.row.astype(np.int64), forest.col.astype(np.int64), forest.data)
+    return Edges(faces[forest.row], faces[forest.col], forest.data)

@@ -1,3 +1,4 @@
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facecluster.pipeline.cluster_job import ClusterError, cluster_faces, cluster_run
+from facecluster.pipeline.cluster_job import ClusterError, cluster_run
 from facecluster.pipeline.options import ClusterOptions
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms import schema
 from facecluster.transforms.codec import Codec
-from facecluster.transforms.neighbors import nearest_neighbors
 from facecluster.transforms.photo import Face, Failure, Photo, Shard
 from facecluster.transforms.tables import TableError
 from facecluster.transforms.write_shards import ShardWriter
@@ -34,13 +34,30 @@ def face_of(person, seed, noise=0.4):
 
 def photo(uri, people, content=None):
     """A photo of faces of the people (numbers of axes); photos of equal content are copies."""
-    name = (content or uri).encode().hex().ljust(64, "0")
+    name = _name(content or uri)
+    vectors = [face_of(person, [index, *name.encode()]) for index, person in enumerate(people)]
+    return photo_of(uri, vectors, name)
+
+
+def photo_of(uri, vectors, name=None):
+    """A photo of faces with these embeddings."""
     faces = tuple(
-        Face(np.zeros(4), np.zeros((5, 2)), 0.9, thumbnail=b"",
-             embedding=face_of(person, [index, *name.encode()]))
-        for index, person in enumerate(people)
-    )  # fmt: skip
+        Face(np.zeros(4), np.zeros((5, 2)), 0.9, thumbnail=b"", embedding=vector)
+        for vector in vectors
+    )
+    name = name or _name(uri)
     return Photo(uri, Shard("", 0), photo_id=name, width=10, height=10, faces=faces)
+
+
+def _name(uri):
+    return uri.encode().hex().ljust(64, "0")
+
+
+def at_angle(degrees):
+    """A unit vector in the plane of the first two axes."""
+    vector = np.zeros(DIMENSIONS, np.float32)
+    vector[:2] = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return vector
 
 
 def write_run(root, photos, n_shards=2, writer=WRITER) -> RunDirectory:
@@ -107,8 +124,8 @@ def test_the_manifest_records_it_beside_the_other_steps(tmp_path):
 def test_progress_is_told(tmp_path):
     said = []
     cluster_run(write_run(tmp_path, ALBUM), ClusterOptions(), said.append)
-    assert len(said) == 3
-    assert "7 faces" in said[1]
+    assert [words.split()[0] for words in said] == ["reading", "finding", "grouping", "writing"]
+    assert said[1].endswith("7 faces: 100%")
 
 
 def test_copies_of_a_photo_count_once(tmp_path):
@@ -154,12 +171,100 @@ def test_options_may_change_between_groupings(tmp_path):
     run = write_run(tmp_path, ALBUM)
     cluster(run)
     before = people_of(run)
-    assert cluster(run, max_distance=0.05, attach_distance=0, pair_distance=0)["counts"] == {
+    assert cluster(run, max_distance=0.05)["counts"] == {
         "faces": 7, "people": 0, "unassigned": 7, "largest_person": 0,
     }  # fmt: skip
     assert people_of(run)[1] == {}
     cluster(run)
     assert people_of(run) == before
+
+
+def test_grouping_again_keeps_the_ids_that_an_earlier_version_gave(tmp_path):
+    run = write_run(tmp_path, ALBUM)
+    cluster(run)
+    before, _ = people_of(run)
+    run.write("assignments", run.read("assignments").drop_columns(["repeated_in_photo"]))
+    run.write("people", run.read("people").drop_columns(["spread"]))
+    cluster(run)
+    assert people_of(run)[0] == before
+
+
+# ---- what lets one doubt the people ----
+
+
+def diagnostics_of(run, **options):
+    entry = cluster(run, **{"chance_neighbors": 0} | options)
+    assert run.manifest()["steps"]["cluster"]["diagnostics"] == entry["diagnostics"]
+    return entry["diagnostics"]
+
+
+def test_a_grouping_that_went_well_gives_nothing_to_doubt(tmp_path):
+    found = diagnostics_of(write_run(tmp_path, ALBUM))
+    assert found["max_distance"] == ClusterOptions.max_distance
+    assert found["recall"] == 1
+    assert found["share_unassigned"] == round(2 / 7, 4)
+    assert found["share_of_largest_person"] == round(3 / 7, 4)
+    assert found["same_photo_violations"] == found["repeated_in_photo"] == 0
+    assert found["heterogeneous_people"] == 0
+    assert found["most_heterogeneous"] == found["giant_people"] == []
+
+
+def test_the_distance_that_the_collection_came_to_is_told(tmp_path):
+    run = write_run(tmp_path, [photo(f"{i}.jpg", [i % 8]) for i in range(60)])
+    least, most = (
+        diagnostics_of(run, chance_neighbors=per_face)["max_distance"] for per_face in (1e-4, 1e-3)
+    )
+    assert least < most < ClusterOptions.max_distance
+
+
+def test_a_chain_of_strangers_is_a_giant_that_differs_too_much(tmp_path):
+    # Each 0.8 from the next, all around a circle; and a person of as many faces.
+    chain = [photo_of(f"{i}.jpg", [at_angle(i * 360 / 7.6)]) for i in range(7)]
+    person = [photo(f"ann/{i}.jpg", [5]) for i in range(7)]
+    run = write_run(tmp_path, [*chain, *person])
+    found = diagnostics_of(run, join_distance=0)
+    assigned, people = people_of(run)
+    (giant,) = {assigned[schema.face_id(p.photo_id, 0)] for p in chain}
+    assert found["giant_people"] == found["most_heterogeneous"] == [giant]
+    assert found["heterogeneous_people"] == 1
+    assert found["share_of_largest_person"] == 0.5
+    vectors = np.array([p.faces[0].embedding for p in chain], np.float64)
+    pairs = [np.linalg.norm(a - b) for a, b in itertools.combinations(vectors, 2)]
+    assert people[giant]["spread"] == pytest.approx(np.sqrt(np.mean(np.square(pairs))), abs=1e-5)
+    # At a distance below the chain's steps, none of it is left.
+    found = diagnostics_of(run, max_distance=0.75)
+    assert found["heterogeneous_people"] == 0
+    assert found["giant_people"] == []
+    assert found["share_unassigned"] == 0.5
+
+
+def test_a_heterogeneous_person_of_few_of_many_faces_is_no_giant(tmp_path):
+    chain = [photo_of(f"{i}.jpg", [at_angle(i * 360 / 7.6)]) for i in range(7)]
+    others = [photo(f"{person}/{i}.jpg", [person]) for person in range(4, 12) for i in range(4)]
+    run = write_run(tmp_path, [*chain, *others])
+    found = diagnostics_of(run, join_distance=0)
+    assert found["heterogeneous_people"] == len(found["most_heterogeneous"]) == 1
+    assert found["giant_people"] == []
+
+
+def test_faces_that_a_photo_repeats_are_marked_and_counted(tmp_path):
+    # A face and its mirror image, then two look-alikes, each pair in one photo.
+    mirror = photo_of("mirror.jpg", [at_angle(0), at_angle(10)])
+    alike = photo_of("alike.jpg", [at_angle(180), at_angle(222)])
+    run = write_run(tmp_path, [mirror, alike], n_shards=1)
+    found = diagnostics_of(run)
+    assert found["repeated_in_photo"] == 2
+    assert found["same_photo_violations"] == 1
+    rows = run.read("assignments").to_pylist()
+    marked = {row["face_id"] for row in rows if row["repeated_in_photo"]}
+    assert marked == {schema.face_id(mirror.photo_id, index) for index in (0, 1)}
+    assert {row["face_id"] for row in rows if row["person_id"]} == marked
+    together = diagnostics_of(run, ignore_photos=True)
+    assert together["same_photo_violations"] == 2
+    assert together["share_unassigned"] == 0
+
+
+# ---- tables that are damaged, or of nothing ----
 
 
 def test_a_run_without_faces_says_what_to_do(tmp_path):
@@ -228,46 +333,3 @@ def test_tables_are_plain_parquet_files(tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text())["steps"]["cluster"]
     leftovers = [path for path in Path(run.root).rglob("*") if path.name.endswith(".tmp")]
     assert leftovers == []
-
-
-# ---- the steps together ----
-
-
-def at_angles(distances, plane):
-    """Unit vectors of a plane, each at a distance from the plane's first axis, left or right."""
-    angles = 2 * np.arcsin(np.array(distances) / 2)
-    vectors = np.zeros((len(angles), 6))
-    vectors[:, 2 * plane], vectors[:, 2 * plane + 1] = np.cos(angles), np.sin(angles)
-    return vectors.astype(np.float32)
-
-
-def labels_of(vectors, **options):
-    neighbors = nearest_neighbors(vectors, len(vectors))
-    return cluster_faces(neighbors, ClusterOptions(**options)).labels.tolist()
-
-
-def test_noise_is_attached_and_paired():
-    # 1 is 0.6 from 0, 2 is 0.75 from 0 on the other side; 3 and 4 are 0.8 apart and far from all.
-    vectors = np.concatenate([at_angles([0, 0.6, -0.75], 0), at_angles([0, 0.8], 1)])
-    options = {"max_distance": 0.7, "attach_distance": 0.76, "pair_distance": 0.81}
-    assert labels_of(vectors, **options) == [0, 0, 0, 1, 1]
-    assert labels_of(vectors, **options | {"attach_distance": 0.74}) == [0, 0, -1, 1, 1]
-    assert labels_of(vectors, **options | {"pair_distance": 0.79}) == [0, 0, 0, -1, -1]
-    # Where two are not yet a person, noise makes no pairs either.
-    assert labels_of(vectors, min_cluster_size=3, **options) == [-1] * 5
-
-
-def test_a_face_needs_as_many_neighbours_as_min_samples_says():
-    # Three within 0.3 of each other, and two.
-    vectors = np.concatenate([at_angles([0, 0.1, 0.3], 0), at_angles([0, 0.1], 1)])
-    options = {"max_distance": 0.7, "attach_distance": 0, "pair_distance": 0}
-    assert labels_of(vectors, min_samples=1, **options) == [0, 0, 0, 1, 1]
-    assert labels_of(vectors, min_samples=2, **options) == [0, 0, 0, -1, -1]
-    assert labels_of(vectors, min_samples=3, **options) == [-1] * 5
-
-
-def test_a_burst_of_photos_is_not_a_person_of_its_own_within_min_distance():
-    # Two bursts of one person, 0.4 apart.
-    vectors = at_angles([0, 0.01, 0.02, 0.4, 0.41, 0.42], 0)
-    assert labels_of(vectors, min_distance=0.45) == [0] * 6
-    assert sorted(set(labels_of(vectors, min_distance=0.01))) == [0, 1]

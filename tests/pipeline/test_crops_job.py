@@ -71,7 +71,7 @@ def run(tmp_path) -> RunDirectory:
                               "landmarks": range(10), "detection_score": 1, "thumbnail": b"",
                               "embedding": [1, 0]})  # fmt: skip
                 assignments.append({"face_id": face_id, "photo_id": photo_id, "person_id": person,
-                                    "probability": 1})  # fmt: skip
+                                    "probability": 1, "repeated_in_photo": False})  # fmt: skip
     failure = {"uri": str(tmp_path / "photos" / "Bob" / "4.png"), "step": "decode",
                "error": "OSError", "message": "broken"}  # fmt: skip
     rows = {"failures": (schema.FAILURES, [failure]), "photos": (schema.PHOTOS, photos),

@@ -87,9 +87,10 @@ def make_run(folder, photos, failures=(), dimensions=2, n_shards=2):
     }
     if assigned:
         rows = [
-            {"face_id": face, "photo_id": photo, "person_id": person, "probability": 1}
+            {"face_id": face, "photo_id": photo, "person_id": person, "probability": 1,
+             "repeated_in_photo": False}
             for face, (photo, person) in sorted(assigned.items())
-        ]
+        ]  # fmt: skip
         run.write("assignments", pa.Table.from_pylist(rows, schema.stamped(schema.ASSIGNMENTS)))
     return run
 

@@ -12,6 +12,7 @@ from facecluster.pipeline.options import (
     CropOptions,
     EmbedOptions,
     TrainOptions,
+    WorkerOptions,
     add_options,
     at_least,
     between,
@@ -19,7 +20,7 @@ from facecluster.pipeline.options import (
 )
 from facecluster.transforms.codec import CODECS
 
-TOGETHER = [EmbedOptions, ClusterOptions]
+TOGETHER = [EmbedOptions, ClusterOptions, WorkerOptions]
 ALL = [*TOGETHER, CropOptions, TrainOptions]
 
 
@@ -65,6 +66,8 @@ def test_defaults_are_within_their_own_bounds(options):
 def test_a_switch_is_off_unless_it_is_given():
     assert parse(TrainOptions).flip is False
     assert parse(TrainOptions, "--flip").flip is True
+    assert parse(ClusterOptions).ignore_photos is False
+    assert parse(ClusterOptions, "--ignore-photos").ignore_photos is True
 
 
 def test_choices_are_those_of_what_they_choose_from():
@@ -78,10 +81,11 @@ def test_choices_are_those_of_what_they_choose_from():
     assert set(choices["standardisation"]) == set(STANDARDISATIONS)
 
 
-def test_both_classes_fit_on_one_command_line():
+def test_classes_fit_on_one_command_line():
     arguments = parser_of(*TOGETHER).parse_args(["--codec", "float16", "--min-samples", "3"])
     assert from_arguments(EmbedOptions, arguments) == EmbedOptions(codec="float16")
     assert from_arguments(ClusterOptions, arguments) == ClusterOptions(min_samples=3)
+    assert from_arguments(WorkerOptions, arguments) == WorkerOptions()
 
 
 def test_values_are_converted():
@@ -118,8 +122,14 @@ def test_every_codec_can_be_chosen(codec):
         (ClusterOptions, "--max-distance=-0.1", "-0.1 is not between 0 and 2"),
         (ClusterOptions, "--max-distance=nan", "nan is not between 0 and 2"),
         (ClusterOptions, "--max-distance=far", "invalid float value: 'far'"),
-        (ClusterOptions, "--attach-distance=3", "3 is not between 0 and 2"),
-        (ClusterOptions, "--pair-distance=inf", "inf is not between 0 and 2"),
+        (ClusterOptions, "--chance-neighbors=-1", "-1 is less than 0"),
+        (ClusterOptions, "--chance-neighbors=nan", "nan is less than 0"),
+        (ClusterOptions, "--join-distance=inf", "inf is not between 0 and 2"),
+        (ClusterOptions, "--probes=-1", "-1 is less than 0"),
+        (ClusterOptions, "--probes=all", "invalid int value: 'all'"),
+        (ClusterOptions, "--ignore-photos=yes", "ignored explicit argument 'yes'"),
+        (WorkerOptions, "--worker-memory=63", "63 is less than 64"),
+        (ClusterOptions, "--attach-distance=0.5", "unrecognized arguments"),
         (EmbedOptions, "--min-face=20", "unrecognized arguments"),
     ],
 )

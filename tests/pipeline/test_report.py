@@ -52,7 +52,7 @@ def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirector
             rank = len(sheets.setdefault(person_id, {}))
             sheets[person_id][face_id] = photo_id
             sure = (0.0, None) if person_id is None else (0.5**rank, 0.25)
-            assignments.setdefault(face_id, (face_id, photo_id, person_id, *sure))
+            assignments.setdefault(face_id, (face_id, photo_id, person_id, *sure, False))
     for number, shard in enumerate(shards):
         for name, rows in shard.items():
             table_schema = {"photos": schema.PHOTOS, "failures": schema.FAILURES,
@@ -60,7 +60,7 @@ def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirector
             write_table(run.shard_path(name, f"{number:03d}"), table(rows, table_schema))
     if people is not False:
         sheets.pop(None, None)
-        rows = [(person_id, len(sheet), len(set(sheet.values())), next(iter(sheet)))
+        rows = [(person_id, len(sheet), len(set(sheet.values())), next(iter(sheet)), 0.5)
                 for person_id, sheet in sheets.items()]  # fmt: skip
         run.write("people", table(rows, schema.PEOPLE))
         run.write("assignments", table(list(assignments.values()), schema.ASSIGNMENTS))
@@ -236,6 +236,18 @@ def test_a_photo_with_a_person_twice_is_marked(tmp_path):
     ann = page.sheets()[0]
     marked = [name for name, face in zip(names(ann), ann, strict=True) if "twice" in face["title"]]
     assert sorted(marked) == ["1.jpg", "1.jpg", "3.jpg", "3.jpg"]
+
+
+def test_people_whose_faces_differ_unusually_are_marked(tmp_path):
+    photos = {f"/p/{i}.jpg": ["ann", "bob"] for i in range(5)} | {"/p/x.jpg": ["cat"]}
+    run = write_run(tmp_path, photos)
+    note = "faces differ unusually: perhaps more than one person"
+    assert note not in page_of(run).text
+    run.update_manifest("cluster", {"diagnostics": {"most_heterogeneous": ["bob", "gone"]}})
+    page = page_of(run)
+    assert page.text.count(note) == 1
+    assert f"5 faces in 5 photos {note} bob" in page.text
+    assert "5 faces in 5 photos ann" in page.text
 
 
 def test_a_photo_under_two_names_is_shown_once(tmp_path):

@@ -18,6 +18,27 @@ CLUSTER = {
 }
 
 
+NOTHING_TO_SAY = {
+    "max_distance": 0.89,
+    "recall": 1.0,
+    "share_unassigned": 0.2,
+    "share_of_largest_person": 0.1,
+    "same_photo_violations": 0,
+    "repeated_in_photo": 0,
+    "heterogeneous_people": 0,
+    "most_heterogeneous": [],
+    "giant_people": [],
+}
+
+
+def notes(**diagnostics):
+    """The notes on a grouping of these diagnostics, which follow everything else."""
+    lines = summary(cluster=CLUSTER | {"diagnostics": NOTHING_TO_SAY | diagnostics})
+    without = summary(cluster=CLUSTER)
+    assert lines[: len(without)] == without
+    return [line.removeprefix("note          ") for line in lines[len(without) :]]
+
+
 def summary(**steps):
     return format_summary({"steps": steps, "versions": {"python": "3"}}).splitlines()
 
@@ -69,3 +90,41 @@ def test_a_run_that_has_not_begun():
 
 def test_other_steps_do_not_matter():
     assert summary(embed=EMBED, other={"seconds": 1}) == summary(embed=EMBED)
+
+
+# ---- what to doubt ----
+
+
+def test_a_grouping_without_doubts_has_no_notes():
+    assert notes() == []
+
+
+def test_people_of_a_large_share_of_all_faces_are_noted_with_what_to_do():
+    giant = {"max_distance": 0.6203, "heterogeneous_people": 1, "giant_people": ["a"]}
+    assert notes(**giant) == [
+        "one person holds 20% of all faces or more, too different to be one: try a smaller "
+        "--max-distance (it came to 0.6203)"
+    ]
+    giants = giant | {"heterogeneous_people": 2, "giant_people": ["a", "b"]}
+    assert [note[:18] for note in notes(**giants)] == ["2 people each hold"]
+
+
+def test_people_whose_faces_differ_are_counted_beside_the_giant_ones():
+    differ = "differ unusually: perhaps more than one person"
+    assert notes(heterogeneous_people=1) == [f"the faces of one person {differ}"]
+    assert notes(heterogeneous_people=1234) == [f"the faces of 1,234 people {differ}"]
+    found = notes(heterogeneous_people=3, giant_people=["a"])
+    assert found[1:] == [f"the faces of 2 people {differ}"]
+
+
+def test_faces_of_a_person_whom_the_photo_shows_already_are_counted():
+    shown = "of a person whom the photo shows already: see the report"
+    assert notes(same_photo_violations=1) == [f"1 face is {shown}"]
+    assert notes(same_photo_violations=2100) == [f"2,100 faces are {shown}"]
+
+
+def test_a_search_that_missed_neighbours_says_so():
+    assert notes(recall=0.9731) == [
+        "about 97.31% of nearest faces were found: --probes 0 finds all, slowly"
+    ]
+    assert "99.99%" in notes(recall=0.9999)[0]

@@ -18,6 +18,8 @@ from facecluster.transforms.codec import (
     decode,
     fit_pca128,
     make_codec,
+    stored_vectors,
+    unit_rows,
 )
 
 
@@ -125,6 +127,34 @@ def test_decode_takes_slices_and_chunks():
     np.testing.assert_allclose(
         decode(column.take(pa.array([3, 3, 0]))), vectors[[3, 3, 0]], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_stored_vectors_are_what_was_written(name, faces, arrays):
+    codec = make_codec(name, arrays)
+    column = codec.encode(faces[:20])
+    values = column.flatten().to_numpy(zero_copy_only=False).reshape(20, -1)
+    assert values.dtype == ("int8" if name == "pca128" else name)
+    for same in (column, written_and_read(column)):
+        stored = stored_vectors(same)
+        assert stored.dtype == values.dtype
+        np.testing.assert_array_equal(stored, values)
+        np.testing.assert_array_equal(unit_rows(stored), decode(same))
+    part = pa.chunked_array([column.slice(15, 2), column.slice(3, 1)])
+    np.testing.assert_array_equal(stored_vectors(part), values[[15, 16, 3]])
+
+
+@pytest.mark.parametrize("kind", ["int8", "float16", "float32", "float64"])
+def test_unit_rows(kind):
+    stored = np.array([[3, 4], [-100, 0], [0, 0], [60, -80]], kind)
+    before = stored.copy()
+    vectors = unit_rows(stored)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, [[0.6, 0.8], [-1, 0], [0, 0], [0.6, -0.8]], rtol=1e-6)
+    np.testing.assert_array_equal(stored, before)  # theirs, also where it is float32 already
+    # A row is the same bits in any company.
+    many = units(1000, 33) * np.float32(7)
+    np.testing.assert_array_equal(unit_rows(many)[500:501], unit_rows(many[500:501]))
 
 
 def test_the_mean_itself_has_no_direction(faces, arrays):

@@ -1,4 +1,7 @@
+import itertools
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,12 +14,20 @@ from facecluster.transforms.people import name_people, people_tables
 
 
 def face_ids(n):
-    return [schema.face_id(f"{i:02x}".ljust(64, "0"), i % 3) for i in range(n)]
+    return [schema.face_id(f"{i:05x}".ljust(64, "0"), i % 3) for i in range(n)]
+
+
+def named(labels, ids, previous=None):
+    """Person ids for clusters of faces, of which some had a person before: {face: its id}."""
+    previous = pa.array([(previous or {}).get(face) for face in ids], pa.string())
+    names = name_people(np.array(labels, int), pa.array(ids, pa.string()), previous)
+    assert names.type == pa.string()
+    return names.to_pylist()
 
 
 def grouped(labels, ids, previous=None):
     """{person id: its faces} and {face: its person id}, as the next grouping will know them."""
-    names = name_people(np.array(labels, int), ids, previous or {})
+    names = named(labels, ids, previous)
     assert len(names) == max(labels, default=NOISE) + 1
     assert len(set(names)) == len(names), "two people with one id"
     faces = {name: set() for name in names}
@@ -33,6 +44,40 @@ def labelling(drawn):
 
 
 GROUPINGS = st.lists(st.integers(NOISE, 4), min_size=1, max_size=14).map(labelling)
+
+
+def expected_names(labels, ids, previous):
+    """The same in plain Python, face by face."""
+    members, shared = {}, {}
+    for label, face in zip(labels, ids, strict=True):
+        if label != NOISE:
+            members.setdefault(label, []).append(face)
+            if previous[face] is not None:
+                key = (label, previous[face])
+                shared[key] = shared.get(key, 0) + 1
+    names = {}
+    for (label, name), _ in sorted(shared.items(), key=lambda i: (-i[1], i[0][1], i[0][0])):
+        if label not in names and name not in names.values():
+            names[label] = name
+    taken = {name for name in previous.values() if name is not None}
+    for label in sorted(members.keys() - names.keys()):
+        new = f"person-{members[label][0][:12]}{members[label][0][64:]}"
+        variants = itertools.chain([new], (f"{new}-{k}" for k in itertools.count(2)))
+        names[label] = next(name for name in variants if name not in taken)
+        taken.add(names[label])
+    return [names[label] for label in range(len(names))]
+
+
+@given(st.data(), GROUPINGS)
+def test_names_are_those_of_plain_python(data, labels):
+    # Photos whose names begin alike, and people who have the names that new ones would get.
+    photos = ["a" * 64, "a" * 12 + "b" * 52, "a" * 12 + "c" * 52, "d" * 64]
+    ids = sorted(schema.face_id(photos[i % 4], i // 4) for i in range(len(labels)))
+    before = st.sampled_from(
+        [None, "person-aaaaaaaaaaaa-000", "person-aaaaaaaaaaaa-000-2", "person-dddddddddddd-001"]
+    )
+    previous = {face: data.draw(before) for face in ids}
+    assert named(labels, ids, previous) == expected_names(labels, ids, previous)
 
 
 @given(st.lists(GROUPINGS, min_size=1, max_size=6))
@@ -71,8 +116,8 @@ def test_grouping_the_same_again_changes_no_id_whatever_the_numbers(labels, rand
 
 def test_a_new_person_is_named_after_its_first_face():
     photo_a, photo_b = "a" * 64, "b" * 64
-    ids = [schema.face_id(photo_b, 0), schema.face_id(photo_a, 2), schema.face_id(photo_a, 10)]
-    assert name_people(np.array([0, 0, 1]), ids, {}) == [
+    ids = [schema.face_id(photo_a, 2), schema.face_id(photo_a, 10), schema.face_id(photo_b, 0)]
+    assert named([0, 1, 0], ids, {}) == [
         "person-aaaaaaaaaaaa-002",
         "person-aaaaaaaaaaaa-010",
     ]
@@ -80,7 +125,7 @@ def test_a_new_person_is_named_after_its_first_face():
 
 def test_photos_whose_names_begin_alike_make_two_people():
     ids = [schema.face_id("a" * 12 + end * 52, 0) for end in "bcd"]
-    names = name_people(np.array([0, 1, 2]), ids, {})
+    names = named([0, 1, 2], ids, {})
     assert names == ["person-aaaaaaaaaaaa-000", "person-aaaaaaaaaaaa-000-2",
                      "person-aaaaaaaaaaaa-000-3"]  # fmt: skip
 
@@ -144,8 +189,8 @@ def test_the_id_of_a_person_who_is_gone_does_not_pass_to_strangers():
 
 
 def test_without_faces_there_are_no_people():
-    assert name_people(np.empty(0, int), [], {}) == []
-    assert name_people(np.array([NOISE]), ["a"], {"a": "person-a"}) == []
+    assert named([], []) == []
+    assert named([NOISE], ["a"], {"a": "person-a"}) == []
 
 
 # ---- tables ----
@@ -156,15 +201,23 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def tables(labels, vectors, photo_ids=None):
+def spread(vectors):
+    """Root mean square of the distances of all pairs; 0 where there are none."""
+    pairs = [np.sum((a - b) ** 2) for a, b in itertools.combinations(vectors.astype(float), 2)]
+    return np.sqrt(np.mean(pairs or [0]))
+
+
+def tables(labels, vectors, photo_ids=None, repeated=None):
     labels = np.array(labels, int)
     ids = face_ids(len(labels))
+    photo_ids = photo_ids or [face[:64] for face in ids]
     people, assignments = people_tables(
         Labels(labels, np.where(labels == NOISE, 0, 0.75)),
-        unit(vectors) if len(vectors) else np.empty((0, 3), np.float32),
-        ids,
-        photo_ids or [face[:64] for face in ids],
-        {},
+        np.asarray(vectors).reshape(len(labels), -1 if len(labels) else 3),
+        pa.array(ids, pa.string()),
+        pa.array(photo_ids, pa.string()),
+        np.zeros(len(labels), bool) if repeated is None else np.array(repeated),
+        pa.array([f"person {k}" for k in range(labels.max(initial=NOISE) + 1)], pa.string()),
     )
     return people, assignments, ids
 
@@ -175,21 +228,26 @@ def tables(labels, vectors, photo_ids=None):
             st.integers(NOISE, 3),
             st.lists(st.integers(-3, 3), min_size=3, max_size=3).filter(any),
             st.integers(0, 4),
+            st.booleans(),
         ),
         min_size=1,
         max_size=20,
-    )
+    ),
+    st.sampled_from(["int8", "float16", "float32"]),
 )
-def test_tables_agree_with_the_labels(rows):
-    labels = labelling([label for label, _, _ in rows])
-    vectors = unit([vector for _, vector, _ in rows])
-    photos = [f"photo {photo}" for _, _, photo in rows]
-    people, assignments, ids = tables(labels, vectors, photos)
+def test_tables_agree_with_the_labels(rows, kind):
+    labels = labelling([label for label, *_ in rows])
+    stored = np.array([vector for _, vector, *_ in rows], kind)  # of any length
+    vectors = unit(stored)
+    photos = [f"photo {photo}" for *_, photo, _ in rows]
+    repeated = [again for *_, again in rows]
+    people, assignments, ids = tables(labels, stored, photos, repeated)
 
     assert assignments["face_id"].to_pylist() == ids
     assert assignments["photo_id"].to_pylist() == photos
     names = assignments["person_id"].to_pylist()
-    assert [name is None for name in names] == [label == NOISE for label in labels]
+    assert names == [None if label == NOISE else f"person {label}" for label in labels]
+    assert assignments["repeated_in_photo"].to_pylist() == repeated
     assert assignments["distance"].null_count == labels.count(NOISE)
     assert assignments["probability"].to_pylist() == [0.75 * (k != NOISE) for k in labels]
 
@@ -201,6 +259,7 @@ def test_tables_agree_with_the_labels(rows):
         assert len({labels[i] for i in members}) == 1
         assert person["size"] == len(members)
         assert person["n_photos"] == len({photos[i] for i in members})
+        assert person["spread"] == pytest.approx(spread(vectors[members]), abs=2e-3)
         centre = vectors[members].astype(np.float64).sum(axis=0)
         if np.linalg.norm(centre) < 1e-3:
             continue  # faces in opposite directions have no mean direction
@@ -235,3 +294,32 @@ def test_tables_carry_their_schema_and_version():
     assert assignments.schema.equals(schema.ASSIGNMENTS)
     for table in (people, assignments):
         assert schema.stamp_of(table.schema) == {"schema_version": schema.SCHEMA_VERSION}
+
+
+@pytest.mark.parametrize("noise", [0, 0.01, 0.5, 10])
+def test_spread_is_that_of_all_pairs(noise):
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(1, 64)) + noise * random.normal(size=(300, 64))
+    people, _, _ = tables([0] * 299 + [1], vectors.astype(np.float32))
+    assert people["spread"].to_pylist() == pytest.approx([spread(unit(vectors[:299])), 0], abs=1e-3)
+
+
+def test_more_faces_than_are_read_at_once():
+    random = np.random.default_rng(0)
+    n = 70_000
+    labels = random.integers(NOISE, 4, n)
+    labels[labels == 3] = random.integers(3, 8000, np.count_nonzero(labels == 3))
+    labels = np.array(labelling(labels.tolist()))
+    vectors = unit(random.normal([3, 0, 0], 1, (n, 3)))
+    people, assignments, _ = tables(labels, vectors, [f"photo {i % 1000}" for i in range(n)])
+    clustered = labels != NOISE
+    sums = np.zeros((labels.max() + 1, 3))
+    np.add.at(sums, labels[clustered], vectors[clustered])
+    centres = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    expected = np.linalg.norm(vectors - centres[labels], axis=1)[clustered]
+    distances = assignments["distance"].to_numpy()
+    assert distances[clustered] == pytest.approx(expected, abs=1e-5)
+    assert np.all(np.isnan(distances[~clustered]))
+    sizes = dict(zip(people["person_id"].to_pylist(), people["size"].to_pylist(), strict=True))
+    counts = np.bincount(labels[clustered])
+    assert sizes == {f"person {k}": count for k, count in enumerate(counts.tolist())}
