@@ -38,6 +38,7 @@ setup(
         "gcp": ["apache-beam[gcp]==2.77.0"],
         "torch": ["torch==2.9.1"],
         "train": ["tensorboard==2.21.0"],
+        "bench": ["infomap==2.16.0", "matplotlib==3.11.2"],
         "test": ["pytest==8.4.2", "hypothesis==6.142.1", "ruff==0.14.1", "mtcnn==1.0.0"],
     },
     entry_points={"console_scripts": ["facecluster = facecluster.pipeline.cli:script"]},

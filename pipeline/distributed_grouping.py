@@ -13,6 +13,7 @@ is not done again once that is there, so a killed job goes on where it was.
 The launching process holds a few numbers for each face, the forest and the tree over it.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -38,7 +39,7 @@ from facecluster.pipeline.grouping import (
 from facecluster.pipeline.grouping_checks import summary_of, together
 from facecluster.pipeline.options import ClusterOptions
 from facecluster.pipeline.run_directory import RunDirectory
-from facecluster.pipeline.runner import choose_execution
+from facecluster.pipeline.runner import OptionError, choose_execution
 from facecluster.pipeline.work_folder import READERS, WorkFolder, run_tasks
 from facecluster.transforms.chance import SAMPLE_FACES
 from facecluster.transforms.codec import stored_vectors, unit_rows
@@ -56,17 +57,27 @@ from facecluster.transforms.neighbors import (
 )
 from facecluster.transforms.people import name_people, people_tables
 from facecluster.transforms.same_photo import constrained_photos
+from facecluster.transforms.schema import stamp_of
 from facecluster.transforms.spanning_forest import (
     Edges,
     core_distances,
     minimum_spanning_forest,
     mutual_reachability,
 )
-from facecluster.transforms.tables import write_table
+from facecluster.transforms.tables import TableError, check_together, write_table
 
 # A worker holds a block's visitors as they are stored, and a cell's as floats with their products.
 ROOM = 4
 EDGE_BYTES = 24
+NO_ROWS = {
+    "numbers": np.empty(0, np.int64),
+    "stored": np.empty((0, 1), np.float32),
+    "face_ids": np.empty(0, np.str_),
+    "photo_ids": np.empty(0, np.str_),
+    "labels": np.empty(0, np.int64),
+    "probabilities": np.empty(0),
+    "repeated": np.empty(0, bool),
+}
 KEY = [("high", np.uint64), ("low", np.uint32), ("index", np.uint16)]
 
 
@@ -142,17 +153,16 @@ def group_run(
       counts and diagnostics for the manifest.
 
     Raises:
-      DistributionError: Beam failed.
+      DistributionError: Beam failed, or what it ran did.
       TableError: a table is damaged, or models are mixed.
+      OptionError: Beam's options make no sense.
     """
     plan = _plan(run, options, worker_memory << 20)
     n_rows = sum(plan.shards.values())
 
     def on_workers(kind: str, task: Callable[[str], None], names: Sequence[str]) -> None:
-        try:
+        with _told(kind):
             run_tasks(plan.work, kind, task, names, beam_arguments)
-        except Exception as error:
-            raise DistributionError(f"{kind}: {_last_line(error)}") from error
 
     progress(f"reading {n_rows:,} faces")
     on_workers("sample", SampleShard(plan, _sample_share(n_rows)), list(plan.shards))
@@ -168,7 +178,8 @@ def group_run(
     progress(f"joining {n:,} faces to a forest")
     on_workers("forests", ForestOfBlock(plan), plan.blocks)
     if not plan.work.names("forest"):
-        _combine(plan, beam_arguments)
+        with _told("forest"):
+            _combine(plan, beam_arguments)
     progress(f"grouping {n:,} faces")
     if not plan.work.names("grouped"):
         _label(plan, n)
@@ -177,38 +188,52 @@ def group_run(
     on_workers("tables", WritePart(plan), plan.parts)
     result = _totals(plan)
     for table in ("assignments", "people"):
-        run.take_parts(table, plan.work.path("tables", table))
+        names = [f"{part}.parquet" for part in plan.parts]
+        run.take_parts(table, plan.work.path("tables", table), names)
     plan.work.remove()
     return result
+
+
+@contextlib.contextmanager
+def _told(doing: str) -> Iterator[None]:
+    """Makes one sentence of what Beam has to say when it fails."""
+    try:
+        yield
+    except OptionError:
+        raise
+    except Exception as error:
+        raise DistributionError(f"{doing}: {_last_line(error)}") from error
 
 
 def _plan(run: RunDirectory, options: ClusterOptions, worker_bytes: int) -> Plan:
     """The plan of the work folder, which is begun anew if it is of another."""
     shards = run.complete_shards()
     with ThreadPoolExecutor(READERS) as pool:
-        footers = list(pool.map(lambda s: _footer(run.shard_path("faces", s)), shards))
-    sizes = {shard: rows for shard, (rows, _) in zip(shards, footers, strict=True)}
-    row_bytes = max(width for _, width in footers)
+        paths = [run.shard_path("faces", shard) for shard in shards]
+        footers = list(pool.map(_footer, paths))
+    check_together(paths, [stamp for *_, stamp in footers])
+    sizes = {shard: rows for shard, (rows, *_) in zip(shards, footers, strict=True)}
+    row_bytes = max(width for _, width, _ in footers)
     n = sum(sizes.values())
     visits = n * (options.probes or 1)
     n_blocks = max(1, math.ceil(visits * (row_bytes + 16) * ROOM / worker_bytes))
     n_parts = max(1, math.ceil(n * (row_bytes + 400) * ROOM / worker_bytes))
     work = WorkFolder(run.path("grouping"))
-    plan = Plan(run, work, options, sizes, n_blocks, n_parts, worker_bytes)
     text = json.dumps([asdict(options), sizes, n_blocks, n_parts], sort_keys=True)
-    mark = hashlib.sha256(text.encode()).hexdigest()
-    if work.names("plan") != [mark]:
-        work.remove()
-        work.write("plan", mark)
-    return plan
+    work.begin(hashlib.sha256(text.encode()).hexdigest())
+    return Plan(run, work, options, sizes, n_blocks, n_parts, worker_bytes)
 
 
-def _footer(path: str) -> tuple[int, int]:
-    """Rows of a faces file, and bytes of one embedding."""
-    with FileSystems.open(path, mime_type="application/octet-stream") as file:
-        parquet = pq.ParquetFile(file)
-        kind = parquet.schema_arrow.field("embedding").type
-        return parquet.metadata.num_rows, kind.list_size * kind.value_type.bit_width // 8
+def _footer(path: str) -> tuple[int, int, dict[str, Any]]:
+    """Rows of a faces file, bytes of one embedding, and what the file carries about itself."""
+    try:
+        with FileSystems.open(path, mime_type="application/octet-stream") as file:
+            parquet = pq.ParquetFile(file)
+            kind = parquet.schema_arrow.field("embedding").type
+            width = kind.list_size * kind.value_type.bit_width // 8
+            return parquet.metadata.num_rows, width, stamp_of(parquet.schema_arrow)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise TableError(f"{path} cannot be read as a faces table: {error}") from error
 
 
 def _sample_share(n: int) -> float:
@@ -232,7 +257,7 @@ class SampleShard:
         faces, _ = self.plan.run.read_shards("faces", ["face_id", "embedding"], [shard])
         keys = _keys(faces["face_id"])
         low = keys["high"] <= np.uint64(min(self.share * 2.0**64, 2.0**64 - 2048))
-        stored = stored_vectors(faces["embedding"])[low] if len(faces) else np.empty((0, 0), "i1")
+        stored = stored_vectors(faces["embedding"])[low]
         self.plan.work.write("sample", shard, keys=keys, sampled=keys[low], stored=stored)
 
 
@@ -251,8 +276,7 @@ def _sorted(keys: np.ndarray) -> np.ndarray:
 
 def _number_and_fit(plan: Plan) -> None:
     """Numbers all faces in the order of their ids, each once; cells and distances from a sample."""
-    shards = [shard for shard, size in plan.shards.items() if size]
-    files = plan.work.read_all("sample", shards)
+    files = plan.work.read_all("sample", list(plan.shards))
     keys = np.concatenate([file["keys"] for file in files])
     order = _sorted(keys)
     new = np.ones(len(keys), bool)
@@ -533,26 +557,23 @@ class WritePart:
     def __call__(self, part: str) -> None:
         work = self.plan.work
         shards = work.names(f"rows/{part}")
-        if shards:
-            rows = work.together(f"rows/{part}", shards)
-            order = np.argsort(rows["numbers"])
-            rows = {name: values[order] for name, values in rows.items()}
-            n_people = int(work.read("grouped", "grouped")["n_people"])
-            low, _ = _label_ranges(self.plan, n_people)[self.plan.parts.index(part)]
-            labels = np.where(rows["labels"] == NOISE, NOISE, rows["labels"] - low)
-            people, assignments = people_tables(
-                Labels(labels, rows["probabilities"]),
-                rows["stored"],
-                pa.array(rows["face_ids"].tolist(), pa.string()),
-                pa.array(rows["photo_ids"].tolist(), pa.string()),
-                rows["repeated"],
-                pa.array(work.read("names", part)["names"].tolist(), pa.string()),
-            )
-            for table, content in (("people", people), ("assignments", assignments)):
-                write_table(work.path("tables", table, f"{part}.parquet"), content)
-            said = summary_of(people, assignments)
-        else:
-            said = {}
+        rows = work.together(f"rows/{part}", shards) if shards else NO_ROWS
+        order = np.argsort(rows["numbers"])
+        rows = {name: values[order] for name, values in rows.items()}
+        n_people = int(work.read("grouped", "grouped")["n_people"])
+        low, _ = _label_ranges(self.plan, n_people)[self.plan.parts.index(part)]
+        labels = np.where(rows["labels"] == NOISE, NOISE, rows["labels"] - low)
+        people, assignments = people_tables(
+            Labels(labels, rows["probabilities"]),
+            rows["stored"],
+            pa.array(rows["face_ids"].tolist(), pa.string()),
+            pa.array(rows["photo_ids"].tolist(), pa.string()),
+            rows["repeated"],
+            pa.array(work.read("names", part)["names"].tolist(), pa.string()),
+        )
+        for table, content in (("people", people), ("assignments", assignments)):
+            write_table(work.path("tables", table, f"{part}.parquet"), content)
+        said = summary_of(people, assignments)
         work.write("tables", part, said=np.frombuffer(json.dumps(said).encode(), np.uint8))
 
 
@@ -560,7 +581,7 @@ def _totals(plan: Plan) -> dict[str, Any]:
     """Counts and diagnostics of all parts together."""
     parts = plan.work.read_all("tables", plan.parts)
     said = [json.loads(part["said"].tobytes()) for part in parts]
-    whole = together([part for part in said if part])
+    whole = together(said)
     grouped = plan.work.read("grouped", "grouped")
     whole["diagnostics"] |= json.loads(grouped["diagnostics"].tobytes())
     return whole

@@ -2,7 +2,8 @@
 
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -76,6 +77,20 @@ def read_table(paths: Sequence[str], columns: Iterable[str], schema: pa.Schema |
             raise TableError("there are no files to read")
         empty = schema.empty_table().select(columns)
         return empty, stamp_of(schema)
+    check_together(paths, stamps)
+    return pa.concat_tables(parts), stamps[0]
+
+
+def check_together(paths: Sequence[str], stamps: Sequence[Mapping[str, Any]]) -> None:
+    """Checks that files are of one table.
+
+    Args:
+      paths, stamps: the files and the metadata that each carries.
+
+    Raises:
+      TableError: a file has another schema version, or was made with another codec than the first
+        or by a model whose embeddings cannot be compared.
+    """
     for path, stamp in zip(paths, stamps, strict=True):
         if stamp.get("schema_version") != SCHEMA_VERSION:
             raise TableError(
@@ -91,4 +106,3 @@ def read_table(paths: Sequence[str], columns: Iterable[str], schema: pa.Schema |
                     f"{stamps[0].get(key)!r}: their embeddings cannot be compared; embed all "
                     "photos with one model and codec into a new output folder"
                 )
-    return pa.concat_tables(parts), stamps[0]
