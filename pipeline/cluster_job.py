@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facecluster.pipeline.distributed_grouping import DistributionError, group_run
+from facecluster.pipeline.distributed_grouping import group_run
 from facecluster.pipeline.grouping import group_faces
 from facecluster.pipeline.grouping_checks import summary_of, together
 from facecluster.pipeline.options import ClusterOptions, WorkerOptions
@@ -42,17 +42,15 @@ def cluster_run(
       The step's manifest entry: counts, diagnostics, seconds, options.
 
     Raises:
-      ClusterError: the run holds no faces table, or Beam failed.
+      ClusterError: the run holds no faces table.
+      DistributionError: Beam failed.
       TableError: the table is damaged, or mixes models.
     """
     started = time.monotonic()
     if not run.complete_shards():
         raise ClusterError(f"{run.root} holds no faces: run `facecluster embed` into it first")
     if workers and workers.distribute:
-        try:
-            said = group_run(run, options, workers.worker_memory, beam_arguments, progress)
-        except DistributionError as error:
-            raise ClusterError(str(error)) from error
+        said = group_run(run, options, workers.worker_memory, beam_arguments, progress)
     else:
         said = _in_memory(run, options, progress)
     entry = {

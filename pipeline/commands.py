@@ -22,6 +22,7 @@ from facecluster.pipeline.crops_job import (
     plan_photos,
     plan_run,
 )
+from facecluster.pipeline.distributed_grouping import DistributionError
 from facecluster.pipeline.embed_job import EmbedError, EmbedJob
 from facecluster.pipeline.evaluate_job import (
     FOLDER_LABELS,
@@ -59,7 +60,8 @@ EXIT_CODES = {
          ClusterError, CropsError, TrainError), WRONG_USE,
     ),
     **dict.fromkeys(
-        (EmbedError, CropsJobError, TableError, FetchError, TrainingError, OSError), FAILED
+        (EmbedError, DistributionError, CropsJobError, TableError, FetchError, TrainingError,
+         OSError), FAILED,
     ),
 }  # fmt: skip
 

@@ -3,11 +3,11 @@
 The same functions as in memory, over files: each task reads some, writes one under its own name and
 is not done again once that is there, so a killed job goes on where it was.
 
-    sample      SHARD   keys of its faces; embeddings of some              } -> numbers, cells
-    partition   SHARD   which faces visit which cells, with their vectors
+    sample      GROUP   keys of some shards' faces; a few embeddings         -> numbers, cells
+    partition   GROUP   which faces visit which cells, with their vectors
     neighbors   BLOCK   the nearest faces of those who live in its cells     -> core distances
     forests     BLOCK   the spanning forest of its edges                     -> one forest, labels
-    by_person   SHARD   its faces, by the person they were given
+    by_person   GROUP   its faces, by the person they were given
     tables      PART    the rows of some people, and of their faces
 
 The launching process holds a few numbers for each face, the forest and the tree over it.
@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -92,7 +93,8 @@ class Plan:
     Attributes:
       run, work: folders.
       options: how faces become people.
-      shards: of the run, each with its number of faces.
+      groups: shards of the run that one task takes together, by a name for them.
+      sizes: rows of each group.
       n_blocks: the cells are searched in so many tasks.
       n_parts: the tables are written in so many files.
       worker_bytes: memory a worker may use.
@@ -101,7 +103,8 @@ class Plan:
     run: RunDirectory
     work: WorkFolder
     options: ClusterOptions
-    shards: dict[str, int]
+    groups: dict[str, list[str]]
+    sizes: dict[str, int]
     n_blocks: int
     n_parts: int
     worker_bytes: int
@@ -125,10 +128,10 @@ class Plan:
         file = self.work.read("cells", "cells")
         return Distances(float(file["max_distance"]), float(file["join_distance"]))
 
-    def faces(self, shard: str, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
-        """A shard's rows and their numbers, without faces that another shard or row has too."""
-        table, _ = self.run.read_shards("faces", columns, [shard])
-        numbers = self.work.read("numbers", shard)["numbers"]
+    def faces(self, group: str, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
+        """A group's rows and their numbers, without faces that another group or row has too."""
+        table, _ = self.run.read_shards("faces", columns, self.groups[group])
+        numbers = self.work.read("numbers", group)["numbers"]
         mine = numbers >= 0
         return table.filter(pa.array(mine)).combine_chunks(), numbers[mine]
 
@@ -158,19 +161,19 @@ def group_run(
       OptionError: Beam's options make no sense.
     """
     plan = _plan(run, options, worker_memory << 20)
-    n_rows = sum(plan.shards.values())
+    n_rows = sum(plan.sizes.values())
 
     def on_workers(kind: str, task: Callable[[str], None], names: Sequence[str]) -> None:
         with _told(kind):
             run_tasks(plan.work, kind, task, names, beam_arguments)
 
     progress(f"reading {n_rows:,} faces")
-    on_workers("sample", SampleShard(plan, _sample_share(n_rows)), list(plan.shards))
+    on_workers("sample", SampleFaces(plan, _sample_share(n_rows)), list(plan.groups))
     if not plan.work.names("cells"):
         _number_and_fit(plan)
     n = int(plan.work.read("cells", "cells")["n"])
     progress(f"sorting {n:,} faces into {len(plan.cells.centroids):,} cells")
-    on_workers("partition", PartitionShard(plan), list(plan.shards))
+    on_workers("partition", PartitionFaces(plan), list(plan.groups))
     progress(f"finding neighbours of {n:,} faces")
     on_workers("neighbors", SearchBlock(plan), plan.blocks)
     if not plan.work.names("core"):
@@ -184,7 +187,7 @@ def group_run(
     if not plan.work.names("grouped"):
         _label(plan, n)
     progress(f"writing people of {n:,} faces")
-    on_workers("by_person", SortByPerson(plan), list(plan.shards))
+    on_workers("by_person", SortByPerson(plan), list(plan.groups))
     on_workers("tables", WritePart(plan), plan.parts)
     result = _totals(plan)
     for table in ("assignments", "people"):
@@ -202,7 +205,7 @@ def _told(doing: str) -> Iterator[None]:
     except OptionError:
         raise
     except Exception as error:
-        raise DistributionError(f"{doing}: {_last_line(error)}") from error
+        raise DistributionError(f"{doing}: {_sentence(error)}") from error
 
 
 def _plan(run: RunDirectory, options: ClusterOptions, worker_bytes: int) -> Plan:
@@ -212,16 +215,34 @@ def _plan(run: RunDirectory, options: ClusterOptions, worker_bytes: int) -> Plan
         paths = [run.shard_path("faces", shard) for shard in shards]
         footers = list(pool.map(_footer, paths))
     check_together(paths, [stamp for *_, stamp in footers])
-    sizes = {shard: rows for shard, (rows, *_) in zip(shards, footers, strict=True)}
-    row_bytes = max(width for _, width, _ in footers)
-    n = sum(sizes.values())
-    visits = n * (options.probes or 1)
-    n_blocks = max(1, math.ceil(visits * (row_bytes + 16) * ROOM / worker_bytes))
+    rows = {shard: rows for shard, (rows, *_) in zip(shards, footers, strict=True)}
+    row_bytes = max(width for _, width, _ in footers) + 16
+    n, probes = sum(rows.values()), options.probes or 1
+    groups = _grouped(rows, worker_bytes // (ROOM * probes * row_bytes))
+    sizes = {name: sum(rows[shard] for shard in group) for name, group in groups.items()}
+    n_blocks = max(1, math.ceil(n * probes * row_bytes * ROOM / worker_bytes))
     n_parts = max(1, math.ceil(n * (row_bytes + 400) * ROOM / worker_bytes))
     work = WorkFolder(run.path("grouping"))
-    text = json.dumps([asdict(options), sizes, n_blocks, n_parts], sort_keys=True)
+    text = json.dumps([asdict(options), groups, sizes, n_blocks, n_parts], sort_keys=True)
     work.begin(hashlib.sha256(text.encode()).hexdigest())
-    return Plan(run, work, options, sizes, n_blocks, n_parts, worker_bytes)
+    return Plan(run, work, options, groups, sizes, n_blocks, n_parts, worker_bytes)
+
+
+def _grouped(rows: dict[str, int], most: int) -> dict[str, list[str]]:
+    """Shards, in order, in groups of at most `most` rows, or of one shard.
+
+    A task leaves a file for each block: were it to take a shard of a few hundred faces, a hundred
+    million faces would leave a hundred million files.
+    """
+    groups: list[list[str]] = []
+    held = 0
+    for shard, size in rows.items():
+        if not groups or held + size > most:
+            groups.append([])
+            held = 0
+        groups[-1].append(shard)
+        held += size
+    return {f"{number:05d}": group for number, group in enumerate(groups)}
 
 
 def _footer(path: str) -> tuple[int, int, dict[str, Any]]:
@@ -232,7 +253,7 @@ def _footer(path: str) -> tuple[int, int, dict[str, Any]]:
             kind = parquet.schema_arrow.field("embedding").type
             width = kind.list_size * kind.value_type.bit_width // 8
             return parquet.metadata.num_rows, width, stamp_of(parquet.schema_arrow)
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise TableError(f"{path} cannot be read as a faces table: {error}") from error
 
 
@@ -243,8 +264,8 @@ def _sample_share(n: int) -> float:
 
 
 @dataclass(frozen=True)
-class SampleShard:
-    """Writes keys of a shard's faces, and the embeddings of those with the lowest.
+class SampleFaces:
+    """Writes keys of some faces, and the embeddings of those with the lowest.
 
     A face id begins with a SHA-256, so the lowest are as good as drawn at random, and they are the
     same however the collection is cut into shards.
@@ -253,12 +274,14 @@ class SampleShard:
     plan: Plan
     share: float
 
-    def __call__(self, shard: str) -> None:
-        faces, _ = self.plan.run.read_shards("faces", ["face_id", "embedding"], [shard])
+    def __call__(self, group: str) -> None:
+        faces, _ = self.plan.run.read_shards(
+            "faces", ["face_id", "embedding"], self.plan.groups[group]
+        )
         keys = _keys(faces["face_id"])
         low = keys["high"] <= np.uint64(min(self.share * 2.0**64, 2.0**64 - 2048))
         stored = stored_vectors(faces["embedding"])[low]
-        self.plan.work.write("sample", shard, keys=keys, sampled=keys[low], stored=stored)
+        self.plan.work.write("sample", group, keys=keys, sampled=keys[low], stored=stored)
 
 
 def _keys(face_ids: pa.ChunkedArray) -> np.ndarray:
@@ -276,7 +299,7 @@ def _sorted(keys: np.ndarray) -> np.ndarray:
 
 def _number_and_fit(plan: Plan) -> None:
     """Numbers all faces in the order of their ids, each once; cells and distances from a sample."""
-    files = plan.work.read_all("sample", list(plan.shards))
+    files = plan.work.read_all("sample", list(plan.groups))
     keys = np.concatenate([file["keys"] for file in files])
     order = _sorted(keys)
     new = np.ones(len(keys), bool)
@@ -285,8 +308,8 @@ def _number_and_fit(plan: Plan) -> None:
     n = int(new.sum())
     numbers[order[new]] = np.arange(n)
     start = 0
-    for shard, size in plan.shards.items():
-        plan.work.write("numbers", shard, numbers=numbers[start : start + size])
+    for group, size in plan.sizes.items():
+        plan.work.write("numbers", group, numbers=numbers[start : start + size])
         start += size
     sampled = np.concatenate([file["sampled"] for file in files])
     _, once = np.unique(sampled, return_index=True)  # by key, as the faces are numbered
@@ -306,18 +329,18 @@ def _number_and_fit(plan: Plan) -> None:
 
 
 @dataclass(frozen=True)
-class PartitionShard:
-    """Sorts a shard's faces into the blocks of the cells that they visit.
+class PartitionFaces:
+    """Sorts some faces into the blocks of the cells that they visit.
 
-    What a face does not need another shard for is written beside: the photo that keeps it apart
-    from others, and which of the shard's faces are nearest to the first of all.
+    What a face does not need others for is written beside: the photo that keeps it apart
+    from others, and which of these faces are nearest to the first of all.
     """
 
     plan: Plan
 
-    def __call__(self, shard: str) -> None:
+    def __call__(self, group: str) -> None:
         work, cells = self.plan.work, self.plan.cells
-        faces, numbers = self.plan.faces(shard, ["photo_id", "embedding"])
+        faces, numbers = self.plan.faces(group, ["photo_id", "embedding"])
         photo = pc.dictionary_encode(faces["photo_id"].combine_chunks()).indices.to_numpy()
         if len(numbers):
             stored = stored_vectors(faces["embedding"])
@@ -328,7 +351,7 @@ class PartitionShard:
                 if len(rows):
                     work.write(
                         f"visitors/{block}",
-                        shard,
+                        group,
                         numbers=numbers[rows],
                         stored=stored[rows],
                         visited=np.where(inside[rows], visited[rows], -1),
@@ -342,7 +365,7 @@ class PartitionShard:
             constrained, repeated, near, found = (np.empty((0, 0)) for _ in range(4))
         work.write(
             "partition",
-            shard,
+            group,
             photos=constrained,
             repeated=repeated,
             near=near,
@@ -442,19 +465,19 @@ def _label(plan: Plan, n: int) -> None:
     seen = plan.work.read("core", "core")
     forest = Edges(**plan.work.read("forest", "all"))
     photos, repeated = np.empty(n, np.int64), np.zeros(n, bool)
-    shards = [shard for shard, size in plan.shards.items() if size]
+    groups = [group for group, size in plan.sizes.items() if size]
     nearest = []
-    for shard in shards:
-        numbers = plan.work.read("numbers", shard)["numbers"]
+    for group in groups:
+        numbers = plan.work.read("numbers", group)["numbers"]
         numbers = numbers[numbers >= 0]
         if len(numbers):
-            part = plan.work.read("partition", shard)
+            part = plan.work.read("partition", group)
             photos[numbers], repeated[numbers] = part["photos"], part["repeated"]
             nearest.append((part["near"], part["found"]))
 
     def embeddings() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for shard in shards:
-            faces, numbers = plan.faces(shard, ["embedding"])
+        for group in groups:
+            faces, numbers = plan.faces(group, ["embedding"])
             if len(numbers):
                 yield numbers, stored_vectors(faces["embedding"])
 
@@ -470,12 +493,12 @@ def _label(plan: Plan, n: int) -> None:
         **components_of(forest, n),
     }
     names = _names(plan, labels.labels, n)
-    for shard in plan.shards:
-        numbers = plan.work.read("numbers", shard)["numbers"]
+    for group in plan.groups:
+        numbers = plan.work.read("numbers", group)["numbers"]
         numbers = numbers[numbers >= 0]
         plan.work.write(
             "labels",
-            shard,
+            group,
             labels=labels.labels[numbers],
             probabilities=labels.probabilities[numbers],
             repeated=repeated[numbers],
@@ -508,8 +531,8 @@ def _names(plan: Plan, labels: np.ndarray, n: int) -> pa.Array:
     wanted = np.zeros(n, bool)
     wanted[firsts[people != NOISE]] = True
     ids: list[str | None] = [None] * n
-    for shard in plan.shards:
-        faces, numbers = plan.faces(shard, ["face_id"])
+    for group in plan.groups:
+        faces, numbers = plan.faces(group, ["face_id"])
         for number, face_id in zip(numbers.tolist(), faces["face_id"].to_pylist(), strict=True):
             if wanted[number] or face_id in before:
                 ids[number] = face_id
@@ -519,14 +542,14 @@ def _names(plan: Plan, labels: np.ndarray, n: int) -> pa.Array:
 
 @dataclass(frozen=True)
 class SortByPerson:
-    """Sorts a shard's faces into the parts of the tables that their people are in."""
+    """Sorts some faces into the parts of the tables that their people are in."""
 
     plan: Plan
 
-    def __call__(self, shard: str) -> None:
+    def __call__(self, group: str) -> None:
         work = self.plan.work
-        faces, numbers = self.plan.faces(shard, ["face_id", "photo_id", "embedding"])
-        given = work.read("labels", shard)
+        faces, numbers = self.plan.faces(group, ["face_id", "photo_id", "embedding"])
+        given = work.read("labels", group)
         n_people = int(work.read("grouped", "grouped")["n_people"])
         ends = np.array([high for _, high in _label_ranges(self.plan, n_people)])
         part_of = np.searchsorted(ends, given["labels"], side="right")
@@ -538,14 +561,14 @@ class SortByPerson:
                 here = faces.take(pa.array(rows))
                 work.write(
                     f"rows/{part}",
-                    shard,
+                    group,
                     numbers=numbers[rows],
                     stored=stored_vectors(here["embedding"]),
                     face_ids=np.array(here["face_id"].to_pylist(), np.str_),
                     photo_ids=np.array(here["photo_id"].to_pylist(), np.str_),
                     **{name: values[rows] for name, values in given.items()},
                 )
-        work.write("by_person", shard)
+        work.write("by_person", group)
 
 
 @dataclass(frozen=True)
@@ -587,6 +610,9 @@ def _totals(plan: Plan) -> dict[str, Any]:
     return whole
 
 
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+def _sentence(error: BaseException) -> str:
+    """What went wrong, of an error whose text may hold the tracebacks of a worker's."""
+    text = re.sub(r"\[while running '[^']*'\]", "", str(error))
+    between = re.split(r"^  .*$", text, flags=re.MULTILINE)  # a traceback's frames are indented
+    said = [" ".join(part.split()) for part in between if part.strip()]
+    return said[-1] if said else type(error).__name__

@@ -12,6 +12,7 @@ RUN/
 """
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,8 +60,7 @@ class RunDirectory:
         for table in SHARDED_TABLES:
             left = list_files(self.path(table), ".tmp")
             left += [f for f in list_files(self.path(table)) if _shard_of(f) not in complete]
-            if left:
-                FileSystems.delete(left)
+            _delete(left)
 
     def shard_path(self, table: str, shard: str) -> str:
         return self.path(table, f"{shard}.parquet")
@@ -78,23 +78,23 @@ class RunDirectory:
         write_table(path, rows)
         self._remove_all_but(table, {path})
 
-    def take_parts(self, table: str, folder: str) -> None:
-        """Makes the files of `folder` the table that grouping makes, in place of what it was.
+    def take_parts(self, table: str, folder: str, names: Sequence[str]) -> None:
+        """Makes files of `folder` the table that grouping makes, in place of what it was.
 
-        If it is interrupted, calling it again finishes it.
+        If it is interrupted, calling it again finishes it. What was there goes last: until then no
+        face is without the person it had, or has.
+
+        Args:
+          names: of all the files; those that are not in the folder any more are in place.
         """
         parts = list_files(folder)
-        names = [PurePosixPath(part).name for part in parts]
-        if parts:
-            self._remove_all_but(table, set())
         if not FileSystems.exists(self.path(table)):
             FileSystems.mkdirs(self.path(table))
-        FileSystems.rename(parts, [self.path(table, name) for name in names])
+        FileSystems.rename(parts, [self.path(table, PurePosixPath(part).name) for part in parts])
+        self._remove_all_but(table, {self.path(table, name) for name in names})
 
     def _remove_all_but(self, table: str, kept: set[str]) -> None:
-        others = [path for path in list_files(self.path(table)) if path not in kept]
-        if others:
-            FileSystems.delete(others)
+        _delete([path for path in list_files(self.path(table)) if path not in kept])
 
     def exists(self, table: str) -> bool:
         """Whether grouping has made a table."""
@@ -130,6 +130,14 @@ class RunDirectory:
         }
         text = json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n"
         write_bytes(self.path("manifest.json"), text.encode())
+
+
+def _delete(files: Sequence[str]) -> None:
+    if files and FileSystems.get_scheme(files[0]) is not None:
+        FileSystems.delete(files)
+        return
+    for file in files:  # Beam would take a file in a folder named run[1] as a glob
+        os.remove(file)
 
 
 def _shard_of(path: str) -> str:

@@ -1,6 +1,8 @@
 """Arrays that the tasks of a job leave for each other, on any Beam file system."""
 
 import io
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +22,12 @@ class WorkFolder:
     """A folder of .npz files, in folders of their own by kind; each is whole or not there."""
 
     root: str
+
+    def begin(self, mark: str) -> None:
+        """Empties the folder, unless it is one that was begun with the same mark."""
+        if self.names("mark") != [mark]:
+            self.remove()
+            self.write("mark", mark)
 
     def path(self, *names: str) -> str:
         return FileSystems.join(self.root, *names)
@@ -50,8 +58,15 @@ class WorkFolder:
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     def remove(self) -> None:
-        if FileSystems.exists(self.root):
-            FileSystems.delete([self.root])
+        """Removes it all; the mark first, or what a killed removal leaves would be gone on with."""
+        self._remove(self.path("mark"))
+        self._remove(self.root)
+
+    def _remove(self, folder: str) -> None:
+        if FileSystems.get_scheme(folder) is not None:
+            FileSystems.delete([folder + "/"])  # without the slash, stores take it for a file
+        elif os.path.isdir(folder):  # Beam would take a folder named run[1] as a glob
+            shutil.rmtree(folder)
 
 
 def run_tasks(
