@@ -74,7 +74,7 @@ def _in_memory(
     photos = pc.dictionary_encode(photo_ids).indices.to_numpy(zero_copy_only=False)
     grouping = group_faces(stored, photos.astype(np.int64), options, progress)
     progress(f"writing people of {len(faces):,} faces")
-    names = name_people(grouping.labels.labels, face_ids, _previous(run, face_ids))
+    names = name_people(grouping.labels.labels, face_ids, *_previous(run, face_ids))
     people, assignments = people_tables(
         grouping.labels, stored, face_ids, photo_ids, grouping.repeated, names
     )
@@ -96,9 +96,11 @@ def _each_once(faces: pa.Table) -> pa.Table:
     return faces.filter(pa.concat_arrays([pa.array([True]), new]))
 
 
-def _previous(run: RunDirectory, face_ids: pa.Array) -> pa.Array:
-    """The person id that each face had before, null for none."""
+def _previous(run: RunDirectory, face_ids: pa.Array) -> tuple[pa.Array, set[str]]:
+    """The person id that each face had before, null for none; and all ids that there were."""
     if not run.exists("assignments"):
-        return pa.nulls(len(face_ids), pa.string())
+        return pa.nulls(len(face_ids), pa.string()), set()
     before = run.read("assignments", ["face_id", "person_id"]).combine_chunks()
-    return before["person_id"].take(pc.index_in(face_ids, before["face_id"])).combine_chunks()
+    people = before["person_id"]
+    rows = pc.index_in(face_ids, before["face_id"])
+    return people.take(rows).combine_chunks(), set(people.unique().drop_null().to_pylist())

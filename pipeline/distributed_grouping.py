@@ -537,7 +537,7 @@ def _names(plan: Plan, labels: np.ndarray, n: int) -> pa.Array:
             if wanted[number] or face_id in before:
                 ids[number] = face_id
     previous = pa.array([before.get(face_id) for face_id in ids], pa.string())
-    return name_people(labels, pa.array(ids, pa.string()), previous)
+    return name_people(labels, pa.array(ids, pa.string()), previous, set(before.values()))
 
 
 @dataclass(frozen=True)

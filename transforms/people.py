@@ -13,7 +13,9 @@ from facecluster.transforms.hdbscan_labels import NOISE, Labels
 from facecluster.transforms.neighbors import blocks
 
 
-def name_people(labels: np.ndarray, face_ids: pa.Array, previous: pa.Array) -> pa.Array:
+def name_people(
+    labels: np.ndarray, face_ids: pa.Array, previous: pa.Array, taken: Set[str] = frozenset()
+) -> pa.Array:
     """Person ids for clusters, stable when a collection is grouped again.
 
     A cluster takes over the id of the earlier person it shares most faces with, each id going to
@@ -24,6 +26,7 @@ def name_people(labels: np.ndarray, face_ids: pa.Array, previous: pa.Array) -> p
       labels: (n,) cluster numbers from 0 without gaps, -1 for noise.
       face_ids: the n faces, ascending.
       previous: the person id that each face had before, null for none.
+      taken: ids of people who may have no face here any more; new people get others.
 
     Returns:
       The person id of each cluster number.
@@ -40,7 +43,7 @@ def name_people(labels: np.ndarray, face_ids: pa.Array, previous: pa.Array) -> p
         if label not in names and before[code] not in kept:
             names[label] = before[code]
             kept.add(before[code])
-    taken = set(before)
+    taken = taken | set(before)
     numbers, first = np.unique(labels, return_index=True)
     for label, face in zip(numbers.tolist(), face_ids.take(first).to_pylist(), strict=True):
         if label != NOISE and label not in names:
