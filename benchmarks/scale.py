@@ -1,24 +1,25 @@
 """How long grouping takes and how much memory, from ten thousand synthetic faces to ten million.
 
-    python benchmarks/scale.py --images LFW [--work runs/quality] [--parts growth million peers
-                               workers ten-million] [--peer-python PEER/bin/python]
-                               [--picture scale.png]
+    python benchmarks/scale.py --images LFW [--work runs/quality] [--picture scale.png]
+                               [--parts growth strangers million peers workers ten-million]
+                               [--peer-python PEER/bin/python] [--peers NAME ...]
+                               [--peer-faces 100000] [--patience 300]
 
 The faces are those of synthetic.py, fitted to the tuning half of LFW, in random order. Each
 measurement is a process of its own, whose peak of resident memory counts everything, the vectors
 included. The peers of `peers` run in the environment PEER, with
-`pip install scikit-learn==1.9.1 hdbscan==0.8.44 fast_hdbscan evoc`.
+`pip install scikit-learn==1.9.1 hdbscan==0.8.44 fast_hdbscan[nndescent]==0.3.4 evoc==0.3.2`.
 
     growth       seconds and memory at 1e4, 1e5, 1e6 as 128-byte vectors
+    strangers    1e5 faces with several --chance-neighbors
     million      1e6 faces of 512 floats; a sample of 1e5 grouped with exact neighbours too
-    peers        other packages on 1e5 of the same vectors, stopped after --patience seconds
+    peers        other packages on the same vectors, stopped after --patience seconds
     workers      1e5 faces on Beam's workers and in memory
     ten-million  1e7 faces of 128 bytes
 """
 
 import argparse
 import json
-import pickle
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,8 @@ from pathlib import Path
 
 import numpy as np
 
-PARTS = ("growth", "million", "peers", "workers", "ten-million")
+PARTS = ("growth", "strangers", "million", "peers", "workers", "ten-million")
+STRANGERS = (0.1, 0.2, 0.5, 1.0, 2.0, 0.0)
 GROWTH = (10_000, 100_000, 1_000_000)
 PEER_FACES = 100_000
 PEERS = ("scikit-learn HDBSCAN", "hdbscan", "fast_hdbscan", "EVoC")
@@ -77,6 +79,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/quality"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--peer-python", default=sys.executable)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
+    parser.add_argument("--peer-faces", type=int, default=PEER_FACES)
     parser.add_argument("--patience", type=float, default=300, help="seconds that a peer may take")
     parser.add_argument("--picture", type=Path, help="draw the growth here")
     arguments = parser.parse_args()
@@ -105,6 +109,16 @@ def growth(arguments, folder: Path) -> None:
         draw(rows, arguments.picture)
 
 
+def strangers(arguments, folder: Path) -> None:
+    path, labels = faces(arguments, folder, 100_000, "pca128")
+    print("chance neighbours  BCubed F  pairwise F  max_distance  largest component")
+    for number in STRANGERS:
+        _, _, said = group(path, chance_neighbors=number)
+        distance, largest = said["max_distance"], said["largest_component"]
+        figures = f"{scores(labels, path)} {distance:12.3f} {largest:12,}"
+        print(f"{number:12.1f}      {figures}", flush=True)
+
+
 def million(arguments, folder: Path) -> None:
     path, labels = faces(arguments, folder, 1_000_000, "float32")
     seconds, peak, said = group(path)
@@ -120,11 +134,11 @@ def million(arguments, folder: Path) -> None:
 
 
 def peers(arguments, folder: Path) -> None:
-    path, labels = faces(arguments, folder, PEER_FACES, "pca128")
-    print(f"{PEER_FACES:,} faces     seconds   peak GiB  BCubed F  pairwise F")
+    path, labels = faces(arguments, folder, arguments.peer_faces, "pca128")
+    print(f"{arguments.peer_faces:,} faces     seconds   peak GiB  BCubed F  pairwise F")
     seconds, peak, _ = group(path)
     print(f"{'facecluster':20} {seconds:8.1f} {peak:8.2f} {scores(labels, path)}", flush=True)
-    for name in PEERS:
+    for name in arguments.peers:
         try:
             seconds, peak, _ = run_worker(arguments.peer_python, name, path, {}, arguments.patience)
             print(f"{name:20} {seconds:8.1f} {peak:8.2f} {scores(labels, path)}", flush=True)
@@ -186,21 +200,18 @@ def faces(arguments, folder: Path, n: int, space: str) -> tuple[Path, np.ndarray
 
 
 def model(arguments, space: str):
-    """The synthetic faces' model, fitted once and kept in the work folder."""
+    """The model of synthetic faces, fitted to the tuning half."""
     from quality import read_half, through_codec
-    from synthetic import FaceModel, labelled, labels_of
+    from synthetic import fitted, labelled, labels_of
 
     from facecluster.model_export import zoo
     from facecluster.pipeline.options import EmbedOptions
     from facecluster.transforms.saved_model import SavedModel
 
-    path = arguments.work / f"synthetic-{space}.pickle"
-    if not path.exists():
-        shipped = SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays()
-        half = read_half(arguments.images, "tuning", arguments.work)
-        vectors = through_codec(space, shipped)(half.vectors)
-        path.write_bytes(pickle.dumps(FaceModel.fit(*labelled(vectors, labels_of(half)))))
-    return pickle.loads(path.read_bytes())
+    shipped = SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays()
+    half = read_half(arguments.images, "tuning", arguments.work)
+    vectors = through_codec(space, shipped)(half.vectors)
+    return fitted(arguments.work, space, *labelled(vectors, labels_of(half)))
 
 
 def group(path: Path, **options):
@@ -241,6 +252,7 @@ def draw(rows, path: Path) -> None:
 
 PART_FUNCTIONS = {
     "growth": growth,
+    "strangers": strangers,
     "million": million,
     "peers": peers,
     "workers": workers,

@@ -13,6 +13,7 @@ RUN-labels.npy.
 
 import argparse
 import hashlib
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -74,8 +75,8 @@ def main() -> None:
     for name in HALVES:
         half = read_half(arguments.images, name, arguments.work)
         collections[name] = labelled(through(half.vectors), labels_of(half))
-    vectors, labels = collections["tuning"]
-    model = FaceModel.fit(vectors, labels)
+    vectors, _ = collections["tuning"]
+    model = fitted(arguments.work, arguments.space, *collections["tuning"])
     print(f"{len(model.means)} groups, tail {model.tail}, spread of faces {model.face_spread}")
     samples = [together(model.sample(len(vectors), seed)) for seed in SHOWN_SEEDS]
     shown = {
@@ -94,6 +95,14 @@ def main() -> None:
     if arguments.write:
         codec = Codec("float32") if arguments.space == "float32" else EIGHT_BIT
         write_run(model, arguments.faces, arguments.seed, arguments.write, codec)
+
+
+def fitted(work: Path, space: str, vectors: np.ndarray, labels: np.ndarray) -> "FaceModel":
+    """A model of these faces, which takes minutes to fit, or the one kept in the work folder."""
+    path = work / f"synthetic-{space}.pickle"
+    if not path.exists():
+        path.write_bytes(pickle.dumps(FaceModel.fit(vectors, labels)))
+    return pickle.loads(path.read_bytes())
 
 
 @dataclass(frozen=True)

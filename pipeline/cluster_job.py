@@ -42,13 +42,18 @@ def cluster_run(
       The step's manifest entry: counts, diagnostics, seconds, options.
 
     Raises:
-      ClusterError: the run holds no faces table.
+      ClusterError: the run holds no faces table, or the options exclude each other.
       DistributionError: Beam failed.
       TableError: the table is damaged, or mixes models.
     """
     started = time.monotonic()
     if not run.complete_shards():
         raise ClusterError(f"{run.root} holds no faces: run `facecluster embed` into it first")
+    if options.min_samples > options.n_neighbors:
+        raise ClusterError(
+            f"--min-samples {options.min_samples} is more than --n-neighbors "
+            f"{options.n_neighbors}: no face would have so many"
+        )
     if workers and workers.distribute:
         said = group_run(run, options, workers.worker_memory, beam_arguments, progress)
     else:

@@ -104,6 +104,8 @@ def embed(arguments: argparse.Namespace) -> int:
 def cluster(arguments: argparse.Namespace) -> int:
     """Faces to people to a report."""
     known_beam_options(arguments.beam_arguments)
+    if arguments.command == "cluster" and arguments.beam_arguments and not arguments.distribute:
+        raise OptionError(f"{arguments.beam_arguments[0]} is for Beam: add --distribute")
     directory = _run_directory(arguments.output)
     cluster_run(
         directory,

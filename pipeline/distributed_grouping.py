@@ -223,7 +223,8 @@ def _plan(run: RunDirectory, options: ClusterOptions, worker_bytes: int) -> Plan
     n_blocks = max(1, math.ceil(n * probes * row_bytes * ROOM / worker_bytes))
     n_parts = max(1, math.ceil(n * (row_bytes + 400) * ROOM / worker_bytes))
     work = WorkFolder(run.path("grouping"))
-    text = json.dumps([asdict(options), groups, sizes, n_blocks, n_parts], sort_keys=True)
+    stamps = [stamp for *_, stamp in footers]
+    text = json.dumps([asdict(options), groups, sizes, n_blocks, n_parts, stamps], sort_keys=True)
     work.begin(hashlib.sha256(text.encode()).hexdigest())
     return Plan(run, work, options, groups, sizes, n_blocks, n_parts, worker_bytes)
 
@@ -258,9 +259,9 @@ def _footer(path: str) -> tuple[int, int, dict[str, Any]]:
 
 
 def _sample_share(n: int) -> float:
-    """The share of faces to look at, somewhat more than needed since it is drawn at random."""
+    """The share of faces to look at: twice what is needed, since half may be there twice."""
     wanted = max(training_size(n), SAMPLE_FACES, RECALL_FACES)
-    return min(1.0, (wanted + 6 * math.sqrt(wanted)) / max(n, 1))
+    return min(1.0, 2 * (wanted + 6 * math.sqrt(wanted)) / max(n, 1))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from facecluster.pipeline.options import ClusterOptions
 from facecluster.transforms.chance import SAMPLE_FACES, chance_distance
 from facecluster.transforms.codec import unit_rows
+from facecluster.transforms.combine_forests import CombineForests
 from facecluster.transforms.hdbscan_labels import NOISE, Labels, forest_labels, separate_noise
 from facecluster.transforms.join_people import Embeddings, join_people
 from facecluster.transforms.neighbors import (
@@ -27,9 +28,10 @@ from facecluster.transforms.same_photo import NO_PHOTO, constrained_photos, keep
 from facecluster.transforms.spanning_forest import (
     Edges,
     core_distances,
-    minimum_spanning_forest,
     mutual_reachability,
 )
+
+EDGES_AT_ONCE = 20_000_000  # brought into the forest; of people with many photos there are far more
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,14 @@ def group_faces(
     progress(f"grouping {n:,} faces")
     core = core_distances(neighbors, options.min_samples)
     graph = neighbors.rows(), neighbors.ids, neighbors.distances
-    edges = mutual_reachability(*graph, core, options.min_distance, distances.max_distance)
-    forest = minimum_spanning_forest(edges)
-    del edges, graph
+    forests = CombineForests(EDGES_AT_ONCE)
+    held = forests.create_accumulator()
+    for s in blocks(len(neighbors.ids), EDGES_AT_ONCE):
+        part = (column[s] for column in graph)
+        edges = mutual_reachability(*part, core, options.min_distance, distances.max_distance)
+        held = forests.add_input(held, edges)
+    forest = forests.extract_output(held)
+    del graph, held
     watch.lap("forest")
     first = first_of_copies(neighbors)
     constrained, repeated = constrained_photos(photos, stored)
@@ -98,7 +105,7 @@ def group_faces(
     )
     watch.lap("people")
     found = 1.0
-    if not cells.miss_nothing:
+    if n and not cells.miss_nothing:
         found = recall(neighbors, stored, options.n_neighbors, distances.max_distance)
     diagnostics = {
         "max_distance": round(distances.max_distance, 4),

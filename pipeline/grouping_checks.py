@@ -33,15 +33,20 @@ def counts_of(people: pa.Table, assignments: pa.Table) -> dict[str, int]:
 
 def diagnostics_of(people: pa.Table, assignments: pa.Table) -> dict[str, Any]:
     """What lets one doubt the people, as plain numbers; heterogeneous people as [id, size]."""
-    size, spread = (people[name].to_numpy() for name in ("size", "spread"))
-    suspicious = (size >= HETEROGENEOUS_FROM) & (spread >= HETEROGENEOUS_SPREAD)
-    doubtful = people.filter(pa.array(suspicious)).select(["person_id", "size"])
+    size = people["size"].to_numpy()
+    doubtful = heterogeneous(people).select(["person_id", "size"])
     return {
         "same_photo_violations": int((size - people["n_photos"].to_numpy()).sum()),
         "repeated_in_photo": pc.sum(assignments["repeated_in_photo"]).as_py() or 0,
         "heterogeneous_people": len(doubtful),
         "most_heterogeneous": [list(row.values()) for row in doubtful[:NAMED].to_pylist()],
     }
+
+
+def heterogeneous(people: pa.Table) -> pa.Table:
+    """Those people whose faces differ too much for one person."""
+    many = pc.greater_equal(people["size"], HETEROGENEOUS_FROM)
+    return people.filter(pc.and_(many, pc.greater_equal(people["spread"], HETEROGENEOUS_SPREAD)))
 
 
 def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

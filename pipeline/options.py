@@ -249,7 +249,7 @@ class ClusterOptions:
     )
     probes: int = option(
         16, "beyond 50,000 faces, a face is compared with those in so many of 4 sqrt(faces) cells; "
-        "0: with all, which misses nothing, takes long, and lets no worker do with less than all",
+        "0: with all, which takes long and lets no worker do with less than all",
         type=at_least(0),
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from facecluster.pipeline.grouping_checks import heterogeneous
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms import schema
 from facecluster.transforms.tables import write_bytes
@@ -111,8 +112,7 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
     uris = _uris(photos, {row["photo_id"] for row in rows})
 
     manifest = run.manifest()
-    diagnostics = manifest.get("steps", {}).get("cluster", {}).get("diagnostics", {})
-    doubtful = set(diagnostics.get("most_heterogeneous", []))
+    doubtful = set(heterogeneous(largest)["person_id"].to_pylist())
     n_photos = len(pc.unique(photos["photo_id"]))
     page = _template().render(
         name=PurePosixPath(run.root).name or run.root,

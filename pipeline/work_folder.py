@@ -98,3 +98,6 @@ def run_tasks(
         | "Do" >> beam.Map(task)
     )
     pipeline.run().wait_until_finish()
+    missing = set(names) - set(work.names(kind))
+    if missing:  # a runner may end a cancelled job without an error
+        raise RuntimeError(f"{len(missing)} of {len(names)} tasks were not done")

@@ -7,7 +7,7 @@ branch of the hierarchy holds them both.
 """
 
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from facecluster.transforms.codec import unit_rows
@@ -101,13 +101,18 @@ def photos_in_common(labels: np.ndarray, photos: np.ndarray, a: np.ndarray, b: n
       a, b: (m,) labels.
     """
     faces = np.flatnonzero(photos != NO_PHOTO)
-    if not len(faces) or not len(a):
-        return np.zeros(len(a), np.int64)
-    shape = (int(labels.max()) + 1, int(photos.max()) + 1)
-    ones = np.ones(len(faces), np.int64)
-    held = csr_matrix((ones, (labels[faces], photos[faces])), shape)
-    held.data[:] = 1
-    return np.asarray(held[a].multiply(held[b]).sum(axis=1)).ravel()
+    n_photos = int(photos.max(initial=0)) + 1
+    keys = np.unique(labels[faces].astype(np.int64) * n_photos + photos[faces])
+    starts = {label: np.searchsorted(keys, np.stack([of, of + 1]) * n_photos)
+              for label, of in (("a", a), ("b", b))}  # fmt: skip
+    # The photos of the one with fewer are looked for among the other's.
+    a_has_fewer = np.diff(starts["a"], axis=0)[0] <= np.diff(starts["b"], axis=0)[0]
+    start, stop = np.where(a_has_fewer, starts["a"], starts["b"])
+    pair = np.repeat(np.arange(len(a)), stop - start)
+    place = np.arange(len(pair)) - np.repeat(np.cumsum(stop - start) - (stop - start), stop - start)
+    photo = keys[start[pair] + place] % n_photos
+    wanted = np.where(a_has_fewer, b, a)[pair] * n_photos + photo
+    return np.bincount(pair[np.isin(wanted, keys)], minlength=len(a))
 
 
 def _holds_two(component: np.ndarray, photos: np.ndarray) -> np.ndarray:

@@ -248,6 +248,12 @@ def test_a_mistyped_option_is_refused(some_photos, tmp_path):
     assert "unknown argument --min-face-sise" in done.stderr
 
 
+def test_options_of_beams_without_its_workers_are_refused(some_run):
+    done = facecluster("cluster", "--output", some_run, "--direct_num_workers=2")
+    assert done.returncode == 2
+    assert "--direct_num_workers=2 is for Beam: add --distribute" in done.stderr
+
+
 def test_verification_prints_lfws_figures(lfw_images, lfw_pairs, tmp_path):
     lines = lfw_pairs.read_text().splitlines()
     same, different = lines[1:21], lines[1101:1121]

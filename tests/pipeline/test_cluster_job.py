@@ -333,3 +333,8 @@ def test_tables_are_plain_parquet_files(tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text())["steps"]["cluster"]
     leftovers = [path for path in Path(run.root).rglob("*") if path.name.endswith(".tmp")]
     assert leftovers == []
+
+
+def test_more_samples_than_neighbours_are_refused(tmp_path):
+    with pytest.raises(ClusterError, match="--min-samples 5 is more than --n-neighbors 4"):
+        cluster(write_run(tmp_path, ALBUM), min_samples=5, n_neighbors=4)

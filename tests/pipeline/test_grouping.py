@@ -324,3 +324,21 @@ def test_the_more_faces_the_less_far_they_join():
     assert found[-1].join_distance == found[-1].max_distance < 1
     unbounded = ClusterOptions(max_distance=1.2, chance_neighbors=0)
     assert distances_for(sample, 10**9, unbounded).max_distance == 1.2
+
+
+@pytest.mark.parametrize("dimensions", [16, 512])
+def test_nothing_groups_to_nothing(dimensions):
+    found = group_faces(np.empty((0, dimensions)), np.empty(0, np.int64), ClusterOptions())
+    assert len(found.labels.labels) == 0
+    assert found.diagnostics["recall"] == 1
+
+
+def test_the_forest_is_the_same_however_many_edges_it_takes_at_once(monkeypatch):
+    random = np.random.default_rng(0)
+    centres = np.repeat(random.normal(size=(40, 16)), 5, axis=0)
+    vectors = random.permutation(centres + 0.2 * random.normal(size=centres.shape))
+    expected = group_faces(vectors, np.arange(200), ClusterOptions()).labels.labels
+    monkeypatch.setattr(grouping, "EDGES_AT_ONCE", 7)
+    found = group_faces(vectors, np.arange(200), ClusterOptions()).labels.labels
+    assert expected.max() > 20
+    assert np.array_equal(found, expected)
