@@ -18,6 +18,7 @@ setup(
     },
     install_requires=[
         "apache-beam==2.77.0",
+        "google-crc32c==1.9.0",
         "hdbscan==0.8.44",
         "jinja2==3.1.6",
         "joblib==1.6.0",
@@ -25,6 +26,7 @@ setup(
         "numpy==2.4.6; python_version >= '3.11'",
         "numpy==2.2.6; python_version < '3.11'",
         "pillow==12.3.0",
+        "pillow-heif==1.8.1",
         "pyarrow==25.0.1",
         "scikit-learn==1.9.1; python_version >= '3.11'",
         "scikit-learn==1.7.2; python_version < '3.11'",
