@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from facecluster.pipeline.options import ClusterOptions
 from facecluster.transforms.chance import SAMPLE_FACES, chance_distance
@@ -27,6 +25,7 @@ from facecluster.transforms.neighbors import (
 from facecluster.transforms.same_photo import NO_PHOTO, constrained_photos, keep_apart
 from facecluster.transforms.spanning_forest import (
     Edges,
+    components,
     core_distances,
     mutual_reachability,
 )
@@ -188,10 +187,11 @@ def group_forest(
 
 def components_of(forest: Edges, n: int) -> dict[str, int]:
     """How many components of several faces the graph has, and the largest's faces."""
-    ones = np.ones(len(forest.i), np.int8)
-    graph = coo_matrix((ones, (forest.i, forest.j)), shape=(n, n))
-    sizes = np.bincount(connected_components(graph, directed=False)[1]) if n else np.zeros(1, int)
-    return {"components": int((sizes > 1).sum()), "largest_component": int(sizes.max())}
+    sizes = np.bincount(components(forest, n))
+    return {
+        "components": int((sizes > 1).sum()),
+        "largest_component": int(sizes.max(initial=0)),
+    }
 
 
 def _with_copies(labels: Labels, first: np.ndarray, min_cluster_size: int) -> Labels:

@@ -8,7 +8,6 @@ face, but as products of matrices, and a cell is a task that needs nothing but i
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from facecluster.transforms.codec import unit_rows
+from facecluster.transforms.cores import usable_cores
 
 # Up to here comparing every face with every other takes seconds.
 EXACT_UP_TO = 50_000
@@ -334,7 +334,6 @@ def _in_threads(function: Callable, n: int) -> Iterator:
     if n == 1 or faiss.get_num_gpus():
         yield from map(function, range(n))
         return
-    n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pool = ThreadPoolExecutor(n_threads, initializer=faiss.omp_set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(usable_cores(), initializer=faiss.omp_set_num_threads, initargs=(1,))
     with threadpool_limits(1), pool:
         yield from pool.map(function, range(n))
