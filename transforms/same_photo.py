@@ -78,8 +78,7 @@ def keep_apart(forest: Edges, photos: np.ndarray) -> Edges:
     for edge in meets.tolist():
         a, b = root(int(forest.i[edge])), root(int(forest.j[edge]))
         few, many = sorted((a, b), key=lambda group: len(seen[group]))
-        common = sum(photo in seen[many] for photo in seen[few])
-        if common > TOLERANCE * min(size[a], size[b]):
+        if len(seen[few] & seen[many]) > TOLERANCE * min(size[a], size[b]):
             refused[edge] = True
             continue
         parent[few] = many
