@@ -33,7 +33,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from facecluster.pipeline.grouping import (
     Distances,
-    components_of,
+    diagnostics_of,
     distances_for,
     group_forest,
 )
@@ -47,16 +47,14 @@ from facecluster.transforms.codec import stored_vectors, unit_rows
 from facecluster.transforms.combine_forests import CombineForests
 from facecluster.transforms.hdbscan_labels import NOISE, Labels
 from facecluster.transforms.neighbors import (
-    RECALL_FACES,
     Cells,
     by_face,
     fit_cells,
-    nearest_in,
     search_cell,
-    share_found,
     training_size,
 )
 from facecluster.transforms.people import name_people, people_tables
+from facecluster.transforms.recall import RECALL_FACES, nearest_in, share_found
 from facecluster.transforms.same_photo import constrained_photos
 from facecluster.transforms.schema import stamp_of
 from facecluster.transforms.spanning_forest import (
@@ -414,9 +412,9 @@ def _gather_core_distances(plan: Plan, n: int) -> None:
         copies = found["distances"] == 0
         first[found["faces"][copies]] = found["ids"][copies]
         touches = (found["faces"] < RECALL_FACES) | (found["ids"] < RECALL_FACES)
-        looked_at.append({name: found[name][touches] for name in found})
-    seen = {name: np.concatenate([part[name] for part in looked_at]) for name in looked_at[0]}
-    plan.work.write("core", "core", core=core, first=first, **seen)
+        looked_at.append((found["faces"][touches], found["ids"][touches]))
+    faces, ids = (np.concatenate(ends) for ends in zip(*looked_at, strict=True))
+    plan.work.write("core", "core", core=core, first=first, faces=faces, ids=ids)
 
 
 @dataclass(frozen=True)
@@ -486,13 +484,9 @@ def _label(plan: Plan, n: int) -> None:
     labels = group_forest(forest, seen["first"], photos, embeddings, distances, options)
     found = 1.0
     if not plan.cells.miss_nothing and nearest:
-        edges = (seen[name] for name in ("faces", "ids", "distances", "first"))
+        edges = (seen[name] for name in ("faces", "ids", "first"))
         found = share_found(nearest, *edges, options.n_neighbors, distances.max_distance)
-    diagnostics = {
-        "max_distance": round(distances.max_distance, 4),
-        "recall": round(found, 4),
-        **components_of(forest, n),
-    }
+    diagnostics = diagnostics_of(distances, found, forest, n)
     names = _names(plan, labels.labels, n)
     for group in plan.groups:
         numbers = plan.work.read("numbers", group)["numbers"]
@@ -508,7 +502,7 @@ def _label(plan: Plan, n: int) -> None:
         plan.work.write("names", part, names=np.array(names[low:high].to_pylist(), dtype=np.str_))
     plan.work.write(
         "grouped", "grouped",
-        diagnostics=np.frombuffer(json.dumps(diagnostics).encode(), np.uint8),
+        diagnostics=np.array(json.dumps(diagnostics)),
         n_people=np.array(len(names)),
     )  # fmt: skip
 
@@ -598,16 +592,16 @@ class WritePart:
         for table, content in (("people", people), ("assignments", assignments)):
             write_table(work.path("tables", table, f"{part}.parquet"), content)
         said = summary_of(people, assignments)
-        work.write("tables", part, said=np.frombuffer(json.dumps(said).encode(), np.uint8))
+        work.write("tables", part, said=np.array(json.dumps(said)))
 
 
 def _totals(plan: Plan) -> dict[str, Any]:
     """Counts and diagnostics of all parts together."""
     parts = plan.work.read_all("tables", plan.parts)
-    said = [json.loads(part["said"].tobytes()) for part in parts]
+    said = [json.loads(part["said"].item()) for part in parts]
     whole = together(said)
     grouped = plan.work.read("grouped", "grouped")
-    whole["diagnostics"] |= json.loads(grouped["diagnostics"].tobytes())
+    whole["diagnostics"] |= json.loads(grouped["diagnostics"].item())
     return whole
 
 
