@@ -1,8 +1,7 @@
 """Arrays that the tasks of a job leave for each other, on any Beam file system."""
 
 import io
-import os
-import shutil
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,9 +11,12 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.pipeline.runner import choose_execution
-from facecluster.transforms.tables import list_files, write_bytes
+from facecluster.transforms.tables import delete_folder, list_files, write_bytes
 
 READERS = 16  # files read at a time: on a bucket most of the time is waiting
+# numpy parses the heads of arrays by `ast`, which Python 3.11 sometimes fails at in several threads
+# at once: SystemError "AST constructor recursion depth mismatch".
+PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class WorkFolder:
     def read(self, kind: str, name: str) -> dict[str, np.ndarray]:
         with FileSystems.open(self.path(kind, f"{name}.npz")) as file:
             content = io.BytesIO(file.read())
-        with np.load(content) as arrays:
+        with PARSING, np.load(content) as arrays:
             return dict(arrays)
 
     def names(self, kind: str) -> list[str]:
@@ -59,14 +61,8 @@ class WorkFolder:
 
     def remove(self) -> None:
         """Removes it all; the mark first, or what a killed removal leaves would be gone on with."""
-        self._remove(self.path("mark"))
-        self._remove(self.root)
-
-    def _remove(self, folder: str) -> None:
-        if FileSystems.get_scheme(folder) is not None:
-            FileSystems.delete([folder + "/"])  # without the slash, stores take it for a file
-        elif os.path.isdir(folder):  # Beam would take a folder named run[1] as a glob
-            shutil.rmtree(folder)
+        delete_folder(self.path("mark"))
+        delete_folder(self.root)
 
 
 def run_tasks(

@@ -1,5 +1,8 @@
+import ast
 import os
 import sys
+import threading
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +77,24 @@ def test_files_are_put_end_to_end_in_the_order_asked_for(tmp_path):
     whole = work.together("a", names)
     assert whole["x"][:, 0].tolist() == [11, 11, 2, 2, 19, 19]
     assert whole["y"].tolist() == names
+
+
+def test_files_are_parsed_one_at_a_time(tmp_path, monkeypatch):
+    """numpy parses by `ast`, which some Pythons fail at in several threads at once."""
+    work = WorkFolder(str(tmp_path))
+    names = [str(number) for number in range(20)]
+    for name in names:
+        work.write("a", name, x=np.arange(3))
+    parse, parsing = ast.literal_eval, threading.Lock()
+
+    def slow_parse(text):
+        assert parsing.acquire(blocking=False), "two at once"
+        time.sleep(0.002)
+        parsing.release()
+        return parse(text)
+
+    monkeypatch.setattr(ast, "literal_eval", slow_parse)
+    assert [part["x"].tolist() for part in work.read_all("a", names)] == [[0, 1, 2]] * 20
 
 
 @FOLDERS
