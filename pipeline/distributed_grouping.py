@@ -40,8 +40,8 @@ from facecluster.pipeline.grouping import (
 from facecluster.pipeline.grouping_checks import summary_of, together
 from facecluster.pipeline.options import ClusterOptions
 from facecluster.pipeline.run_directory import RunDirectory
-from facecluster.pipeline.runner import OptionError, choose_execution
-from facecluster.pipeline.work_folder import READERS, WorkFolder, run_tasks
+from facecluster.pipeline.runner import OptionError
+from facecluster.pipeline.work_folder import READERS, WorkFolder, run_steps, run_tasks
 from facecluster.transforms.chance import SAMPLE_FACES
 from facecluster.transforms.codec import stored_vectors, unit_rows
 from facecluster.transforms.combine_forests import CombineForests
@@ -85,6 +85,22 @@ class DistributionError(Exception):
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """What every task must know of the collection.
+
+    Attributes:
+      n: number of faces.
+      cells, distances: to search in, and how far.
+      queries: (m, d) float32 unit vectors of the first faces, for measuring recall.
+    """
+
+    n: int
+    cells: Cells
+    distances: Distances
+    queries: np.ndarray
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is grouped, and how; a work folder belongs to one.
 
@@ -115,16 +131,13 @@ class Plan:
     def parts(self) -> list[str]:
         return [f"part-{p:05d}-of-{self.n_parts:05d}" for p in range(self.n_parts)]
 
-    @property
-    def cells(self) -> Cells:
+    def fitted(self) -> Fitted:
+        """What `_number_and_fit` has written."""
         file = self.work.read("cells", "cells")
         basis = file["basis"] if file["basis"].size else None
-        return Cells(file["centroids"], basis, int(file["probes"]))
-
-    @property
-    def distances(self) -> Distances:
-        file = self.work.read("cells", "cells")
-        return Distances(float(file["max_distance"]), float(file["join_distance"]))
+        cells = Cells(file["centroids"], basis, int(file["probes"]))
+        distances = Distances(float(file["max_distance"]), float(file["join_distance"]))
+        return Fitted(int(file["n"]), cells, distances, file["queries"])
 
     def faces(self, group: str, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
         """A group's rows and their numbers, without faces that another group or row has too."""
@@ -169,8 +182,9 @@ def group_run(
     on_workers("sample", SampleFaces(plan, _sample_share(n_rows)), list(plan.groups))
     if not plan.work.names("cells"):
         _number_and_fit(plan)
-    n = int(plan.work.read("cells", "cells")["n"])
-    progress(f"sorting {n:,} faces into {len(plan.cells.centroids):,} cells")
+    fitted = plan.fitted()
+    n = fitted.n
+    progress(f"sorting {n:,} faces into {len(fitted.cells.centroids):,} cells")
     on_workers("partition", PartitionFaces(plan), list(plan.groups))
     progress(f"finding neighbours of {n:,} faces")
     on_workers("neighbors", SearchBlock(plan), plan.blocks)
@@ -178,12 +192,11 @@ def group_run(
         _gather_core_distances(plan, n)
     progress(f"joining {n:,} faces to a forest")
     on_workers("forests", ForestOfBlock(plan), plan.blocks)
-    if not plan.work.names("forest"):
-        with _told("forest"):
-            _combine(plan, beam_arguments)
+    with _told("forest"):
+        _combine(plan, beam_arguments)
     progress(f"grouping {n:,} faces")
     if not plan.work.names("grouped"):
-        _label(plan, n)
+        _label(plan, fitted)
     progress(f"writing people of {n:,} faces")
     on_workers("by_person", SortByPerson(plan), list(plan.groups))
     on_workers("tables", WritePart(plan), plan.parts)
@@ -338,7 +351,8 @@ class PartitionFaces:
     plan: Plan
 
     def __call__(self, group: str) -> None:
-        work, cells = self.plan.work, self.plan.cells
+        work, fitted = self.plan.work, self.plan.fitted()
+        cells = fitted.cells
         faces, numbers = self.plan.faces(group, ["photo_id", "embedding"])
         photo = pc.dictionary_encode(faces["photo_id"].combine_chunks()).indices.to_numpy()
         if len(numbers):
@@ -359,7 +373,7 @@ class PartitionFaces:
             np.minimum.at(lowest, photo, numbers)
             constrained, repeated = constrained_photos(lowest[photo], stored)
             k = self.plan.options.n_neighbors
-            near, found = nearest_in(work.read("cells", "cells")["queries"], stored, numbers, k)
+            near, found = nearest_in(fitted.queries, stored, numbers, k)
         else:
             constrained, repeated, near, found = (np.empty((0, 0)) for _ in range(4))
         work.write(
@@ -379,8 +393,8 @@ class SearchBlock:
     plan: Plan
 
     def __call__(self, block: str) -> None:
-        work, cells, options = self.plan.work, self.plan.cells, self.plan.options
-        max_distance = self.plan.distances.max_distance
+        work, fitted = self.plan.work, self.plan.fitted()
+        k, max_distance = self.plan.options.n_neighbors, fitted.distances.max_distance
         shards = work.names(f"visitors/{block}")
         edges = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
         if shards:
@@ -392,7 +406,7 @@ class SearchBlock:
                 here = np.flatnonzero((visited == cell).any(axis=1))
                 residents = np.flatnonzero(visited[here, 0] == cell)
                 row, hit, distance = search_cell(
-                    residents, stored[order[here]], cells, options.n_neighbors, max_distance
+                    residents, stored[order[here]], fitted.cells, k, max_distance
                 )
                 edges.append((numbers[here[residents[row]]], numbers[here[hit]], distance))
         faces, ids, distances = (np.concatenate(part) for part in zip(*edges, strict=True))
@@ -433,7 +447,7 @@ class ForestOfBlock:
                 found["distances"],
                 core,
                 self.plan.options.min_distance,
-                self.plan.distances.max_distance,
+                self.plan.fitted().distances.max_distance,
             )
         )
         self.plan.work.write("forests", block, i=forest.i, j=forest.j, weight=forest.weight)
@@ -446,21 +460,24 @@ class ForestOfBlock:
 
 
 def _combine(plan: Plan, beam_arguments: Sequence[str]) -> None:
-    execution = choose_execution(beam_arguments, 0)
     forests = ForestOfBlock(plan)
-    pipeline = beam.Pipeline(execution.runner, execution.options)
-    _ = (
-        pipeline
-        | "Blocks" >> beam.Create(plan.blocks)
-        | "Read forests" >> beam.Map(forests.read)
-        | "Combine" >> beam.CombineGlobally(CombineForests(plan.worker_bytes // ROOM // EDGE_BYTES))
-        | "Write forest" >> beam.Map(forests.write)
-    )
-    pipeline.run().wait_until_finish()
+    combine = CombineForests(plan.worker_bytes // ROOM // EDGE_BYTES)
+
+    def build(pipeline: beam.Pipeline, _: list[str]) -> None:
+        _ = (
+            pipeline
+            | "Blocks" >> beam.Create(plan.blocks)
+            | "Read forests" >> beam.Map(forests.read)
+            | "Combine" >> beam.CombineGlobally(combine)
+            | "Write forest" >> beam.Map(forests.write)
+        )
+
+    run_steps(plan.work, "forest", build, ["all"], beam_arguments)
 
 
-def _label(plan: Plan, n: int) -> None:
+def _label(plan: Plan, fitted: Fitted) -> None:
     """Labels of all faces and names of all people, from the forest."""
+    n, distances, options = fitted.n, fitted.distances, plan.options
     seen = plan.work.read("core", "core")
     forest = Edges(**plan.work.read("forest", "all"))
     photos, repeated = np.empty(n, np.int64), np.zeros(n, bool)
@@ -480,10 +497,9 @@ def _label(plan: Plan, n: int) -> None:
             if len(numbers):
                 yield numbers, stored_vectors(faces["embedding"])
 
-    distances, options = plan.distances, plan.options
     labels = group_forest(forest, seen["first"], photos, embeddings, distances, options)
     found = 1.0
-    if not plan.cells.miss_nothing and nearest:
+    if not fitted.cells.miss_nothing and nearest:
         edges = (seen[name] for name in ("faces", "ids", "first"))
         found = share_found(nearest, *edges, options.n_neighbors, distances.max_distance)
     diagnostics = diagnostics_of(distances, found, forest, n)

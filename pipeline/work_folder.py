@@ -81,18 +81,40 @@ def run_tasks(
       names: what the tasks are called with; their files are named so.
       beam_arguments: options for Beam, as on its command line.
     """
+
+    def spread(pipeline: beam.Pipeline, todo: list[str]) -> None:
+        _ = (
+            pipeline
+            | "Names" >> beam.Create(todo)
+            | "Spread" >> beam.Reshuffle()
+            | "Do" >> beam.Map(task)
+        )
+
+    run_steps(work, kind, spread, names, beam_arguments)
+
+
+def run_steps(
+    work: WorkFolder,
+    kind: str,
+    build: Callable[[beam.Pipeline, list[str]], None],
+    names: Sequence[str],
+    beam_arguments: Sequence[str],
+) -> None:
+    """Runs a pipeline that writes files, if any of them is missing.
+
+    Args:
+      work: where the files are written.
+      kind, names: of the files.
+      build: puts steps that write the files of these names into the pipeline.
+      beam_arguments: options for Beam, as on its command line.
+    """
     done = set(work.names(kind))
     todo = [name for name in names if name not in done]
     if not todo:
         return
     execution = choose_execution(beam_arguments, 0)
     pipeline = beam.Pipeline(execution.runner, execution.options)
-    _ = (
-        pipeline
-        | "Names" >> beam.Create(todo)
-        | "Spread" >> beam.Reshuffle()
-        | "Do" >> beam.Map(task)
-    )
+    build(pipeline, todo)
     pipeline.run().wait_until_finish()
     missing = set(names) - set(work.names(kind))
     if missing:  # a runner may end a cancelled job without an error

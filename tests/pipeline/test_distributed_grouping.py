@@ -480,8 +480,8 @@ def partitioned(tmp_path, monkeypatch, many_cells):
 
 
 def test_every_visit_of_every_face_is_in_one_block(partitioned):
-    work, cells = partitioned.work, partitioned.cells
-    n = int(work.read("cells", "cells")["n"])
+    work, fitted = partitioned.work, partitioned.fitted()
+    n, cells = fitted.n, fitted.cells
     assert len(cells.centroids) > 40
     assert partitioned.n_blocks > 4
     visits = np.zeros((n, len(cells.centroids)), int)

@@ -5,11 +5,12 @@ import threading
 import time
 from dataclasses import dataclass
 
+import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.pipeline.work_folder import WorkFolder, run_tasks
+from facecluster.pipeline.work_folder import WorkFolder, run_steps, run_tasks
 
 FOLDERS = pytest.mark.parametrize("name", ["work", "run[1]/work", "what?/work", "st*r"])
 
@@ -216,3 +217,18 @@ def test_a_task_that_fails_is_done_again(tmp_path):
     assert "4" not in work.names("squares")
     run_tasks(work, "squares", Square(work), names, [])
     assert work.names("squares") == names
+
+
+def test_files_that_a_pipeline_has_not_written_are_an_error(tmp_path):
+    """As when a runner ends a cancelled job as if it were done."""
+    work = WorkFolder(str(tmp_path))
+    work.write("a", "x")
+    asked = []
+
+    def build(pipeline, todo):
+        asked.extend(todo)
+        _ = pipeline | beam.Create(todo)
+
+    with pytest.raises(RuntimeError, match="2 of 3 tasks were not done"):
+        run_steps(work, "a", build, ["x", "y", "z"], [])
+    assert asked == ["y", "z"]
