@@ -15,11 +15,9 @@ from pathlib import Path
 import numpy as np
 from quality import HALVES, Half, read_half, through_codec
 
-from facecluster.model_export import zoo
 from facecluster.pipeline.clustering_metrics import bcubed, pairwise
 from facecluster.pipeline.grouping import group_faces
-from facecluster.pipeline.options import ClusterOptions, EmbedOptions
-from facecluster.transforms.saved_model import SavedModel
+from facecluster.pipeline.options import ClusterOptions
 
 CIRCLE = 8
 PEOPLE_A_PHOTO = (2, 6)
@@ -32,8 +30,7 @@ def main() -> None:
     parser.add_argument("--max-distance", type=float, default=ClusterOptions.max_distance)
     arguments = parser.parse_args()
     joining = {"max_distance": arguments.max_distance, "join_distance": arguments.max_distance}
-    shipped = SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays()
-    through = through_codec("pca128", shipped)
+    through = through_codec("pca128")
     print("people    circles of   photos are   BCubed P, R, F          pairwise P, R, F        "
           "together wrongly")  # fmt: skip
     for name in HALVES:

@@ -20,11 +20,9 @@ from pathlib import Path
 import numpy as np
 from quality import HALVES, Half, read_half, through_codec
 
-from facecluster.model_export import zoo
 from facecluster.pipeline.clustering_metrics import NOISE, bcubed, pairwise
 from facecluster.pipeline.grouping import group_faces
-from facecluster.pipeline.options import ClusterOptions, EmbedOptions
-from facecluster.transforms.saved_model import SavedModel
+from facecluster.pipeline.options import ClusterOptions
 
 try:
     from grouping_methods import METHODS
@@ -47,9 +45,8 @@ def main() -> None:
     for name, half in zip(HALVES, halves, strict=True):
         faces, labelled, people = len(half.vectors), len(half.faces_of), len(set(people_of(half)))
         print(f"{name}: {faces:,} faces, of which {labelled:,} are labelled, of {people:,} people")
-    shipped = SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays()
     for codec, title in VECTORS.items():
-        compare(title, halves, through_codec(codec, shipped))
+        compare(title, halves, through_codec(codec))
 
 
 def compare(title: str, halves: list[Half], through: Callable[[np.ndarray], np.ndarray]) -> None:

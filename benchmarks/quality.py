@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from facecluster.model_export import zoo
 from facecluster.model_export.verification import read_pairs, verify
@@ -42,13 +41,11 @@ def main() -> None:
     halves = {half: read_half(arguments.images, half, arguments.work) for half in HALVES}
     if arguments.write_codec:
         np.savez_compressed(arguments.write_codec, **fit_pca128(halves["tuning"].vectors))
-    shipped = SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays()
     halves["all"] = Half.together(list(halves.values()))
     print("people    codec    BCubed P, R, F          pairwise P, R, F         found  unassigned")
     for name, half in halves.items():
         for codec in ("float32", "pca128"):
-            through = through_codec(codec, shipped)
-            scores = half.clustering(through)
+            scores = half.clustering(through_codec(codec))
             figures = [
                 f"{scores[f'{measure}_{figure}']:7.4f}"
                 for measure in ("bcubed", "pairwise")
@@ -59,7 +56,7 @@ def main() -> None:
     if arguments.pairs:
         print("pairs     codec     accuracy          VAL at FAR 1e-3   AUC     EER")
         for codec in ("float32", "pca128"):
-            v = halves["all"].verification(arguments.pairs, through_codec(codec, shipped))
+            v = halves["all"].verification(arguments.pairs, through_codec(codec))
             print(f"{'all':9} {codec:8} {v.accuracy:8.4f} +- {v.accuracy_std:.4f} "
                   f"{v.val:8.4f} +- {v.val_std:.4f} {v.auc:8.4f} {v.eer:7.4f}")  # fmt: skip
 
@@ -119,9 +116,10 @@ def half_of(name: str) -> str:
     return HALVES[hashlib.sha256(name.encode()).digest()[-1] % 2]
 
 
-def through_codec(name: str, arrays) -> Callable[[np.ndarray], np.ndarray]:
-    codec = make_codec(name, arrays)
-    return lambda vectors: decode(pa.chunked_array([codec.encode(vectors)]))
+def through_codec(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Stores vectors of the default model as a codec does, and reads them back."""
+    codec = make_codec(name, SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays())
+    return lambda vectors: decode(codec.encode(vectors))
 
 
 if __name__ == "__main__":

@@ -204,13 +204,8 @@ def model(arguments, space: str):
     from quality import read_half, through_codec
     from synthetic import fitted, labelled, labels_of
 
-    from facecluster.model_export import zoo
-    from facecluster.pipeline.options import EmbedOptions
-    from facecluster.transforms.saved_model import SavedModel
-
-    shipped = SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays()
     half = read_half(arguments.images, "tuning", arguments.work)
-    vectors = through_codec(space, shipped)(half.vectors)
+    vectors = through_codec(space)(half.vectors)
     return fitted(arguments.work, space, *labelled(vectors, labels_of(half)))
 
 

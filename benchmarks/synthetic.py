@@ -23,12 +23,9 @@ import numpy as np
 from quality import HALVES, Half, read_half, through_codec
 from sklearn.cluster import KMeans
 
-from facecluster.model_export import zoo
-from facecluster.pipeline.options import EmbedOptions
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms.codec import COMPONENTS, Codec
 from facecluster.transforms.photo import Face, Photo, Shard
-from facecluster.transforms.saved_model import SavedModel
 from facecluster.transforms.write_shards import ShardWriter
 
 FACES_PER_BLOCK = 10_000  # drawn, and written as one shard, at a time; about
@@ -69,8 +66,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the faces of --write")
     arguments = parser.parse_args()
 
-    shipped = SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays()
-    through = through_codec(arguments.space, shipped)
+    through = through_codec(arguments.space)
     collections = {}
     for name in HALVES:
         half = read_half(arguments.images, name, arguments.work)

@@ -9,7 +9,6 @@ DIR/
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +35,13 @@ from facecluster.transforms.detect import DetectFaces
 from facecluster.transforms.photo import Face, Failure, Photo, Shard
 from facecluster.transforms.read_photos import plan_shards, read_photo
 from facecluster.transforms.saved_model import SavedModel
-from facecluster.transforms.tables import list_files, read_table, write_bytes
+from facecluster.transforms.tables import (
+    all_files,
+    delete_files,
+    list_files,
+    read_table,
+    write_bytes,
+)
 from facecluster.transforms.write_crops import (
     MARKER_TABLE,
     NO_FACE,
@@ -254,7 +259,8 @@ class CropsJob:
     def _check_settings(self, settings: dict[str, Any]) -> None:
         path = self._path(MANIFEST)
         if not FileSystems.exists(path):
-            found = next((f for f in _files(self.output) if not f.endswith((".log", ".tmp"))), None)
+            files = all_files(self.output)
+            found = next((f for f in files if not f.endswith((".log", ".tmp"))), None)
             if found:
                 raise CropsJobError(
                     f"{self.output} holds files that are no crops of ours, such as {found}: take "
@@ -310,9 +316,7 @@ class CropsJob:
 
     def _remove_temporary_files(self) -> None:
         """Deletes what a killed job was writing; readers pass over it, but it takes room."""
-        left = [path for path in _files(self.output) if path.endswith(".tmp")]
-        if left:
-            FileSystems.delete(left)
+        delete_files([path for path in all_files(self.output) if path.endswith(".tmp")])
 
     def _write_manifest(self, entry: dict[str, Any]) -> None:
         text = json.dumps(entry, indent=2, sort_keys=True) + "\n"
@@ -411,13 +415,3 @@ def _sha256(plan: Sequence[Wanted]) -> str:
         boxes = [face.box.tolist() for face in photo.faces]
         digest.update(json.dumps([photo.uri, photo.names, photo.photo_id, boxes]).encode())
     return digest.hexdigest()
-
-
-def _files(folder: str) -> Iterator[str]:
-    """All files of a folder and of the folders in it."""
-    if FileSystems.get_scheme(folder) is None:
-        for top, _, names in os.walk(folder):
-            yield from (os.path.join(top, name) for name in names)
-    else:  # an object store has no folders, only names that begin alike
-        matched = FileSystems.match([FileSystems.join(folder, "**")])
-        yield from (file.path for file in matched[0].metadata_list)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from facecluster.pipeline.options import ClusterOptions
 from facecluster.transforms.chance import SAMPLE_FACES, chance_distance
@@ -21,12 +19,13 @@ from facecluster.transforms.neighbors import (
     first_of_copies,
     fit_cells,
     nearest_neighbors,
-    recall,
     training_size,
 )
+from facecluster.transforms.recall import recall
 from facecluster.transforms.same_photo import NO_PHOTO, constrained_photos, keep_apart
 from facecluster.transforms.spanning_forest import (
     Edges,
+    components,
     core_distances,
     mutual_reachability,
 )
@@ -107,11 +106,7 @@ def group_faces(
     found = 1.0
     if n and not cells.miss_nothing:
         found = recall(neighbors, stored, options.n_neighbors, distances.max_distance)
-    diagnostics = {
-        "max_distance": round(distances.max_distance, 4),
-        "recall": round(found, 4),
-        **components_of(forest, n),
-    }
+    diagnostics = diagnostics_of(distances, found, forest, n)
     watch.lap("checks")
     diagnostics["seconds"] = watch.seconds
     return Grouping(labels, repeated, diagnostics)
@@ -186,12 +181,18 @@ def group_forest(
     return separate_noise(labels) if options.min_cluster_size == 1 else labels
 
 
-def components_of(forest: Edges, n: int) -> dict[str, int]:
-    """How many components of several faces the graph has, and the largest's faces."""
-    ones = np.ones(len(forest.i), np.int8)
-    graph = coo_matrix((ones, (forest.i, forest.j)), shape=(n, n))
-    sizes = np.bincount(connected_components(graph, directed=False)[1]) if n else np.zeros(1, int)
-    return {"components": int((sizes > 1).sum()), "largest_component": int(sizes.max())}
+def diagnostics_of(distances: Distances, recall: float, forest: Edges, n: int) -> dict[str, Any]:
+    """How the grouping of n faces went, as plain numbers.
+
+    Its *components* are those of several faces.
+    """
+    sizes = np.bincount(components(forest, n))
+    return {
+        "max_distance": round(distances.max_distance, 4),
+        "recall": round(recall, 4),
+        "components": int((sizes > 1).sum()),
+        "largest_component": int(sizes.max(initial=0)),
+    }
 
 
 def _with_copies(labels: Labels, first: np.ndarray, min_cluster_size: int) -> Labels:

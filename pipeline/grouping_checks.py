@@ -14,32 +14,25 @@ NAMED = 20  # suspicious people in the manifest, largest first
 
 
 def summary_of(people: pa.Table, assignments: pa.Table) -> dict[str, Any]:
-    """What is to be said of some people and the faces that are theirs or nobody's."""
-    return {
-        "counts": counts_of(people, assignments),
-        "diagnostics": diagnostics_of(people, assignments),
-    }
+    """What is to be said of some people and the faces that are theirs or nobody's.
 
-
-def counts_of(people: pa.Table, assignments: pa.Table) -> dict[str, int]:
-    """What the summary counts."""
-    return {
-        "faces": len(assignments),
-        "people": len(people),
-        "unassigned": assignments["person_id"].null_count,
-        "largest_person": pc.max(people["size"]).as_py() or 0,
-    }
-
-
-def diagnostics_of(people: pa.Table, assignments: pa.Table) -> dict[str, Any]:
-    """What lets one doubt the people, as plain numbers; heterogeneous people as [id, size]."""
+    Plain numbers, but for the most heterogeneous people, as [id, size].
+    """
     size = people["size"].to_numpy()
     doubtful = heterogeneous(people).select(["person_id", "size"])
     return {
-        "same_photo_violations": int((size - people["n_photos"].to_numpy()).sum()),
-        "repeated_in_photo": pc.sum(assignments["repeated_in_photo"]).as_py() or 0,
-        "heterogeneous_people": len(doubtful),
-        "most_heterogeneous": [list(row.values()) for row in doubtful[:NAMED].to_pylist()],
+        "counts": {
+            "faces": len(assignments),
+            "people": len(people),
+            "unassigned": assignments["person_id"].null_count,
+            "largest_person": int(size.max(initial=0)),
+        },
+        "diagnostics": {
+            "same_photo_violations": int((size - people["n_photos"].to_numpy()).sum()),
+            "repeated_in_photo": pc.sum(assignments["repeated_in_photo"]).as_py() or 0,
+            "heterogeneous_people": len(doubtful),
+            "most_heterogeneous": [list(row.values()) for row in doubtful[:NAMED].to_pylist()],
+        },
     }
 
 

@@ -12,7 +12,6 @@ RUN/
 """
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from apache_beam.io.filesystems import FileSystems
 from facecluster.transforms import schema
 from facecluster.transforms.tables import (
     TableError,
+    delete_files,
     list_files,
     read_table,
     write_bytes,
@@ -60,7 +60,7 @@ class RunDirectory:
         for table in SHARDED_TABLES:
             left = list_files(self.path(table), ".tmp")
             left += [f for f in list_files(self.path(table)) if _shard_of(f) not in complete]
-            _delete(left)
+            delete_files(left)
 
     def shard_path(self, table: str, shard: str) -> str:
         return self.path(table, f"{shard}.parquet")
@@ -94,7 +94,7 @@ class RunDirectory:
         self._remove_all_but(table, {self.path(table, name) for name in names})
 
     def _remove_all_but(self, table: str, kept: set[str]) -> None:
-        _delete([path for path in list_files(self.path(table)) if path not in kept])
+        delete_files([path for path in list_files(self.path(table)) if path not in kept])
 
     def exists(self, table: str) -> bool:
         """Whether grouping has made a table."""
@@ -130,14 +130,6 @@ class RunDirectory:
         }
         text = json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n"
         write_bytes(self.path("manifest.json"), text.encode())
-
-
-def _delete(files: Sequence[str]) -> None:
-    if files and FileSystems.get_scheme(files[0]) is not None:
-        FileSystems.delete(files)
-        return
-    for file in files:  # Beam would take a file in a folder named run[1] as a glob
-        os.remove(file)
 
 
 def _shard_of(path: str) -> str:

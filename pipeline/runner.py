@@ -3,13 +3,14 @@
 import argparse
 import contextlib
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
+
+from facecluster.transforms.cores import usable_cores
 
 # Below this many photos the start of worker processes costs more than they save.
 PHOTOS_WORTH_PROCESSES = 400
@@ -48,7 +49,7 @@ def choose_execution(beam_arguments: Sequence[str], n_photos: int) -> Execution:
         except (ValueError, ImportError, AttributeError) as error:
             raise OptionError(f"--runner={given['runner']}: {error}") from error
         return Execution(runner, PipelineOptions(arguments), n_workers=1, threads=0)
-    cores = _cores()
+    cores = usable_cores()
     local = _local_options(arguments)
     mode, n_workers = local.direct_running_mode, local.direct_num_workers
     if n_workers is None:
@@ -108,10 +109,3 @@ def _values_of_nothing(arguments: Sequence[str]) -> list[str]:
         for previous, argument in zip(before, arguments, strict=False)
         if not argument.startswith("-") and ("=" in previous or not previous.startswith("-"))
     ]
-
-
-def _cores() -> int:
-    """Cores that this process may use, which in a container can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

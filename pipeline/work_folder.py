@@ -1,8 +1,7 @@
 """Arrays that the tasks of a job leave for each other, on any Beam file system."""
 
 import io
-import os
-import shutil
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,9 +11,12 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.pipeline.runner import choose_execution
-from facecluster.transforms.tables import list_files, write_bytes
+from facecluster.transforms.tables import delete_folder, list_files, write_bytes
 
 READERS = 16  # files read at a time: on a bucket most of the time is waiting
+# numpy parses the heads of arrays by `ast`, which Python 3.11 sometimes fails at in several threads
+# at once: SystemError "AST constructor recursion depth mismatch".
+PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class WorkFolder:
     def read(self, kind: str, name: str) -> dict[str, np.ndarray]:
         with FileSystems.open(self.path(kind, f"{name}.npz")) as file:
             content = io.BytesIO(file.read())
-        with np.load(content) as arrays:
+        with PARSING, np.load(content) as arrays:
             return dict(arrays)
 
     def names(self, kind: str) -> list[str]:
@@ -59,14 +61,8 @@ class WorkFolder:
 
     def remove(self) -> None:
         """Removes it all; the mark first, or what a killed removal leaves would be gone on with."""
-        self._remove(self.path("mark"))
-        self._remove(self.root)
-
-    def _remove(self, folder: str) -> None:
-        if FileSystems.get_scheme(folder) is not None:
-            FileSystems.delete([folder + "/"])  # without the slash, stores take it for a file
-        elif os.path.isdir(folder):  # Beam would take a folder named run[1] as a glob
-            shutil.rmtree(folder)
+        delete_folder(self.path("mark"))
+        delete_folder(self.root)
 
 
 def run_tasks(
@@ -85,18 +81,40 @@ def run_tasks(
       names: what the tasks are called with; their files are named so.
       beam_arguments: options for Beam, as on its command line.
     """
+
+    def spread(pipeline: beam.Pipeline, todo: list[str]) -> None:
+        _ = (
+            pipeline
+            | "Names" >> beam.Create(todo)
+            | "Spread" >> beam.Reshuffle()
+            | "Do" >> beam.Map(task)
+        )
+
+    run_steps(work, kind, spread, names, beam_arguments)
+
+
+def run_steps(
+    work: WorkFolder,
+    kind: str,
+    build: Callable[[beam.Pipeline, list[str]], None],
+    names: Sequence[str],
+    beam_arguments: Sequence[str],
+) -> None:
+    """Runs a pipeline that writes files, if any of them is missing.
+
+    Args:
+      work: where the files are written.
+      kind, names: of the files.
+      build: puts steps that write the files of these names into the pipeline.
+      beam_arguments: options for Beam, as on its command line.
+    """
     done = set(work.names(kind))
     todo = [name for name in names if name not in done]
     if not todo:
         return
     execution = choose_execution(beam_arguments, 0)
     pipeline = beam.Pipeline(execution.runner, execution.options)
-    _ = (
-        pipeline
-        | "Names" >> beam.Create(todo)
-        | "Spread" >> beam.Reshuffle()
-        | "Do" >> beam.Map(task)
-    )
+    build(pipeline, todo)
     pipeline.run().wait_until_finish()
     missing = set(names) - set(work.names(kind))
     if missing:  # a runner may end a cancelled job without an error

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from hdbscan._hdbscan_tree import compute_stability, condense_tree, get_clusters
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from sklearn.cluster._hdbscan._linkage import MST_edge_dtype, make_single_linkage
 
-from facecluster.transforms.spanning_forest import Edges
+from facecluster.transforms.spanning_forest import Edges, components
 
 NOISE = -1
 
@@ -42,10 +40,8 @@ def forest_labels(forest: Edges, n: int, min_cluster_size: int, max_distance: fl
       max_distance: what `mutual_reachability` was given; components count as this far apart.
     """
     result = Labels(np.full(n, NOISE, np.int64), np.zeros(n))
-    ones = np.ones(len(forest.weight), np.int8)
-    graph = coo_matrix((ones, (forest.i, forest.j)), shape=(n, n))
-    n_components, component = connected_components(graph, directed=False)
-    large = np.bincount(component, minlength=n_components) >= min_cluster_size
+    component = components(forest, n)
+    large = np.bincount(component) >= min_cluster_size
     faces = np.flatnonzero(large[component])
     if len(faces) == 0:
         return result

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from facecluster.transforms.codec import unit_rows
+from facecluster.transforms.group_sums import group_sums
 from facecluster.transforms.hdbscan_labels import NOISE, Labels
 from facecluster.transforms.neighbors import blocks
 from facecluster.transforms.same_photo import TOLERANCE, photos_in_common
@@ -72,9 +73,10 @@ def _joined(
     number = np.full(group.max() + 1, -1)
     number[taking_part] = np.arange(len(taking_part))
     part = number[group]
-    sums, size = _sums(embeddings, part, len(taking_part))
+    sums = group_sums(embeddings(), part, len(taking_part))
     faces = np.flatnonzero(part >= 0)
     part = part[faces]
+    size = np.bincount(part).astype(np.float64)
     joined = np.arange(len(taking_part))  # the part that each has become
     a, b = ends.reshape(2, -1)
     while True:
@@ -95,21 +97,6 @@ def _joined(
     group = group.copy()
     group[faces] = taking_part[joined[part]]
     return group
-
-
-def _sums(embeddings, part, n_parts):
-    """(n_parts, d) float64 sums of unit vectors, (n_parts,) float64 numbers of faces."""
-    sums = None
-    for faces, stored in embeddings():
-        if sums is None:
-            sums = np.zeros((n_parts, stored.shape[1]))
-        rows = np.flatnonzero(part[faces] >= 0)
-        rows = rows[np.argsort(part[faces][rows], kind="stable")]
-        parts, starts = np.unique(part[faces][rows], return_index=True)
-        if len(parts):
-            vectors = unit_rows(stored[rows])
-            sums[parts] += np.add.reduceat(vectors, starts, axis=0, dtype=np.float64)
-    return sums, np.bincount(part[part >= 0], minlength=n_parts).astype(np.float64)
 
 
 def _distances(sums, a, b):

@@ -8,8 +8,7 @@ face, but as products of matrices, and a cell is a task that needs nothing but i
 
 import functools
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from facecluster.transforms.codec import unit_rows
+from facecluster.transforms.cores import usable_cores
 
 # Up to here comparing every face with every other takes seconds.
 EXACT_UP_TO = 50_000
@@ -26,7 +26,6 @@ CELLS_PER_ROOT = 4  # 4 sqrt(n) cells: assigning faces to cells costs about what
 TRAINING_FACES_PER_CELL, TRAINING_ROUNDS = 32, 5
 # Longer vectors are searched by their first principal components and measured in full.
 SEARCH_DIMENSIONS = 128
-RECALL_FACES = 1000
 
 
 @dataclass(frozen=True)
@@ -82,35 +81,34 @@ class Cells:
         first."""
         if len(self.centroids) == 1:
             return np.zeros((len(vectors), 1), np.int32)
-        _, cells = _knn(self.reduced(vectors), self.centroids, self.probes)
+        _, cells = knn(self.reduced(vectors), self.centroids, self.probes)
         return cells.astype(np.int32)
 
 
-def fit_cells(sample: np.ndarray, n: int, probes: int | None, exact_up_to: int = EXACT_UP_TO):
+def fit_cells(sample: np.ndarray, n: int, probes: int, exact_up_to: int = EXACT_UP_TO) -> Cells:
     """Cells for n faces by k-means of a sample of them.
 
     Args:
       sample: (m, d) stored embeddings of faces drawn at random; `training_size(n)` are enough.
       n: number of faces.
-      probes: cells that a face visits, of 4 sqrt(n); 0 or None visits all.
+      probes: cells that a face visits, of 4 sqrt(n); 0 visits all.
       exact_up_to: so many faces are one cell.
     """
-    sample = unit_rows(sample)
+    points = unit_rows(sample)
     basis = None
-    if sample.shape[1] > SEARCH_DIMENSIONS:
-        _, axes = np.linalg.eigh(sample.T.astype(np.float64) @ sample)  # ascending
+    if points.shape[1] > SEARCH_DIMENSIONS:
+        _, axes = np.linalg.eigh(points.T.astype(np.float64) @ points)  # ascending
         basis = np.ascontiguousarray(axes[:, ::-1][:, :SEARCH_DIMENSIONS], np.float32)
-    n_cells = 1 if n <= exact_up_to else min(CELLS_PER_ROOT * math.isqrt(n), len(sample))
-    cells = Cells(np.zeros((n_cells, 1), np.float32), basis, min(probes or n_cells, n_cells))
-    if n_cells == 1:
-        return cells
-    points = cells.reduced(sample)
-    trained = faiss.Kmeans(
+        points = points @ basis
+    if n <= exact_up_to:
+        return Cells(np.zeros((1, 1), np.float32), basis, probes=1)
+    n_cells = min(CELLS_PER_ROOT * math.isqrt(n), len(points))
+    kmeans = faiss.Kmeans(
         points.shape[1], n_cells, niter=TRAINING_ROUNDS, seed=1, min_points_per_centroid=1,
         max_points_per_centroid=TRAINING_FACES_PER_CELL,
     )  # fmt: skip
-    trained.train(points)
-    return Cells(trained.centroids, basis, cells.probes)
+    kmeans.train(points)
+    return Cells(kmeans.centroids, basis, min(probes or n_cells, n_cells))
 
 
 def training_size(n: int) -> int:
@@ -149,7 +147,7 @@ def search_cell(
     searching = np.flatnonzero(~is_copy)
     own = place[residents[searching]]
     points = cells.reduced(vectors)
-    near, found = _knn(points[own], points, min(k + 1, len(originals)))
+    near, found = knn(points[own], points, min(k + 1, len(originals)))
     row, column = np.nonzero(near < max_distance**2 + 1e-6)
     hit = found[row, column]
     other = hit != own[row]
@@ -235,66 +233,6 @@ def by_face(n: int, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) ->
     return Neighbors(starts, ids[order].astype(np.int64), distances[order])
 
 
-def recall(neighbors: Neighbors, stored: np.ndarray, k: int, max_distance: float) -> float:
-    """The share of true k nearest neighbours, of the first faces, that the graph holds.
-
-    See `share_found`.
-    """
-    n = len(stored)
-    queries = unit_rows(stored[:RECALL_FACES])
-    parts = (nearest_in(queries, stored[s], np.arange(n)[s], k) for s in blocks(n))
-    rows = neighbors.rows()
-    touches = (rows < RECALL_FACES) | (neighbors.ids < RECALL_FACES)
-    edges = (part[touches] for part in (rows, neighbors.ids, neighbors.distances))
-    return share_found(parts, *edges, first_of_copies(neighbors), k, max_distance)
-
-
-def nearest_in(queries: np.ndarray, stored: np.ndarray, numbers: np.ndarray, k: int):
-    """(m, k + 1) squared distances, inf where there are fewer, and numbers of each query's nearest.
-
-    Args:
-      queries: (m, d) float32 unit vectors.
-      stored: (n, d) embeddings, of the faces `numbers`.
-    """
-    size = min(k + 1, len(stored))
-    near, found = _knn(queries, unit_rows(stored), size)
-    missing = ((0, 0), (0, k + 1 - size))
-    return (
-        np.pad(near, missing, constant_values=np.inf),
-        np.pad(numbers[found], missing, constant_values=-1),
-    )
-
-
-def share_found(
-    parts: Iterable[tuple[np.ndarray, np.ndarray]],
-    faces: np.ndarray,
-    ids: np.ndarray,
-    distances: np.ndarray,
-    first: np.ndarray,
-    k: int,
-    max_distance: float,
-) -> float:
-    """The share of the true neighbours of faces 0, 1, ... that are among edges of a graph.
-
-    In either direction, since edges count in both; of those nearer than max_distance. 1 where there
-    are none.
-
-    Args:
-      parts: as `nearest_in` gives them, of parts that make up the collection.
-      faces, ids, distances: the edges that touch those faces.
-      first: (n,) the first of each face's copies: copies are joined by way of it.
-    """
-    near, found = (np.hstack(part) for part in zip(*parts, strict=True))
-    order = np.argsort(near, axis=1, kind="stable")[:, : k + 1]
-    near, found = (np.take_along_axis(part, order, axis=1) for part in (near, found))
-    row, column = np.nonzero((near < max_distance**2) & (found != np.arange(len(near))[:, None]))
-    wanted = _pairs(first[row], first[found[row, column]], len(first))
-    there = np.isin(wanted, _pairs(faces, ids, len(first))) | (
-        first[row] == first[found[row, column]]
-    )
-    return float(there.mean()) if len(there) else 1.0
-
-
 def first_of_copies(neighbors: Neighbors) -> np.ndarray:
     """(n,) int64: for each face the lowest that has the same vector, itself where none has."""
     first = np.arange(len(neighbors))
@@ -303,17 +241,12 @@ def first_of_copies(neighbors: Neighbors) -> np.ndarray:
     return first
 
 
-def _pairs(a: np.ndarray, b: np.ndarray, n: int) -> np.ndarray:
-    """One number for an unordered pair."""
-    return np.minimum(a, b) * n + np.maximum(a, b)
-
-
 def blocks(n: int, size: int = 65536) -> list[slice]:
     """Slices that cover n rows."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def _knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Squared distances and numbers of the k nearest vectors, on a GPU if FAISS finds one."""
     if faiss.get_num_gpus():
         return faiss.knn_gpu(_gpu(), queries, vectors, k)
@@ -334,7 +267,6 @@ def _in_threads(function: Callable, n: int) -> Iterator:
     if n == 1 or faiss.get_num_gpus():
         yield from map(function, range(n))
         return
-    n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pool = ThreadPoolExecutor(n_threads, initializer=faiss.omp_set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(usable_cores(), initializer=faiss.omp_set_num_threads, initargs=(1,))
     with threadpool_limits(1), pool:
         yield from pool.map(function, range(n))

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from facecluster.transforms import schema
 from facecluster.transforms.codec import unit_rows
+from facecluster.transforms.group_sums import group_sums
 from facecluster.transforms.hdbscan_labels import NOISE, Labels
 from facecluster.transforms.neighbors import blocks
 
@@ -75,13 +76,8 @@ def people_tables(
     numbers = labels.labels
     assigned = np.flatnonzero(numbers != NOISE)
     size = np.bincount(numbers[assigned], minlength=len(names))
-    sums = np.zeros((len(names), stored.shape[1]), np.float32)
-    by_person = assigned[np.argsort(numbers[assigned], kind="stable")]
-    for s in blocks(len(by_person)):
-        people, starts = np.unique(numbers[by_person[s]], return_index=True)
-        sums[people] += np.add.reduceat(unit_rows(stored[by_person[s]]), starts, axis=0)
-    lengths = np.linalg.norm(sums, axis=1)
-    centres = sums / np.maximum(lengths, 1e-12)[:, None]
+    sums = group_sums([(slice(None), stored)], numbers, len(names))
+    centres = unit_rows(sums)
     distances = np.full(len(numbers), np.nan, np.float32)
     for s in blocks(len(assigned)):
         away = unit_rows(stored[assigned[s]]) - centres[numbers[assigned[s]]]
@@ -97,7 +93,7 @@ def people_tables(
             "size": pa.array(size, pa.int32()),
             "n_photos": pa.array(np.bincount(shown[0], minlength=len(names)), pa.int32()),
             "representative_face_id": face_ids.take(first),
-            "spread": pa.array(_spread(lengths, size), pa.float32()),
+            "spread": pa.array(_spread(np.linalg.norm(sums, axis=1), size), pa.float32()),
         },
         schema=schema.stamped(schema.PEOPLE),
     )
@@ -121,7 +117,7 @@ def _spread(lengths: np.ndarray, size: np.ndarray) -> np.ndarray:
     The squared length is the sum of all cosines, that of each vector with itself included.
     """
     pairs = size * (size - 1.0)
-    cosine = (lengths.astype(np.float64) ** 2 - size) / np.maximum(pairs, 1)
+    cosine = (lengths**2 - size) / np.maximum(pairs, 1)
     return np.where(pairs > 0, np.sqrt(np.maximum(2 - 2 * cosine, 0)), 0)
 
 

@@ -7,11 +7,9 @@ branch of the hierarchy holds them both.
 """
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from facecluster.transforms.codec import unit_rows
-from facecluster.transforms.spanning_forest import Edges
+from facecluster.transforms.spanning_forest import Edges, components
 
 # Nearer than this, two faces of a photo are taken for one person all the same: a mirror, a collage,
 # a face that was found twice. One pair of strangers in ten million is as near.
@@ -58,9 +56,7 @@ def keep_apart(forest: Edges, photos: np.ndarray) -> Edges:
       forest: as `minimum_spanning_forest` gives it.
       photos: (n,) int64, the photo that keeps a face apart from others, -1 for none.
     """
-    n = len(photos)
-    graph = coo_matrix((np.ones(len(forest.i), np.int8), (forest.i, forest.j)), shape=(n, n))
-    component = connected_components(graph, directed=False)[1]
+    component = components(forest, len(photos))
     meets = np.flatnonzero(_holds_two(component, photos)[component[forest.i]])
     if not len(meets):
         return forest
@@ -82,8 +78,7 @@ def keep_apart(forest: Edges, photos: np.ndarray) -> Edges:
     for edge in meets.tolist():
         a, b = root(int(forest.i[edge])), root(int(forest.j[edge]))
         few, many = sorted((a, b), key=lambda group: len(seen[group]))
-        common = sum(photo in seen[many] for photo in seen[few])
-        if common > TOLERANCE * min(size[a], size[b]):
+        if len(seen[few] & seen[many]) > TOLERANCE * min(size[a], size[b]):
             refused[edge] = True
             continue
         parent[few] = many

@@ -8,8 +8,8 @@ from parts.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from facecluster.transforms.neighbors import Neighbors
 
@@ -86,3 +86,10 @@ def minimum_spanning_forest(edges: Edges) -> Edges:
     graph = csr_matrix((weight[first], (low[first], high[first])), shape)
     forest = minimum_spanning_tree(graph, overwrite=True).tocoo()
     return Edges(faces[forest.row], faces[forest.col], forest.data)
+
+
+def components(edges: Edges, n: int) -> np.ndarray:
+    """(n,) int32: the component that each of n faces is in, numbered from 0 without gaps."""
+    ones = np.ones(len(edges.i), np.int8)
+    graph = coo_matrix((ones, (edges.i, edges.j)), shape=(n, n))
+    return connected_components(graph, directed=False)[1]

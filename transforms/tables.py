@@ -1,6 +1,7 @@
 """Parquet files on any Beam file system: written whole or not at all, read back as one table."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -31,14 +32,49 @@ def write_table(path: str, table: pa.Table) -> None:
     write_bytes(path, sink.getvalue())
 
 
+# Beam takes local paths for globs, and would not find a folder named run[1]: they go to `os`.
+
+
 def list_files(folder: str, suffix: str = ".parquet") -> list[str]:
     """The finished files of a table folder, sorted by name; empty when there is no such folder."""
-    if FileSystems.get_scheme(folder) is None:  # Beam would take a folder named run[1] as a glob
+    if _is_local(folder):
         names = os.listdir(folder) if os.path.isdir(folder) else []
         names = [name for name in names if name.endswith(suffix) and not name.startswith(".")]
         return sorted(os.path.join(folder, name) for name in names)
     matched = FileSystems.match([FileSystems.join(folder, "*" + suffix)])[0].metadata_list
     return sorted(found.path for found in matched)
+
+
+def all_files(folder: str) -> list[str]:
+    """All files of a folder and of the folders in it, sorted; none when it is not there."""
+    if _is_local(folder):
+        return sorted(
+            os.path.join(top, name) for top, _, names in os.walk(folder) for name in names
+        )
+    # An object store has no folders, only names that begin alike.
+    matched = FileSystems.match([FileSystems.join(folder, "**")])[0].metadata_list
+    return sorted(found.path for found in matched)
+
+
+def delete_files(paths: Sequence[str]) -> None:
+    """Deletes files, all of one file system."""
+    if paths and not _is_local(paths[0]):
+        FileSystems.delete(paths)
+        return
+    for path in paths:
+        os.remove(path)
+
+
+def delete_folder(folder: str) -> None:
+    """Deletes a folder and all that is in it, if it is there."""
+    if not _is_local(folder):
+        FileSystems.delete([folder + "/"])  # without the slash, stores take it for a file
+    elif os.path.isdir(folder):
+        shutil.rmtree(folder)
+
+
+def _is_local(path: str) -> bool:
+    return FileSystems.get_scheme(path) is None
 
 
 def read_table(paths: Sequence[str], columns: Iterable[str], schema: pa.Schema | None = None):

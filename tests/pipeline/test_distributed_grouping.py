@@ -15,9 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from facecluster.pipeline import cli, distributed_grouping, grouping
+from facecluster.pipeline import (
+    cli,
+    distributed_grouping,
+    grouping,
+    grouping_plan,
+    grouping_tasks,
+)
 from facecluster.pipeline.cluster_job import ClusterError, cluster_run
-from facecluster.pipeline.distributed_grouping import DistributionError, Plan, SearchBlock
+from facecluster.pipeline.distributed_grouping import DistributionError
+from facecluster.pipeline.grouping_plan import Plan
+from facecluster.pipeline.grouping_tasks import SearchBlock
 from facecluster.pipeline.options import ClusterOptions, WorkerOptions
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.pipeline.work_folder import WorkFolder
@@ -120,7 +128,7 @@ def assert_as_in_memory(tmp_path, photos, n_shards=3, writer=None, options=None)
 @pytest.fixture
 def small_workers(monkeypatch):
     """As many blocks and parts as if workers had little memory, or were to hold little of it."""
-    monkeypatch.setattr(distributed_grouping, "ROOM", 5000)
+    monkeypatch.setattr(grouping_plan, "ROOM", 5000)
 
 
 @pytest.fixture
@@ -175,7 +183,7 @@ def test_in_more_blocks_than_there_are_cells(tmp_path):
     [(512, "float32", 1), (512, "float16", 3), (160, "pca128", 1), (160, "pca128", 3)],
 )
 def test_however_faces_are_stored(tmp_path, monkeypatch, dimensions, codec, min_samples):
-    monkeypatch.setattr(distributed_grouping, "ROOM", 1000)
+    monkeypatch.setattr(grouping_plan, "ROOM", 1000)
     options = ClusterOptions(probes=3, min_samples=min_samples, max_distance=1.0)
     writer = writer_of(dimensions, codec)
     run = assert_as_in_memory(tmp_path, album(50, dimensions), 2, writer, options)
@@ -250,7 +258,7 @@ def test_no_faces_or_hardly_any(tmp_path, n_faces):
 
 
 def test_more_parts_than_people(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed_grouping, "ROOM", 1_000_000)
+    monkeypatch.setattr(grouping_plan, "ROOM", 1_000_000)
     photos = [photo_of(f"{i}.jpg", [np.eye(DIMENSIONS)[0] + i / 1000]) for i in range(4)]
     run = assert_as_in_memory(tmp_path, photos)
     assert len(parts_of(run)) > 8
@@ -388,12 +396,12 @@ def _count_files(folder):
 
 
 @contextlib.contextmanager
-def failing(monkeypatch, function):
+def failing(monkeypatch, module, function):
     def fail(*_):
         raise ValueError(f"no {function} today")
 
     with monkeypatch.context() as patch:
-        patch.setattr(distributed_grouping, function, fail)
+        patch.setattr(module, function, fail)
         yield
 
 
@@ -411,7 +419,7 @@ def files_of(run):
 def left_behind(tmp_path, monkeypatch):
     """A run whose grouping failed when it came to write the tables."""
     run = write_run(tmp_path, album(30))
-    with failing(monkeypatch, "people_tables"), pytest.raises(DistributionError):
+    with failing(monkeypatch, grouping_tasks, "people_tables"), pytest.raises(DistributionError):
         cluster(run, distribute=True)
     kinds = {path.split(os.sep)[-2] for path in files_of(run)}
     assert {"sample", "partition", "neighbors", "forests", "by_person"} <= kinds
@@ -420,7 +428,7 @@ def left_behind(tmp_path, monkeypatch):
 
 def test_what_is_done_is_not_done_again(left_behind, monkeypatch):
     before = files_of(left_behind)
-    with failing(monkeypatch, "people_tables"), pytest.raises(DistributionError):
+    with failing(monkeypatch, grouping_tasks, "people_tables"), pytest.raises(DistributionError):
         cluster(left_behind, distribute=True)
     assert files_of(left_behind) == before
 
@@ -428,7 +436,10 @@ def test_what_is_done_is_not_done_again(left_behind, monkeypatch):
 def test_other_options_begin_anew(left_behind, monkeypatch):
     before = files_of(left_behind)
     other = ClusterOptions(max_distance=0.5)
-    with failing(monkeypatch, "fit_cells"), pytest.raises(ValueError, match="fit_cells"):
+    with (
+        failing(monkeypatch, distributed_grouping, "fit_cells"),
+        pytest.raises(ValueError, match="fit_cells"),
+    ):
         cluster(left_behind, other, distribute=True)
     after = files_of(left_behind)
     assert after.keys() < before.keys() | after.keys()
@@ -469,10 +480,10 @@ def test_a_folder_whose_name_is_a_pattern(tmp_path):
 @pytest.fixture
 def partitioned(tmp_path, monkeypatch, many_cells):
     """The plan of a job that failed when it came to search."""
-    monkeypatch.setattr(distributed_grouping, "ROOM", 20_000)
+    monkeypatch.setattr(grouping_plan, "ROOM", 20_000)
     run = write_run(tmp_path, album())
     options = ClusterOptions(probes=3)
-    with failing(monkeypatch, "search_cell"), pytest.raises(DistributionError):
+    with failing(monkeypatch, grouping_tasks, "search_cell"), pytest.raises(DistributionError):
         cluster(run, options, distribute=True)
     work = WorkFolder(run.path("grouping"))
     n_blocks = int(os.listdir(work.path("visitors"))[0].split("-of-")[1])
@@ -480,8 +491,8 @@ def partitioned(tmp_path, monkeypatch, many_cells):
 
 
 def test_every_visit_of_every_face_is_in_one_block(partitioned):
-    work, cells = partitioned.work, partitioned.cells
-    n = int(work.read("cells", "cells")["n"])
+    work, fitted = partitioned.work, partitioned.fitted()
+    n, cells = fitted.n, fitted.cells
     assert len(cells.centroids) > 40
     assert partitioned.n_blocks > 4
     visits = np.zeros((n, len(cells.centroids)), int)
@@ -533,13 +544,13 @@ def test_the_command_groups_on_workers(some_run, tmp_path, capfd):
 
 
 def test_a_task_that_fails_ends_in_a_sentence(some_run, monkeypatch, capfd):
-    with failing(monkeypatch, "search_cell"):
+    with failing(monkeypatch, grouping_tasks, "search_cell"):
         assert command(some_run) != 0
     said = capfd.readouterr().err.splitlines()[-1]
     assert said.startswith("facecluster: neighbors: ")
     assert "no search_cell today" in said
     assert not some_run.exists("people")
-    with failing(monkeypatch, "CombineForests"):
+    with failing(monkeypatch, distributed_grouping, "CombineForests"):
         assert command(some_run) != 0
     assert capfd.readouterr().err.splitlines()[-1] == (
         "facecluster: forest: no CombineForests today"

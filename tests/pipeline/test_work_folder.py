@@ -1,12 +1,16 @@
+import ast
 import os
 import sys
+import threading
+import time
 from dataclasses import dataclass
 
+import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.pipeline.work_folder import WorkFolder, run_tasks
+from facecluster.pipeline.work_folder import WorkFolder, run_steps, run_tasks
 
 FOLDERS = pytest.mark.parametrize("name", ["work", "run[1]/work", "what?/work", "st*r"])
 
@@ -74,6 +78,24 @@ def test_files_are_put_end_to_end_in_the_order_asked_for(tmp_path):
     whole = work.together("a", names)
     assert whole["x"][:, 0].tolist() == [11, 11, 2, 2, 19, 19]
     assert whole["y"].tolist() == names
+
+
+def test_files_are_parsed_one_at_a_time(tmp_path, monkeypatch):
+    """numpy parses by `ast`, which some Pythons fail at in several threads at once."""
+    work = WorkFolder(str(tmp_path))
+    names = [str(number) for number in range(20)]
+    for name in names:
+        work.write("a", name, x=np.arange(3))
+    parse, parsing = ast.literal_eval, threading.Lock()
+
+    def slow_parse(text):
+        assert parsing.acquire(blocking=False), "two at once"
+        time.sleep(0.002)
+        parsing.release()
+        return parse(text)
+
+    monkeypatch.setattr(ast, "literal_eval", slow_parse)
+    assert [part["x"].tolist() for part in work.read_all("a", names)] == [[0, 1, 2]] * 20
 
 
 @FOLDERS
@@ -195,3 +217,18 @@ def test_a_task_that_fails_is_done_again(tmp_path):
     assert "4" not in work.names("squares")
     run_tasks(work, "squares", Square(work), names, [])
     assert work.names("squares") == names
+
+
+def test_files_that_a_pipeline_has_not_written_are_an_error(tmp_path):
+    """As when a runner ends a cancelled job as if it were done."""
+    work = WorkFolder(str(tmp_path))
+    work.write("a", "x")
+    asked = []
+
+    def build(pipeline, todo):
+        asked.extend(todo)
+        _ = pipeline | beam.Create(todo)
+
+    with pytest.raises(RuntimeError, match="2 of 3 tasks were not done"):
+        run_steps(work, "a", build, ["x", "y", "z"], [])
+    assert asked == ["y", "z"]

@@ -6,22 +6,21 @@ from scipy.spatial.distance import cdist
 
 from facecluster.transforms.codec import unit_rows
 from facecluster.transforms.neighbors import (
-    RECALL_FACES,
     Cells,
     Neighbors,
     by_face,
     first_copies,
     fit_cells,
     nearest_neighbors,
-    recall,
     search_cell,
     training_size,
 )
+from facecluster.transforms.recall import RECALL_FACES, recall
 
 EVERYWHERE = 2.1  # a max_distance that no two unit vectors reach
 
 
-def search(stored, k, max_distance=EVERYWHERE, probes=None, exact_up_to=50_000):
+def search(stored, k, max_distance=EVERYWHERE, probes=0, exact_up_to=50_000):
     cells = fit_cells(stored, len(stored), probes, exact_up_to)
     return nearest_neighbors(stored, cells, k, max_distance)
 
@@ -162,7 +161,7 @@ def test_long_vectors_of_few_dimensions_lose_nothing():
 
 def test_the_search_space_brings_no_two_faces_farther_apart():
     stored = faces_of_people(30, 10, 300, noise=0.8)
-    cells = fit_cells(stored, 300, None)
+    cells = fit_cells(stored, 300, 0)
     assert cells.basis.shape == (300, 128)
     np.testing.assert_allclose(cells.basis.T @ cells.basis, np.eye(128), atol=1e-5)
     reduced = cells.reduced(stored)
@@ -244,7 +243,7 @@ def test_copies_change_nothing_for_the_others(exact_up_to):
     # Forty of one face, which is more than there are neighbours, and three of some others.
     copied = np.concatenate([np.full(40, 17), np.repeat(random.permutation(240)[:20], 3)])
     original = np.concatenate([np.arange(240), random.permutation(copied)])
-    cells = fit_cells(vectors, 240, None, exact_up_to)
+    cells = fit_cells(vectors, 240, 0, exact_up_to)
     alone = nearest_neighbors(vectors, cells, 6, EVERYWHERE)
     found = nearest_neighbors(vectors[original], cells, 6, EVERYWHERE)
     check_form(found, len(original), 6)
@@ -252,7 +251,7 @@ def test_copies_change_nothing_for_the_others(exact_up_to):
     assert as_lists(found)[240:] == [[(face, 0)] for face in original[240:].tolist()]
 
 
-@pytest.mark.parametrize("probes", [1, None])
+@pytest.mark.parametrize("probes", [1, 0])
 def test_nothing_but_copies(probes):
     stored = np.tile(np.array([[3, -4, 5]], np.int8), (300, 1))
     found = search(stored, 5, probes=probes, exact_up_to=10)
@@ -308,7 +307,7 @@ def test_the_number_of_cells():
     assert len(fit_cells(sample, 50_000, 16).centroids) == 1
     assert fit_cells(sample, 50_000, 16).probes == 1
     assert len(fit_cells(sample, 50_001, 16).centroids) == 300  # a sample too small for 4 * 223
-    for probes, expected in [(16, 16), (0, 40), (None, 40), (99, 40)]:
+    for probes, expected in [(16, 16), (0, 40), (99, 40)]:
         cells = fit_cells(sample, 100, probes, exact_up_to=99)
         assert (len(cells.centroids), cells.probes) == (40, expected)
     assert [training_size(n) for n in (0, 5, 1_000_000)] == [0, 5, 4 * 1000 * 32]

@@ -116,7 +116,7 @@ def test_copies_have_no_edges():
 def test_the_forest_of_points_is_that_of_the_full_matrix(min_samples):
     points = np.random.default_rng(0).normal(size=(150, 5)).astype(np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    graph = nearest_neighbors(points, fit_cells(points, 150, None), 149, 2.1)
+    graph = nearest_neighbors(points, fit_cells(points, 150, 0), 149, 2.1)
     core = core_distances(graph, min_samples)
     forest = minimum_spanning_forest(mutual_reachability(*edges_in(graph), core, 0.01, 2.1))
     distances = cdist(points, points)

@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from facecluster.transforms import schema
 from facecluster.transforms.tables import (
     TableError,
+    all_files,
+    delete_files,
+    delete_folder,
     list_files,
     read_table,
     write_bytes,
@@ -81,7 +84,10 @@ def test_the_same_table_is_the_same_bytes(tmp_path):
 # --- listing
 
 
-@pytest.mark.parametrize("folder", ["photos", "run[1]/photos", "what?/photos", "st*r"])
+FOLDERS = pytest.mark.parametrize("folder", ["photos", "run[1]/photos", "what?/photos", "st*r"])
+
+
+@FOLDERS
 @pytest.mark.parametrize("relative", [False, True])
 def test_finished_files_are_listed_by_name(tmp_path, monkeypatch, folder, relative):
     monkeypatch.chdir(tmp_path)
@@ -103,6 +109,30 @@ def test_a_file_that_was_not_finished_is_not_listed(tmp_path):
 
 def test_no_folder_holds_no_files(tmp_path):
     assert list_files(str(tmp_path / "nowhere")) == []
+    assert all_files(str(tmp_path / "nowhere")) == []
+    delete_folder(str(tmp_path / "nowhere"))
+
+
+@FOLDERS
+def test_all_files_are_listed_and_deleted(tmp_path, folder):
+    beside = str(tmp_path / "run1" / "photos" / "b.parquet")  # which run[1] would mean
+    write_bytes(beside, b"")
+    where = tmp_path / folder
+    paths = [str(where / name) for name in ("a.tmp", "b.parquet", "deep/er/a.txt", "deep/z[1].txt")]
+    for path in paths:
+        write_bytes(path, b"")
+    assert all_files(str(where)) == paths
+    delete_files([])
+    delete_files(paths[1::2])
+    assert all_files(str(where)) == paths[::2]
+    delete_folder(str(where))
+    assert not where.exists()
+    assert all_files(str(tmp_path)) == [beside]
+
+
+def test_a_store_without_folders_is_listed(bucket):
+    bucket({"bucket://run/b/c.txt": b"", "bucket://run/a.txt": b"", "bucket://running": b""})
+    assert all_files("bucket://run") == ["bucket://run/a.txt", "bucket://run/b/c.txt"]
 
 
 # --- reading
