@@ -40,7 +40,7 @@ from facecluster.pipeline.grouping import (
 from facecluster.pipeline.grouping_checks import summary_of, together
 from facecluster.pipeline.options import ClusterOptions
 from facecluster.pipeline.run_directory import RunDirectory
-from facecluster.pipeline.runner import OptionError, choose_execution
+from facecluster.pipeline.runner import OptionError, choose_execution, run_pipeline
 from facecluster.pipeline.work_folder import READERS, WorkFolder, run_tasks
 from facecluster.transforms.chance import SAMPLE_FACES
 from facecluster.transforms.codec import stored_vectors, unit_rows
@@ -458,7 +458,7 @@ def _combine(plan: Plan, beam_arguments: Sequence[str]) -> None:
         | "Combine" >> beam.CombineGlobally(CombineForests(plan.worker_bytes // ROOM // EDGE_BYTES))
         | "Write forest" >> beam.Map(forests.write)
     )
-    pipeline.run().wait_until_finish()
+    run_pipeline(pipeline)
 
 
 def _label(plan: Plan, n: int) -> None:

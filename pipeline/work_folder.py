@@ -11,7 +11,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.pipeline.runner import choose_execution
+from facecluster.pipeline.runner import choose_execution, run_pipeline
 from facecluster.transforms.tables import list_files, write_bytes
 
 READERS = 16  # files read at a time: on a bucket most of the time is waiting
@@ -97,7 +97,7 @@ def run_tasks(
         | "Spread" >> beam.Reshuffle()
         | "Do" >> beam.Map(task)
     )
-    pipeline.run().wait_until_finish()
+    run_pipeline(pipeline)
     missing = set(names) - set(work.names(kind))
     if missing:  # a runner may end a cancelled job without an error
         raise RuntimeError(f"{len(missing)} of {len(names)} tasks were not done")

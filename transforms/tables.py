@@ -1,5 +1,6 @@
 """Parquet files on any Beam file system: written whole or not at all, read back as one table."""
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,11 +18,38 @@ class TableError(Exception):
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes `path` under a temporary name in the same folder, then renames it into place."""
+    """Writes `path` under a temporary name in the same folder, then renames it into place.
+
+    Raises:
+      OSError: that failed, as on a full disk; what was at `path` is still there.
+    """
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    with FileSystems.create(temporary, mime_type="application/octet-stream") as file:
-        file.write(content)
-    FileSystems.rename([temporary], [path])
+    try:
+        with FileSystems.create(temporary, mime_type="application/octet-stream") as file:
+            file.write(content)
+        FileSystems.rename([temporary], [path])
+    except Exception as error:
+        with contextlib.suppress(Exception):  # it would take the room that there is too little of
+            delete_files([temporary])
+        raise OSError(f"{path} cannot be written: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, without the names of files that Beam and Python add to it."""
+    inner = next(iter((getattr(error, "exception_details", None) or {}).values()), error)
+    if isinstance(inner, OSError):
+        while inner.args and isinstance(inner.args[0], OSError):
+            inner = inner.args[0]
+        return inner.strerror or str(inner)
+    return str(inner)
+
+
+def delete_files(files: Sequence[str]) -> None:
+    if files and FileSystems.get_scheme(files[0]) is not None:
+        FileSystems.delete(files)
+        return
+    for file in files:  # Beam would take a file in a folder named run[1] as a glob
+        os.remove(file)
 
 
 def write_table(path: str, table: pa.Table) -> None:
@@ -95,7 +123,8 @@ def check_together(paths: Sequence[str], stamps: Sequence[Mapping[str, Any]]) ->
         if stamp.get("schema_version") != SCHEMA_VERSION:
             raise TableError(
                 f"{path} has schema version {stamp.get('schema_version')}, this facecluster reads "
-                f"version {SCHEMA_VERSION}: make the table again with this version"
+                f"version {SCHEMA_VERSION}: start again with --overwrite, or take another output "
+                "folder"
             )
         # Two models that share an embedding space are as good as one.
         keys = stamp.keys() | stamps[0].keys()
