@@ -80,7 +80,7 @@ class RunOptions:
         False, "start again: delete what facecluster wrote into the run's folder, and only that",
         type=bool,
     )  # fmt: skip
-    max_failures: FailureLimit | None = option(
+    max_failures: FailureLimit | None = option(  # noqa: RUF009
         None, "end with an error, before faces are grouped, if more inputs than this cannot be "
         "used; a number, or a share of all as in 5%%; default: no limit", type=failure_limit,
     )  # fmt: skip

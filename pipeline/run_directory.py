@@ -124,8 +124,8 @@ class RunDirectory:
             left = list_files(self.path(table), ".tmp")
             left += [f for f in list_files(self.path(table)) if _shard_of(f) not in complete]
             delete_files(left)
-        left = [path for folder in ("", "people", "assignments", "report", "evaluation")
-                for path in list_files(self.path(folder) if folder else self.root, ".tmp")]  # fmt: skip
+        folders = [self.root, *map(self.path, ("people", "assignments", "report", "evaluation"))]
+        left = [path for folder in folders for path in list_files(folder, ".tmp")]
         delete_files([path for path in left if TEMPORARY_ENDING.search(path)])
 
     def shard_path(self, table: str, shard: str) -> str:

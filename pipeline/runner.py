@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import shlex
 import sys
 import threading
@@ -23,6 +24,7 @@ PHOTOS_WORTH_PROCESSES = 400
 SECONDS_BETWEEN_LOOKS = 1.0  # at a running pipeline
 # A worker that is gone makes no sentence if Beam has one of its own within this time.
 SECONDS_FOR_BEAMS_OWN_ERROR = 10.0
+KILLED = re.compile(r"return code -\d+$")  # by a signal
 WORKER_THREAD = "run_worker"  # Beam's name for a thread that waits for a worker process to end
 
 
@@ -127,14 +129,15 @@ def run_pipeline(pipeline: beam.Pipeline, check: Callable[[], None] = lambda: No
             if results and thread.is_alive():  # on a cluster, where it would go on without us
                 results[0].cancel()
             raise
+    killed = [said for said in lost if KILLED.search(said)]
+    if thread.is_alive() or (errors and killed):  # Beam's error is that it was disconnected
+        raise WorkerError(
+            f"a worker process ended in the middle of its work ({(killed or lost)[0]}); it may "
+            "have been killed for want of memory: the same command goes on, with fewer processes "
+            "if --direct_num_workers says so"
+        )
     if errors:
         raise errors[0]
-    if thread.is_alive():
-        raise WorkerError(
-            f"a worker process ended in the middle of its work ({lost[0]}); it may have been "
-            "killed for want of memory: the same command goes on, with fewer processes if "
-            "--direct_num_workers says so"
-        )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A worker process of a job on this machine: Beam's own, which ends when the job that began it does.
+"""A worker process of a job on this machine: Beam's own, but it ends when its job does.
 
 Started by `runner.LocalRunner` as `python -m facecluster.pipeline.worker PID`.
 """
