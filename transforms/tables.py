@@ -91,11 +91,13 @@ def read_table(paths: Sequence[str], columns: Iterable[str], schema: pa.Schema |
         try:
             with FileSystems.open(path, mime_type="application/octet-stream") as file:
                 parquet = pq.ParquetFile(pa.BufferReader(file.read()))
+            stamp = stamp_of(parquet.schema_arrow)
+            if stamp:  # an older version may lack columns, but that is not what is to be said
+                _check_version(path, stamp)
             missing = [column for column in columns if column not in parquet.schema_arrow.names]
             if missing:
                 raise TableError(f"{path} has no column {missing[0]!r}; is it a facecluster table?")
             part = parquet.read(columns)
-            stamp = stamp_of(part.schema)
         except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: broken UTF-8, JSON
             raise TableError(f"{path} cannot be read as a Parquet table: {error}") from error
         parts.append(part)
@@ -120,12 +122,7 @@ def check_together(paths: Sequence[str], stamps: Sequence[Mapping[str, Any]]) ->
         or by a model whose embeddings cannot be compared.
     """
     for path, stamp in zip(paths, stamps, strict=True):
-        if stamp.get("schema_version") != SCHEMA_VERSION:
-            raise TableError(
-                f"{path} has schema version {stamp.get('schema_version')}, this facecluster reads "
-                f"version {SCHEMA_VERSION}: start again with --overwrite, or take another output "
-                "folder"
-            )
+        _check_version(path, stamp)
         # Two models that share an embedding space are as good as one.
         keys = stamp.keys() | stamps[0].keys()
         for key in keys - {"model"} if "embedding_space" in keys else keys:
@@ -135,3 +132,11 @@ def check_together(paths: Sequence[str], stamps: Sequence[Mapping[str, Any]]) ->
                     f"{stamps[0].get(key)!r}: their embeddings cannot be compared; embed all "
                     "photos with one model and codec into a new output folder"
                 )
+
+
+def _check_version(path: str, stamp: Mapping[str, Any]) -> None:
+    if stamp.get("schema_version") != SCHEMA_VERSION:
+        raise TableError(
+            f"{path} has schema version {stamp.get('schema_version')}, this facecluster reads "
+            f"version {SCHEMA_VERSION}: start again with --overwrite, or take another output folder"
+        )
