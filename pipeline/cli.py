@@ -15,6 +15,7 @@ from facecluster.pipeline.options import (
     CropOptions,
     DetectionOptions,
     EmbedOptions,
+    RunOptions,
     TrainOptions,
     WorkerOptions,
     add_options,
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "run", "photos to people and a report, all in one")
     _add_input(command)
     _add_output(command)
+    add_options(command, RunOptions)
     add_options(command, EmbedOptions)
     add_options(command, ClusterOptions)
     add_options(command, WorkerOptions)
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "embed", "only photos to faces")
     _add_input(command)
     _add_output(command)
+    add_options(command, RunOptions)
     add_options(command, EmbedOptions)
 
     command = _command(commands, "cluster", "only faces to people, in a run there is")

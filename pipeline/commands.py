@@ -41,13 +41,14 @@ from facecluster.pipeline.options import (
 )
 from facecluster.pipeline.progress import Progress
 from facecluster.pipeline.report import write_report
-from facecluster.pipeline.run_directory import RunDirectory
-from facecluster.pipeline.runner import OptionError, known_beam_options
+from facecluster.pipeline.run_directory import RunDirectory, RunError
+from facecluster.pipeline.run_lock import RunLockedError, run_lock
+from facecluster.pipeline.runner import OptionError, WorkerError, known_beam_options
 from facecluster.pipeline.sample_photos import fetch_sample_photos
 from facecluster.pipeline.summary import format_summary
 from facecluster.pipeline.train_job import TrainError
 from facecluster.transforms.codec import CodecError
-from facecluster.transforms.read_photos import InputError, Listing, list_photos
+from facecluster.transforms.read_photos import InputError, Listing, absolute, list_photos
 from facecluster.transforms.saved_model import ModelError
 from facecluster.transforms.tables import TableError
 
@@ -57,11 +58,11 @@ FAILED, WRONG_USE = 1, 2  # exit codes
 EXIT_CODES = {
     **dict.fromkeys(
         (InputError, OptionError, ModelError, CodecError, EvaluationError, PairsError,
-         ClusterError, CropsError, TrainError), WRONG_USE,
+         ClusterError, CropsError, TrainError, RunError), WRONG_USE,
     ),
     **dict.fromkeys(
         (EmbedError, DistributionError, CropsJobError, TableError, FetchError, TrainingError,
-         OSError), FAILED,
+         RunLockedError, WorkerError, OSError), FAILED,
     ),
 }  # fmt: skip
 
@@ -73,13 +74,28 @@ def call(arguments: argparse.Namespace) -> int:
       The exit code.
     """
     try:
-        return COMMANDS[arguments.command](arguments)
+        with _lock_of(arguments):
+            return COMMANDS[arguments.command](arguments)
     except BrokenPipeError:  # an OSError, but nothing that failed
         raise
     except tuple(EXIT_CODES) as error:
         logger.error("failed", exc_info=True)  # the terminal gets the sentence, the log this
         print(f"facecluster: {error}", file=sys.stderr)
         return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+
+
+def _lock_of(arguments: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """The lock of the folder that a command writes into, if it is a run or becomes one."""
+    is_training = arguments.command.startswith("model ")
+    folder = getattr(arguments, "output", None) or getattr(arguments, "run", None)
+    if not folder or is_training:
+        return contextlib.nullcontext()
+    directory = _run_directory(folder)
+    if arguments.command in ("run", "embed"):
+        directory.check_foreign()
+    elif not arguments.makes_run and not directory.is_run():
+        return contextlib.nullcontext()  # the command says what it misses
+    return run_lock(directory.root)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
 def embed(arguments: argparse.Namespace) -> int:
     """Photos to faces."""
     known_beam_options(arguments.beam_arguments)
-    directory = _embed(arguments, list_photos(arguments.input))
+    directory = _embed(arguments, _list_inputs(arguments))
     counts = directory.manifest()["steps"]["embed"]["counts"]
     if arguments.command == "embed":
         print(format_summary(directory.manifest()))
@@ -164,6 +180,26 @@ def show_sample_photos(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _list_inputs(arguments: argparse.Namespace) -> Listing:
+    """The inputs of a command; RUN/failures is what failed in that run, and may be nothing."""
+    directory = _run_directory(arguments.output)
+    if not _is_retry(arguments):
+        return list_photos(arguments.input)
+    if len(arguments.input) > 1:
+        raise InputError(f"{directory.path('failures')} is tried again by itself: name no other")
+    if arguments.overwrite:
+        raise InputError("--overwrite would delete the failures that are to be tried again")
+    failures, _ = directory.read_shards("failures", ["uri"])
+    return Listing(tuple(sorted(set(failures["uri"].to_pylist()))), n_other_files=0)
+
+
+def _is_retry(arguments: argparse.Namespace) -> bool:
+    """Whether the inputs are the failures of the run that they go to."""
+    failures = absolute(_run_directory(arguments.output).path("failures"))
+    inputs = getattr(arguments, "input", None) or ()
+    return failures in (absolute(name.rstrip("/")) for name in inputs)
+
+
 def _embed(arguments: argparse.Namespace, listing: Listing) -> RunDirectory:
     directory = _run_directory(arguments.output)
     options = from_arguments(EmbedOptions, arguments)
@@ -173,7 +209,11 @@ def _embed(arguments: argparse.Namespace, listing: Listing) -> RunDirectory:
         model_commands.find_model(options.detector),
         options,
         arguments.beam_arguments,
+        getattr(arguments, "max_failures", None),
+        _is_retry(arguments),
     )
+    if getattr(arguments, "overwrite", False):
+        directory.remove_everything()
     job(listing, Progress().watch)
     return directory
 

@@ -28,7 +28,7 @@ from facecluster.pipeline.evaluate_job import (
 )
 from facecluster.pipeline.options import CropOptions
 from facecluster.pipeline.run_directory import RunDirectory
-from facecluster.pipeline.runner import choose_execution
+from facecluster.pipeline.runner import choose_execution, run_pipeline
 from facecluster.transforms import schema
 from facecluster.transforms.decode import decode_photo
 from facecluster.transforms.detect import DetectFaces
@@ -191,7 +191,7 @@ class CropsJob:
                 try:
                     pipeline = beam.Pipeline(execution.runner, execution.options)
                     self._build(pipeline, todo, execution.threads)
-                    pipeline.run().wait_until_finish()
+                    run_pipeline(pipeline)
                 except Exception as error:
                     raise CropsJobError(cause_of(error)) from error
         entry = {
@@ -260,7 +260,7 @@ class CropsJob:
         path = self._path(MANIFEST)
         if not FileSystems.exists(path):
             files = all_files(self.output)
-            found = next((f for f in files if not f.endswith((".log", ".tmp"))), None)
+            found = next((f for f in files if not f.endswith((".log", ".lock", ".tmp"))), None)
             if found:
                 raise CropsJobError(
                     f"{self.output} holds files that are no crops of ours, such as {found}: take "

@@ -1,29 +1,33 @@
 """Photos into the photos, faces and failures tables: read, decode, detect, align, embed, write."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import apache_beam as beam
+import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.ml.inference.base import RunInference
 
-from facecluster.pipeline.options import EmbedOptions
+from facecluster.pipeline.embed_plan import EmbedPlan
+from facecluster.pipeline.options import EmbedOptions, FailureLimit
 from facecluster.pipeline.run_directory import RunDirectory
-from facecluster.pipeline.runner import choose_execution
+from facecluster.pipeline.runner import choose_execution, run_pipeline
 from facecluster.transforms.align import align_faces
 from facecluster.transforms.codec import make_codec
 from facecluster.transforms.decode import decode_photo
 from facecluster.transforms.detect import DetectFaces
 from facecluster.transforms.embed import FaceEmbedder
-from facecluster.transforms.read_photos import Listing, ReadPhotos, plan_shards
+from facecluster.transforms.read_photos import Listing, ReadPhotos
 from facecluster.transforms.saved_model import SavedModel
 from facecluster.transforms.write_shards import ShardWriter, WriteShards
 
 # A small input is split finer than the option says, so that every worker has its share and
 # progress shows; below the second number a file of its own is not worth it.
 SHARDS_PER_WORKER, LEAST_PHOTOS_PER_SHARD = 16, 16
+COMMONEST_ERRORS = 3  # that a sentence about many failures names
 
 
 class EmbedError(Exception):
@@ -39,6 +43,8 @@ class EmbedJob:
       embedder, detector: the exported models.
       options: how photos become faces.
       beam_arguments: options for Beam, as on its command line.
+      max_failures: of the run's inputs; None for no limit.
+      retry_all: whether to try all listed failures again, and not only those in reading.
     """
 
     run: RunDirectory
@@ -46,6 +52,8 @@ class EmbedJob:
     detector: SavedModel
     options: EmbedOptions
     beam_arguments: Sequence[str] = ()
+    max_failures: FailureLimit | None = None
+    retry_all: bool = False
 
     def __call__(self, listing: Listing, watch: Callable[[Callable[[], int], int], None]) -> dict:
         """Embeds the photos that the run does not hold yet.
@@ -78,26 +86,33 @@ class EmbedJob:
         )
 
         self.run.remove_unfinished()
-        done = self._uris_done()
-        todo = [uri for uri in listing.uris if uri not in done]
-        execution = choose_execution(self.beam_arguments, len(todo))
-        shards = plan_shards(todo, self._photos_per_shard(len(todo), execution.n_workers))
+        plan = EmbedPlan.of(self.run).settled()
+        execution = choose_execution(self.beam_arguments, len(plan.unread(listing.uris)))
+        plan = plan.with_inputs(
+            listing.uris, lambda n: self._photos_per_shard(n, execution.n_workers), self.retry_all
+        )
+        shards = plan.todo(listing.uris)
+        sizes = {shard.name: shard.n_photos for shard, _ in shards}
+        n_todo = sum(sizes.values())
         if shards:
             writer = ShardWriter(
                 self.run.root, codec, card["dimensions"], card["sha256"], card["embedding_space"]
             )
-            sizes = {shard.name: shard.n_photos for shard, _ in shards}
-            with watch(lambda: self._photos_done(sizes), len(todo)):
+            with watch(lambda: self._photos_done(sizes), n_todo):
                 try:
                     pipeline = beam.Pipeline(execution.runner, execution.options)
                     self._build(pipeline, shards, writer, card, execution.threads)
-                    pipeline.run().wait_until_finish()
+                    run_pipeline(pipeline, self._early_check(plan))
+                except EmbedError:
+                    raise
                 except Exception as error:
                     raise EmbedError(cause_of(error)) from error
+            EmbedPlan.of(self.run).settled()
         photos, _ = self.run.read_shards("photos", ["n_faces"])
-        failures, _ = self.run.read_shards("failures", ["uri"])
+        failures, _ = self.run.read_shards("failures", ["step", "error"])
+        too_many = self._too_many(failures, len(photos) + len(failures))
         entry = {
-            "state": "done",
+            "state": "failed" if too_many else "done",
             "options": settings,
             "models": models,
             "seconds": round(time.monotonic() - started, 1),
@@ -105,12 +120,49 @@ class EmbedJob:
                 "photos": len(photos),
                 "faces": pc.sum(photos["n_faces"]).as_py() or 0,
                 "failures": len(failures),
-                "photos_already_done": len(listing.uris) - len(todo),
+                "photos_already_done": len(listing.uris) - n_todo,
                 "files_that_are_no_photos": listing.n_other_files,
             },
         }
         self.run.update_manifest("embed", entry)
+        if too_many:
+            raise EmbedError(too_many)
         return entry
+
+    def _early_check(self, plan: EmbedPlan) -> Callable[[], None]:
+        """Raises EmbedError as soon as it is certain that too many inputs fail."""
+        if self.max_failures is None:
+            return lambda: None
+        seen = set(plan.complete.to_pylist())
+        failures = [plan.failures_that_stay()]
+
+        def check() -> None:
+            new = [shard for shard in self.run.complete_shards() if shard not in seen]
+            if new:
+                seen.update(new)
+                failures.append(self.run.read_shards("failures", ["step", "error"], new)[0])
+                too_many = self._too_many(pa.concat_tables(failures), plan.n_inputs)
+                if too_many:
+                    raise EmbedError(too_many)
+
+        return check
+
+    def _too_many(self, failures: pa.Table, n_inputs: int) -> str | None:
+        """A sentence when there are more failures than may be."""
+        n = len(failures)
+        if self.max_failures is None or self.max_failures.allows(n, n_inputs):
+            return None
+        kinds = failures.group_by(["step", "error"]).aggregate([([], "count_all")])
+        kinds = kinds.sort_by([("count_all", "descending"), ("error", "ascending")])
+        commonest = ", ".join(
+            f"{kind['count_all']:,} x {kind['step']}: {kind['error']}"
+            for kind in kinds[:COMMONEST_ERRORS].to_pylist()
+        )
+        return (
+            f"{n:,} of {n_inputs:,} inputs ({n / n_inputs:.1%}) could not be used, more than "
+            f"--max-failures {self.max_failures} allows ({commonest}); "
+            f"{self.run.path('failures')} says which and why"
+        )
 
     def _build(self, pipeline, shards, writer, card, threads):
         options = self.options
@@ -134,19 +186,14 @@ class EmbedJob:
             if before.get(name) != value:
                 raise EmbedError(
                     f"{self.run.root} was made with {name} {before.get(name)}, now it is {value}; "
-                    "faces made in two ways cannot be compared: take another output folder"
+                    "faces made in two ways cannot be compared: take another output folder, or "
+                    "start again with --overwrite"
                 )
 
     def _models(self, card: dict) -> dict[str, str]:
         """{name: SHA-256} of all models of this run's faces; they share an embedding space."""
         before = self.run.manifest().get("steps", {}).get("embed", {}).get("models", {})
         return {**before, card["name"]: card["sha256"]}
-
-    def _uris_done(self) -> set[str]:
-        uris: set[str] = set()
-        for table in ("photos", "failures"):
-            uris.update(self.run.read_shards(table, ["uri"])[0]["uri"].to_pylist())
-        return uris
 
     def _photos_per_shard(self, n_photos: int, n_workers: int) -> int:
         even = math.ceil(n_photos / (n_workers * SHARDS_PER_WORKER))
@@ -157,6 +204,7 @@ class EmbedJob:
 
 
 def cause_of(error: BaseException) -> str:
-    """The last line of what Beam raises: the error that the worker met."""
+    """The last line of what Beam raises, the error that the worker met, without where in Beam."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    last = re.sub(r"( \[while running [^]]*\])+$", "", lines[-1].strip()) if lines else ""
+    return last or type(error).__name__

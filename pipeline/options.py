@@ -42,6 +42,51 @@ def between(least: float, most: float, kind: Callable = float) -> Callable[[str]
 
 
 @dataclass(frozen=True)
+class FailureLimit:
+    """How many inputs may fail: a number, or a share of all inputs in percent."""
+
+    number: float
+    is_percentage: bool
+
+    def allows(self, n_failures: int, n_inputs: int) -> bool:
+        """Whether a run of so many inputs may have so many failures."""
+        most = n_inputs * self.number / 100 if self.is_percentage else self.number
+        return n_failures <= most
+
+    def __str__(self) -> str:
+        return f"{self.number:g}{'%' * self.is_percentage}"
+
+
+def failure_limit(text: str) -> FailureLimit:
+    """Reads 20 or 5%."""
+    is_percentage = text.endswith("%")
+    try:
+        number = float(text[:-1]) if is_percentage else int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= (100 if is_percentage else float("inf")):
+        raise argparse.ArgumentTypeError(f"{text} is neither a number, as 20, nor a share, as 5%")
+    return FailureLimit(number, is_percentage)
+
+
+failure_limit.__name__ = "number"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What becomes of a run that is there, and of one that goes badly."""
+
+    overwrite: bool = option(
+        False, "start again: delete what facecluster wrote into the run's folder, and only that",
+        type=bool,
+    )  # fmt: skip
+    max_failures: FailureLimit | None = option(  # noqa: RUF009
+        None, "end with an error, before faces are grouped, if more inputs than this cannot be "
+        "used; a number, or a share of all as in 5%%; default: no limit", type=failure_limit,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class DetectionOptions:
     """How faces are found."""
 

@@ -26,17 +26,21 @@ def noise_to_file(path: str) -> Iterator[None]:
     os.dup2(log.fileno(), 2)
     sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, errors="replace")
     logging.root.handlers[:] = [handler]
+    # On a full disk the log cannot be written either, and Python would say so on the terminal.
+    raises, logging.raiseExceptions = logging.raiseExceptions, False
     thread_hook, threading.excepthook = threading.excepthook, _log_thread_error
     try:
         yield
     finally:
         threading.excepthook = thread_hook
+        logging.raiseExceptions = raises
         logging.root.handlers[:] = before
         sys.stderr.close()
         sys.stderr = python_stderr
         os.dup2(terminal, 2)
         os.close(terminal)
-        log.close()
+        with contextlib.suppress(OSError):
+            log.close()
 
 
 def _log_thread_error(args: threading.ExceptHookArgs) -> None:

@@ -2,6 +2,8 @@
 
 RUN/
   manifest.json           options, model cards, library versions, state and counts of each step
+  plan.parquet            which input is in which shard
+  run.lock                who is at work here
   photos/SHARD.parquet    one file per input shard in each of these three; the photos file is
   faces/SHARD.parquet     written last, so a shard is complete exactly when it has one
   failures/SHARD.parquet
@@ -9,11 +11,16 @@ RUN/
   people/people.parquet
   report/index.html
   evaluation/*.json
+  grouping/               while faces are grouped on workers
+  facecluster.log
 """
 
+import contextlib
 import json
+import os
 import platform
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +33,7 @@ from apache_beam.io.filesystems import FileSystems
 from facecluster.transforms import schema
 from facecluster.transforms.tables import (
     TableError,
+    all_files,
     delete_files,
     list_files,
     read_table,
@@ -36,6 +44,21 @@ from facecluster.transforms.tables import (
 SHARDED_TABLES = ("photos", "faces", "failures")
 VERSIONED_PACKAGES = ("facecluster", "apache-beam", "tensorflow", "faiss-cpu", "faiss-gpu",
                       "hdbscan", "scikit-learn", "numpy", "pyarrow", "pillow")  # fmt: skip
+
+# What facecluster writes into a run, and nothing else does: files, and endings of files in folders.
+MANIFEST_NAME, PLAN_NAME = "manifest.json", "plan.parquet"
+OUR_FOLDERS = {
+    **dict.fromkeys((*SHARDED_TABLES, "people", "assignments"), (".parquet",)),
+    "report": (".html",),
+    "evaluation": (".json",),
+    "grouping": (".npz", ".parquet"),
+}
+NOT_REMOVED = {"facecluster.log", "run.lock"}  # both in use while a job runs
+TEMPORARY_ENDING = re.compile(r"\.[0-9a-f]{32}\.tmp$")  # as `write_bytes` makes them
+
+
+class RunError(Exception):
+    """A folder that is no run."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +74,47 @@ class RunDirectory:
         """Names of the input shards whose three tables are all written."""
         return [_shard_of(path) for path in list_files(self.path("photos"))]
 
+    def is_run(self) -> bool:
+        """Whether facecluster has written into the folder before."""
+        if FileSystems.exists(self.path(MANIFEST_NAME)):
+            with contextlib.suppress(TableError, AttributeError):
+                return isinstance(self.manifest().get("steps"), dict)
+        if FileSystems.exists(self.path(PLAN_NAME)):
+            with contextlib.suppress(TableError):
+                return bool(read_table([self.path(PLAN_NAME)], schema.PLAN.names))
+        return False
+
+    def check_foreign(self) -> None:
+        """Raises RunError if the folder is no run and somebody else's files are in it."""
+        if self.is_run():
+            return
+        for name in _names(self.root):
+            if name not in NOT_REMOVED and not _is_temporary_manifest(name):
+                raise RunError(
+                    f"{self.root} is no run of facecluster's and holds other files, such as "
+                    f"{name}: take an output folder that is empty or not there yet"
+                )
+
+    def remove_everything(self) -> None:
+        """Deletes what facecluster wrote; other files, the log and the lock stay.
+
+        The manifest goes last: until then this is a run, and can be called again.
+        """
+        names = sorted(filter(_is_ours, _names(self.root)), key=lambda name: name == MANIFEST_NAME)
+        delete_files([self.path(*name.split("/")) for name in names])
+        if FileSystems.get_scheme(self.root) is None:
+            for folder in OUR_FOLDERS:
+                for top, _, _ in os.walk(self.path(folder), topdown=False):
+                    with contextlib.suppress(OSError):  # somebody else's file is in it
+                        os.rmdir(top)
+
+    def remove_shard(self, shard: str) -> None:
+        """Deletes a shard's tables, the marker first; killed, it is one that is not finished."""
+        for table in SHARDED_TABLES:
+            path = self.shard_path(table, shard)
+            if FileSystems.exists(path):
+                delete_files([path])
+
     def remove_unfinished(self) -> None:
         """Deletes what a killed job left: files of shards that are not complete, temporary files.
 
@@ -61,6 +125,9 @@ class RunDirectory:
             left = list_files(self.path(table), ".tmp")
             left += [f for f in list_files(self.path(table)) if _shard_of(f) not in complete]
             delete_files(left)
+        folders = [self.root, *map(self.path, ("people", "assignments", "report", "evaluation"))]
+        left = [path for folder in folders for path in list_files(folder, ".tmp")]
+        delete_files([path for path in left if TEMPORARY_ENDING.search(path)])
 
     def shard_path(self, table: str, shard: str) -> str:
         return self.path(table, f"{shard}.parquet")
@@ -110,7 +177,7 @@ class RunDirectory:
         return read_table(files, columns)[0]
 
     def manifest(self) -> dict[str, Any]:
-        path = self.path("manifest.json")
+        path = self.path(MANIFEST_NAME)
         if not FileSystems.exists(path):
             return {}
         with FileSystems.open(path) as file:
@@ -129,7 +196,28 @@ class RunDirectory:
             **entry,
         }
         text = json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n"
-        write_bytes(self.path("manifest.json"), text.encode())
+        write_bytes(self.path(MANIFEST_NAME), text.encode())
+
+
+def _names(root: str) -> Iterator[str]:
+    """The files in a folder and its subfolders, by names relative to it, without hidden ones."""
+    prefix = root.rstrip("/") + "/"
+    for path in all_files(root):
+        name = path.removeprefix(prefix).replace(os.sep, "/")
+        if not PurePosixPath(name).name.startswith("."):  # as file managers leave them anywhere
+            yield name
+
+
+def _is_ours(name: str) -> bool:
+    folder, _, rest = TEMPORARY_ENDING.sub("", name).partition("/")
+    if not rest:
+        return folder in (MANIFEST_NAME, PLAN_NAME)
+    return rest.endswith(OUR_FOLDERS.get(folder, ()))
+
+
+def _is_temporary_manifest(name: str) -> bool:
+    """Whether a job was killed while it wrote the first file of a run."""
+    return TEMPORARY_ENDING.sub("", name) == MANIFEST_NAME != name
 
 
 def _shard_of(path: str) -> str:

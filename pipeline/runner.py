@@ -3,10 +3,17 @@
 import argparse
 import contextlib
 import io
-from collections.abc import Sequence
+import os
+import re
+import shlex
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import python_urns
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
@@ -16,8 +23,19 @@ from facecluster.transforms.cores import usable_cores
 PHOTOS_WORTH_PROCESSES = 400
 
 
+SECONDS_BETWEEN_LOOKS = 1.0  # at a running pipeline
+# A worker that is gone makes no sentence if Beam has one of its own within this time.
+SECONDS_FOR_BEAMS_OWN_ERROR = 10.0
+KILLED = re.compile(r"return code -\d+$")  # by a signal
+WORKER_THREAD = "run_worker"  # Beam's name for a thread that waits for a worker process to end
+
+
 class OptionError(Exception):
     """A command-line option that neither facecluster nor Beam knows."""
+
+
+class WorkerError(Exception):
+    """A worker process ended before its work did."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,84 @@ def choose_execution(beam_arguments: Sequence[str], n_photos: int) -> Execution:
     arguments += [f"--direct_running_mode={mode}", f"--direct_num_workers={n_workers}"]
     # One process of many threads would leave the cores idle between its TensorFlow calls.
     threads = max(1, cores // n_workers) if mode == "multi_processing" else 0
-    return Execution(FnApiRunner(), PipelineOptions(arguments), n_workers, threads)
+    return Execution(LocalRunner(), PipelineOptions(arguments), n_workers, threads)
+
+
+class LocalRunner(FnApiRunner):
+    """Beam's local runner, whose worker processes end when this process does (see worker.py)."""
+
+    def run_via_runner_api(self, pipeline_proto, options):
+        words = [sys.executable, "-m", "facecluster.pipeline.worker", str(os.getpid())]
+        command = "exec " + shlex.join(words)  # without a shell between, the parent would be it
+        for environment in pipeline_proto.components.environments.values():
+            if environment.urn == python_urns.SUBPROCESS_SDK:
+                environment.payload = command.encode()
+        return super().run_via_runner_api(pipeline_proto, options)
+
+
+def run_pipeline(pipeline: beam.Pipeline, check: Callable[[], None] = lambda: None) -> None:
+    """Runs a pipeline to its end.
+
+    Beam's local runner waits for ever for a worker process that was killed. So the pipeline runs in
+    a thread, and who calls this looks after its workers.
+
+    Args:
+      check: called every second; what it raises ends the job.
+
+    Raises:
+      WorkerError: a worker process was lost.
+      Exception: what Beam raised.
+    """
+    results, errors = [], []
+
+    def run() -> None:
+        try:
+            results.append(pipeline.run())
+            results[0].wait_until_finish()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="pipeline", daemon=True)
+    with _lost_workers() as lost:
+        try:
+            thread.start()
+            while thread.is_alive():
+                thread.join(SECONDS_BETWEEN_LOOKS)
+                check()
+                if lost:
+                    thread.join(SECONDS_FOR_BEAMS_OWN_ERROR)
+                    break
+        except BaseException:
+            if results and thread.is_alive():  # on a cluster, where it would go on without us
+                results[0].cancel()
+            raise
+    killed = [said for said in lost if KILLED.search(said)]
+    if thread.is_alive() or (errors and killed):  # Beam's error is that it was disconnected
+        raise WorkerError(
+            f"a worker process ended in the middle of its work ({(killed or lost)[0]}); it may "
+            "have been killed for want of memory: the same command goes on, with fewer processes "
+            "if --direct_num_workers says so"
+        )
+    if errors:
+        raise errors[0]
+
+
+@contextlib.contextmanager
+def _lost_workers() -> Iterator[list[str]]:
+    """A list that fills with what Beam's threads say of worker processes that did not end well."""
+    lost: list[str] = []
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if args.thread is not None and args.thread.name == WORKER_THREAD:
+            lost.append(str(args.exc_value))
+        before(args)
+
+    threading.excepthook = hook
+    try:
+        yield lost
+    finally:
+        threading.excepthook = before
 
 
 def known_beam_options(arguments: Sequence[str]) -> dict:

@@ -10,7 +10,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.pipeline.runner import choose_execution
+from facecluster.pipeline.runner import choose_execution, run_pipeline
 from facecluster.transforms.tables import delete_folder, list_files, write_bytes
 
 READERS = 16  # files read at a time: on a bucket most of the time is waiting
@@ -115,7 +115,7 @@ def run_steps(
     execution = choose_execution(beam_arguments, 0)
     pipeline = beam.Pipeline(execution.runner, execution.options)
     build(pipeline, todo)
-    pipeline.run().wait_until_finish()
+    run_pipeline(pipeline)
     missing = set(names) - set(work.names(kind))
     if missing:  # a runner may end a cancelled job without an error
         raise RuntimeError(f"{len(missing)} of {len(names)} tasks were not done")

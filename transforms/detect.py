@@ -16,7 +16,7 @@ from PIL import Image
 from facecluster.transforms.boxes import corrected, square, suppress, touches
 from facecluster.transforms.photo import Face, Photo, failing
 from facecluster.transforms.pyramid import P_NET_STRIDE, P_NET_WINDOW, Canvas, resampling
-from facecluster.transforms.saved_model import SavedModel
+from facecluster.transforms.saved_model import CROPS_MULTIPLE, SavedModel
 
 R_NET_SIZE, O_NET_SIZE = 24, 48  # px
 THRESHOLDS = (0.6, 0.7, 0.7)  # least face probability after P-Net, R-Net, O-Net
@@ -132,7 +132,7 @@ class Detector:
                 _cut(images[owner], box, size)
                 for owner, box in zip(owners[part].tolist(), boxes[part].tolist(), strict=True)
             ]
-            outputs.append(self.model.call(endpoint, _stacked(cuts, size)))
+            outputs.append(self.model.call(endpoint, _stacked(cuts, size), CROPS_MULTIPLE))
         scores, *others = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         return scores[:, 0], *others
 

@@ -8,7 +8,7 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
 from facecluster.transforms.photo import Photo
-from facecluster.transforms.saved_model import SavedModel
+from facecluster.transforms.saved_model import CROPS_MULTIPLE, SavedModel
 
 PHOTOS_PER_BATCH = 32
 CROPS_PER_CALL = 64  # a photo of a crowd must not decide how much goes through the network at once
@@ -59,7 +59,7 @@ def embed_photos(model: SavedModel, photos: Sequence[Photo]) -> list[Photo]:
 def embed_crops(model: SavedModel, crops: Sequence[np.ndarray]) -> np.ndarray:
     """(n, size, size, 3) uint8 RGB to (n, dimensions) float32 unit vectors."""
     parts = [
-        model.call("embed", np.stack(crops[start : start + CROPS_PER_CALL]))
+        model.call("embed", np.stack(crops[start : start + CROPS_PER_CALL]), CROPS_MULTIPLE)
         for start in range(0, len(crops), CROPS_PER_CALL)
     ]
     return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)

@@ -16,6 +16,10 @@ from facecluster.transforms.tables import write_bytes
 
 CARD_NAME, CODEC_NAME, SAVED_MODEL_NAME = "model_card.json", "codec.npz", "saved_model"
 CARD_VERSION = 2
+# A network's outputs for a crop are the same to the last bit whatever crops it is called with, if
+# there are 8 or a multiple: products of matrices take what is left over in another order. P-Net,
+# which has no dense layer, does not need it. On a GPU none of this is promised.
+CROPS_MULTIPLE = 8
 _loaded: dict[str, Any] = {}
 _loading = threading.Lock()
 
@@ -91,10 +95,16 @@ class SavedModel:
                 )
             return _loaded[self.path]
 
-    def call(self, endpoint: str, pixels: np.ndarray) -> Any:
-        """Runs an endpoint on a batch: (n, h, w, 3) uint8 in, one array or a list of arrays out."""
+    def call(self, endpoint: str, pixels: np.ndarray, multiple_of: int = 1) -> Any:
+        """Runs an endpoint on a batch: (n, h, w, 3) uint8 in, one array or a list of arrays out.
+
+        Args:
+          multiple_of: the network sees so many pictures, or a multiple of it; black ones fill up.
+        """
         # TensorFlow's CPU kernels disagree about the shape of an empty batch, so it never sees one.
-        batch = pixels if len(pixels) else np.zeros((1, *pixels.shape[1:]), pixels.dtype)
+        n_black = multiple_of if not len(pixels) else -len(pixels) % multiple_of
+        black = np.zeros((n_black, *pixels.shape[1:]), pixels.dtype)
+        batch = np.concatenate([pixels, black]) if n_black else pixels
         outputs = getattr(self.load(), endpoint)(batch)
         if isinstance(outputs, list):
             return [out.numpy()[: len(pixels)] for out in outputs]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = b"facecluster"
 
 # A photo that was read. photo_id is the SHA-256 of the file's bytes, so the same photo is itself
@@ -29,6 +29,14 @@ FAILURES = pa.schema(
         pa.field("step", pa.string(), nullable=False),
         pa.field("error", pa.string(), nullable=False),
         pa.field("message", pa.string(), nullable=False),
+    ]
+)
+
+# Which shard an input is in. Of several rows with one URI the last counts (see embed_plan.py).
+PLAN = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
     ]
 )
 

@@ -1,5 +1,6 @@
 """Parquet files on any Beam file system: written whole or not at all, read back as one table."""
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -18,11 +19,30 @@ class TableError(Exception):
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes `path` under a temporary name in the same folder, then renames it into place."""
+    """Writes `path` under a temporary name in the same folder, then renames it into place.
+
+    Raises:
+      OSError: that failed, as on a full disk; what was at `path` is still there.
+    """
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    with FileSystems.create(temporary, mime_type="application/octet-stream") as file:
-        file.write(content)
-    FileSystems.rename([temporary], [path])
+    try:
+        with FileSystems.create(temporary, mime_type="application/octet-stream") as file:
+            file.write(content)
+        FileSystems.rename([temporary], [path])
+    except Exception as error:
+        with contextlib.suppress(Exception):  # it would take the room that there is too little of
+            delete_files([temporary])
+        raise OSError(f"{path} cannot be written: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, without the names of files that Beam and Python add to it."""
+    inner = next(iter((getattr(error, "exception_details", None) or {}).values()), error)
+    if isinstance(inner, OSError):
+        while inner.args and isinstance(inner.args[0], OSError):
+            inner = inner.args[0]
+        return inner.strerror or str(inner)
+    return str(inner)
 
 
 def write_table(path: str, table: pa.Table) -> None:
@@ -99,11 +119,13 @@ def read_table(paths: Sequence[str], columns: Iterable[str], schema: pa.Schema |
         try:
             with FileSystems.open(path, mime_type="application/octet-stream") as file:
                 parquet = pq.ParquetFile(pa.BufferReader(file.read()))
+            stamp = stamp_of(parquet.schema_arrow)
+            if stamp:  # an older version may lack columns, but that is not what is to be said
+                _check_version(path, stamp)
             missing = [column for column in columns if column not in parquet.schema_arrow.names]
             if missing:
                 raise TableError(f"{path} has no column {missing[0]!r}; is it a facecluster table?")
             part = parquet.read(columns)
-            stamp = stamp_of(part.schema)
         except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: broken UTF-8, JSON
             raise TableError(f"{path} cannot be read as a Parquet table: {error}") from error
         parts.append(part)
@@ -128,11 +150,7 @@ def check_together(paths: Sequence[str], stamps: Sequence[Mapping[str, Any]]) ->
         or by a model whose embeddings cannot be compared.
     """
     for path, stamp in zip(paths, stamps, strict=True):
-        if stamp.get("schema_version") != SCHEMA_VERSION:
-            raise TableError(
-                f"{path} has schema version {stamp.get('schema_version')}, this facecluster reads "
-                f"version {SCHEMA_VERSION}: make the table again with this version"
-            )
+        _check_version(path, stamp)
         # Two models that share an embedding space are as good as one.
         keys = stamp.keys() | stamps[0].keys()
         for key in keys - {"model"} if "embedding_space" in keys else keys:
@@ -142,3 +160,11 @@ def check_together(paths: Sequence[str], stamps: Sequence[Mapping[str, Any]]) ->
                     f"{stamps[0].get(key)!r}: their embeddings cannot be compared; embed all "
                     "photos with one model and codec into a new output folder"
                 )
+
+
+def _check_version(path: str, stamp: Mapping[str, Any]) -> None:
+    if stamp.get("schema_version") != SCHEMA_VERSION:
+        raise TableError(
+            f"{path} has schema version {stamp.get('schema_version')}, this facecluster reads "
+            f"version {SCHEMA_VERSION}: start again with --overwrite, or take another output folder"
+        )

@@ -1,4 +1,5 @@
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from facecluster.pipeline.run_directory import SHARDED_TABLES, RunDirectory
+from facecluster.pipeline.run_directory import SHARDED_TABLES, RunDirectory, RunError
 from facecluster.transforms import schema
 from facecluster.transforms.tables import TableError, write_table
 
@@ -185,3 +186,88 @@ def test_a_reader_never_sees_half_a_manifest(tmp_path):
         while not writing.done():
             assert len(run.manifest()["steps"]) == 1
         writing.result()
+
+
+# ---- whose folder it is ----
+
+
+def full_run(root) -> RunDirectory:
+    run = RunDirectory(str(root))
+    for table, rows in [("photos", photos_table("x")), ("failures", failures_table("y"))]:
+        write_table(run.shard_path(table, "s"), rows)
+    write_table(run.shard_path("faces", "s"), photos_table())
+    run.write("people", people_table("ann"))
+    write_table(run.path("assignments", "part-00000-of-00001.parquet"), people_table())
+    write_table(run.path("plan.parquet"), photos_table())
+    run.update_manifest("embed", {"state": "done"})
+    for name in ("report/index.html", "evaluation/clustering.json", "grouping/mark/abc.npz",
+                 "grouping/tables/people/part-00000-of-00001.parquet",
+                 f"people/people.parquet.{32 * 'a'}.tmp"):  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("ours")
+    return run
+
+
+def test_everything_of_ours_is_removed_and_nothing_else(tmp_path):
+    run = full_run(tmp_path)
+    others = ["facecluster.log", "run.lock", "notes.txt", "photos/me.jpg", "photos/.hidden.parquet",
+              "report/style.css", "grouping/diary.doc", "my people/people.parquet",
+              "people/old.tmp"]  # fmt: skip
+    for name in others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("not ours")
+    run.remove_everything()
+    left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == sorted(others)
+    assert not (tmp_path / "faces").exists()
+    run.remove_everything()
+
+
+@pytest.mark.parametrize("n", range(12))
+def test_removing_everything_may_be_killed_anywhere(tmp_path, monkeypatch, n):
+    run = full_run(tmp_path)
+    remove, left = os.remove, [n]
+
+    def remove_until_killed(path):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "remove", remove_until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.remove_everything()
+    assert run.is_run()
+    run.remove_everything()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["holiday.jpg", "photos/holiday.jpg", "photos/2020.parquet", "manifest.json", "plan.parquet"],
+)
+def test_a_folder_of_somebody_elses_is_refused(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(RunError, match=f"holds other files, such as {name}: take an output"):
+        RunDirectory(str(tmp_path)).check_foreign()
+
+
+def test_a_run_with_other_files_in_it_and_a_folder_that_is_to_be_a_run_are_not_refused(tmp_path):
+    RunDirectory(str(tmp_path / "not there")).check_foreign()
+    for name in ("facecluster.log", "run.lock", ".DS_Store", f"manifest.json.{32 * 'a'}.tmp"):
+        (tmp_path / name).write_text("")
+    run = RunDirectory(str(tmp_path))
+    run.check_foreign()
+    run.update_manifest("embed", {"state": "running"})
+    (tmp_path / "notes.txt").write_text("mine")
+    run.check_foreign()
+
+
+def test_in_a_bucket_somebody_elses_files_are_found_too(bucket):
+    bucket({"bucket://b/run/facecluster.log": b"", "bucket://b/run2/x.jpg": b""})
+    RunDirectory("bucket://b/run").check_foreign()
+    bucket({"bucket://b/run/a/x.jpg": b""})
+    with pytest.raises(RunError, match=r"such as a/x\.jpg"):
+        RunDirectory("bucket://b/run").check_foreign()

@@ -1,6 +1,10 @@
 """Beam arguments choose where a job runs, and wrong ones end it with a sentence."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import apache_beam as beam
 import pytest
@@ -9,11 +13,14 @@ from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
 from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from facecluster.pipeline import runner
 from facecluster.pipeline.runner import (
     PHOTOS_WORTH_PROCESSES,
     OptionError,
+    WorkerError,
     choose_execution,
     known_beam_options,
+    run_pipeline,
 )
 
 FEW, MANY = PHOTOS_WORTH_PROCESSES - 1, PHOTOS_WORTH_PROCESSES
@@ -27,7 +34,7 @@ def local(execution) -> tuple[str, int]:
 
 def test_few_photos_run_in_this_process():
     execution = choose_execution([], FEW)
-    assert type(execution.runner) is FnApiRunner
+    assert isinstance(execution.runner, FnApiRunner)
     assert local(execution) == ("in_memory", 1)
     assert (execution.n_workers, execution.threads) == (1, 0)
 
@@ -35,7 +42,7 @@ def test_few_photos_run_in_this_process():
 @pytest.mark.skipif(CORES < 2, reason="one core is one process")
 def test_many_photos_run_on_all_cores():
     execution = choose_execution([], MANY)
-    assert type(execution.runner) is FnApiRunner
+    assert isinstance(execution.runner, FnApiRunner)
     assert local(execution) == ("multi_processing", CORES)
     assert (execution.n_workers, execution.threads) == (CORES, 1)
 
@@ -69,12 +76,12 @@ def test_the_users_mode_counts(n_photos):
 
 
 @pytest.mark.parametrize(
-    ("name", "runner"), [("DirectRunner", SwitchingDirectRunner), ("FlinkRunner", FlinkRunner)]
+    ("name", "kind"), [("DirectRunner", SwitchingDirectRunner), ("FlinkRunner", FlinkRunner)]
 )
-def test_the_users_runner_gets_the_arguments_as_they_are(name, runner):
+def test_the_users_runner_gets_the_arguments_as_they_are(name, kind):
     arguments = [f"--runner={name}", "--direct_num_workers=3", "--job_name=mine"]
     execution = choose_execution(arguments, MANY)
-    assert type(execution.runner) is runner
+    assert type(execution.runner) is kind
     assert execution.options.view_as(StandardOptions).runner == name
     assert execution.options.get_all_options(drop_default=True) == {
         "runner": name,
@@ -154,3 +161,98 @@ def pids_of_workers(execution, folder) -> set[int]:
     _ = pipeline | beam.Create(range(40)) | beam.Reshuffle() | beam.Map(leave_pid)
     pipeline.run().wait_until_finish()
     return {int(name) for name in os.listdir(folder)}
+
+
+def two_workers(function) -> beam.Pipeline:
+    execution = choose_execution(["--direct_num_workers=2"], FEW)
+    pipeline = beam.Pipeline(execution.runner, execution.options)
+    _ = pipeline | beam.Create(range(4)) | beam.Reshuffle() | beam.Map(function)
+    return pipeline
+
+
+# Beam's threads end by errors when a worker does.
+ends_threads = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+@ends_threads
+def test_a_worker_that_is_killed_ends_the_job_with_a_sentence():
+    def kill_itself(number):
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(WorkerError, match="return code -9"):
+        run_pipeline(two_workers(kill_itself))
+
+
+@ends_threads
+def test_a_worker_that_never_begins_ends_the_job_too(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(runner, "SECONDS_FOR_BEAMS_OWN_ERROR", 1.0)
+    with pytest.raises(WorkerError, match="return code 1"):
+        run_pipeline(two_workers(str))
+
+
+@ends_threads
+def test_what_a_worker_meets_is_raised_as_it_is():
+    def fail(number):
+        raise ValueError(f"no {number}")
+
+    with pytest.raises(Exception, match=r"ValueError: no \d"):
+        run_pipeline(two_workers(fail))
+
+
+def test_a_job_can_be_ended_while_it_runs():
+    def check():
+        raise KeyError("enough")
+
+    started = time.monotonic()
+    execution = choose_execution([], FEW)
+    pipeline = beam.Pipeline(execution.runner, execution.options)
+    _ = pipeline | beam.Create([0]) | beam.Map(lambda _: time.sleep(8))
+    with pytest.raises(KeyError, match="enough"):
+        run_pipeline(pipeline, check)
+    assert time.monotonic() - started < 7
+
+
+JOB = """
+import os, sys, time
+import apache_beam as beam
+from facecluster.pipeline.runner import choose_execution, run_pipeline
+
+def wait(number, folder=sys.argv[1]):
+    import os, time
+    open(os.path.join(folder, str(os.getpid())), "w").close()
+    time.sleep(600)
+
+execution = choose_execution(["--direct_num_workers=2"], 1)
+pipeline = beam.Pipeline(execution.runner, execution.options)
+_ = pipeline | beam.Create(range(4)) | beam.Reshuffle() | beam.Map(wait)
+run_pipeline(pipeline)
+"""
+
+
+def test_workers_end_with_a_job_that_is_killed(tmp_path):
+    job = subprocess.Popen([sys.executable, "-c", JOB, str(tmp_path)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(os.listdir(tmp_path)) < 2:
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    workers = [int(name) for name in os.listdir(tmp_path)]
+    deadline = time.monotonic() + 10
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, and more than an entry that nobody has asked for."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -188,9 +189,33 @@ def test_two_models_or_codecs_are_not_mixed(tmp_path, sound, stamp):
 def test_another_version_is_refused(tmp_path, sound):
     old = str(tmp_path / "old.parquet")
     write_table(old, table(["c"], [3], model="m", codec="pca128", schema_version=0))
-    with pytest.raises(TableError, match="version 0, this facecluster reads version 1") as raised:
+    with pytest.raises(TableError, match="version 0, this facecluster reads version 2") as raised:
         read_table([sound, old], ["name"])
     assert old in str(raised.value)
+    assert "--overwrite, or take another output folder" in str(raised.value)
+    with pytest.raises(TableError, match="version 0"):  # whatever it may lack
+        read_table([old], ["a column of later versions"])
+
+
+def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = str(tmp_path / "table")
+    write_bytes(path, b"before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # a disk that is soon full
+    try:
+        with pytest.raises(OSError, match="table cannot be written: File too large"):
+            write_bytes(path, bytes(10**6))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "table").read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["table"]
+
+
+def test_a_write_whose_place_is_taken_says_why(tmp_path):
+    (tmp_path / "table").mkdir()
+    with pytest.raises(OSError, match="table cannot be written: Is a directory"):
+        write_bytes(str(tmp_path / "table"), b"x")
+    assert os.listdir(tmp_path) == ["table"]
 
 
 def test_foreign_tables_are_refused(tmp_path):

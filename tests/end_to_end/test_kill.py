@@ -1,0 +1,251 @@
+"""The real command, killed: it goes on where it was and ends with the bytes of an undisturbed run."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+COMMAND = Path(sys.executable).with_name("facecluster")
+TABLES = ("photos", "faces", "failures", "people", "assignments")
+TWO_PROCESSES = ("--direct_num_workers=2", "--photos-per-shard=4")
+N_KILLS = 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models(mtcnn_folder, facenet_folder):
+    """The command wants its models fetched."""
+
+
+@pytest.fixture(scope="module")
+def few_photos(copy_people, tmp_path_factory) -> Path:
+    """24 photos of 6 people, one of them under a second name, and two files that are none."""
+    folder = tmp_path_factory.mktemp("few")
+    copy_people(folder, 6, 4)
+    shutil.copy(next(folder.glob("*/*.jpg")), folder / "again.jpg")
+    (folder / "broken.jpg").write_text("no photo")
+    (folder / "empty.jpg").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few_run(few_photos, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "few"
+    done = start(few_photos, run)
+    assert finish(done) == 0
+    return run
+
+
+class Job:
+    """A running `facecluster run` in a process group of its own."""
+
+    def __init__(self, arguments, log: Path):
+        self.log = log
+        with open(log, "w") as file:
+            self.process = subprocess.Popen(
+                [COMMAND, *map(str, arguments)], stdout=file, stderr=file, start_new_session=True
+            )
+
+    def workers(self) -> list[int]:
+        """Its worker processes, of Linux's list of all."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (folder / "cmdline").read_bytes().split(b"\0")
+            except OSError:  # it has just ended
+                continue
+            if command[1:4] == [b"-m", b"facecluster.pipeline.worker", b"%d" % self.process.pid]:
+                found.append(int(folder.name))
+        return sorted(found)
+
+    def kill(self, whom: str, rng: random.Random) -> None:
+        """SIGKILL for the driver, one of the workers, or the whole group."""
+        workers = self.workers()
+        if whom == "worker" and workers:
+            os.kill(rng.choice(workers), signal.SIGKILL)
+        elif whom == "driver":
+            self.process.kill()
+        else:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def start(photos: Path, run: Path, *options) -> Job:
+    log = run.with_suffix(".said")
+    return Job(["run", "--input", photos, "--output", run, *options], log)
+
+
+def finish(job: Job, seconds: float = 400) -> int:
+    code = job.process.wait(timeout=seconds)
+    assert "Traceback" not in job.log.read_text()
+    return code
+
+
+def wait_for_shards(job: Job, run: Path, n: int) -> None:
+    deadline = time.monotonic() + 300
+    while len(list((run / "photos").glob("*.parquet"))) < n:
+        assert job.process.poll() is None, job.log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def assert_equal(run: Path, other: Path) -> None:
+    """All columns of all rows, to the last bit; in any order, for that is how shards were cut."""
+    for table in TABLES:
+        rows, others = (
+            sorted(pq.read_table(folder / table).to_pylist(), key=repr) for folder in (run, other)
+        )
+        assert rows == others, table
+
+
+def test_killed_three_ways_it_ends_as_if_nothing_had_happened(few_photos, few_run, tmp_path):
+    run, rng = tmp_path / "run", random.Random(0)
+
+    job = start(few_photos, run, *TWO_PROCESSES)
+    wait_for_shards(job, run, 1)
+    job.kill("worker", rng)
+    assert finish(job, 60) == 1
+    assert "a worker process ended in the middle of its work" in job.log.read_text()
+    assert job.workers() == []
+
+    job = start(few_photos, run, *TWO_PROCESSES)
+    wait_for_shards(job, run, 3)
+    second = start(few_photos, run.with_name("second"), "--output", run)
+    assert finish(second) == 1
+    assert f"at work in {run} (process {job.process.pid} on " in second.log.read_text()
+    job.kill("driver", rng)
+    job.process.wait()
+    deadline = time.monotonic() + 10
+    while job.workers():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    shards = {path: path.stat().st_mtime_ns for path in (run / "photos").iterdir()}
+    job = start(few_photos, run, "--photos-per-shard=9")  # in one process, for a change
+    assert finish(job) == 0, job.log.read_text()
+    for path, written_at in shards.items():
+        if path.suffix == ".parquet" and pq.read_metadata(path).num_rows == 4:
+            assert path.stat().st_mtime_ns == written_at
+    assert_equal(run, few_run)
+
+
+def test_a_photo_under_two_names_is_two_rows_and_its_faces_count_once(few_run):
+    photos = pq.read_table(few_run / "photos").to_pylist()
+    (twice,) = {row["photo_id"] for row in photos if row["uri"].endswith("again.jpg")}
+    assert sum(row["photo_id"] == twice for row in photos) == 2
+    assigned = pq.read_table(few_run / "assignments")["face_id"].to_pylist()
+    found = pq.read_table(few_run / "faces")["face_id"].to_pylist()
+    assert len(assigned) == len(set(assigned))
+    assert set(assigned) == set(found)
+    assert len(found) > len(set(found))
+
+
+def test_on_workers_its_faces_count_once_too(few_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(few_run, run)
+    job = Job(["cluster", "--output", run, "--distribute"], tmp_path / "said")
+    assert finish(job) == 0, job.log.read_text()
+    assigned = pq.read_table(run / "assignments")["face_id"].to_pylist()
+    assert len(assigned) == len(set(assigned))
+    assert set(assigned) == set(pq.read_table(run / "faces")["face_id"].to_pylist())
+
+
+def test_failures_are_tried_again_where_they_are(few_photos, few_run, tmp_path):
+    photos, run = tmp_path / "photos", tmp_path / "run"
+    shutil.copytree(few_photos, photos)
+    good = next(photos.glob("*/*.jpg"))
+    hidden = good.read_bytes()
+    good.write_text("damaged")
+    job = start(photos, run)
+    assert finish(job) == 0, job.log.read_text()
+    before = pq.read_table(run / "failures").to_pylist()
+    assert {Path(row["uri"]).name for row in before} == {"broken.jpg", "empty.jpg", good.name}
+
+    good.write_bytes(hidden)
+    job = Job(["run", "--input", run / "failures", "--output", run, "--max-failures=5%"],
+              tmp_path / "said")  # fmt: skip
+    assert finish(job) == 1
+    assert "2 of 27 inputs (7.4%) could not be used, more than --max-failures 5% allows (" in (
+        job.log.read_text()
+    )
+    job = start(photos, run, "--max-failures=2")
+    assert finish(job) == 0, job.log.read_text()
+    for table in TABLES:
+        rows, others = (
+            sorted(({**row, "uri": Path(row.get("uri", "")).name} for row in rows), key=repr)
+            for rows in (pq.read_table(folder / table).to_pylist() for folder in (run, few_run))
+        )
+        assert rows == others, table
+
+
+def test_a_run_can_be_started_again_and_a_folder_that_is_none_cannot(few_photos, tmp_path):
+    run, photos = tmp_path / "run", tmp_path / "photos"
+    shutil.copytree(next(few_photos.glob("*/")), photos)
+    assert finish(start(photos, run)) == 0
+    (run / "notes.txt").write_text("mine")
+    assert finish(start(photos, run, "--codec=float32")) == 1
+    job = start(photos, run, "--codec=float32", "--overwrite")
+    assert finish(job) == 0, job.log.read_text()
+    assert pq.read_schema(next((run / "faces").iterdir())).field("embedding").type.list_size == 512
+    assert (run / "notes.txt").read_text() == "mine"
+    job = start(photos, photos, "--overwrite")
+    assert finish(job) == 2
+    assert f"{photos} is no run of facecluster's and holds other files" in job.log.read_text()
+    assert len(list(photos.glob("*.jpg"))) == 4
+
+
+def test_a_full_disk_ends_the_job_with_a_sentence_and_room_lets_it_go_on(
+    few_photos, few_run, tmp_path
+):
+    run = tmp_path / "run"
+    limited = ["bash", "-c", 'ulimit -f 24; exec "$@"', "-"]  # KiB, of any file
+    command = [COMMAND, "run", "--input", few_photos, "--output", run, "--photos-per-shard=16"]
+    done = subprocess.run([*limited, *command], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "cannot be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(run.rglob("*.tmp"))
+    job = start(few_photos, run)
+    assert finish(job) == 0, job.log.read_text()
+    assert_equal(run, few_run)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_it_ends_as_if_nothing_had_happened(
+    lfw_images, group_photos, tmp_path
+):
+    photos, calm, run, rng = (
+        tmp_path / "photos",
+        tmp_path / "calm",
+        tmp_path / "run",
+        random.Random(0),
+    )
+    shutil.copytree(group_photos, photos)
+    for person in sorted(lfw_images.iterdir())[:40]:
+        shutil.copy(next(iter(sorted(person.iterdir()))), photos)
+    began = time.monotonic()
+    job = start(photos, calm, *TWO_PROCESSES)
+    assert finish(job, 900) == 0, job.log.read_text()
+    duration = time.monotonic() - began
+
+    kills = 0
+    while kills < N_KILLS:
+        job = start(photos, run, *TWO_PROCESSES)
+        try:
+            job.process.wait(timeout=rng.uniform(0, duration))
+        except subprocess.TimeoutExpired:
+            job.kill(("driver", "worker", "group")[kills % 3], rng)
+            kills += 1
+            finish(job, 120)
+        else:  # done before its moment came: begin again from nothing
+            assert job.process.returncode == 0, job.log.read_text()
+            assert_equal(run, calm)
+            shutil.rmtree(run)
+    job = start(photos, run, *TWO_PROCESSES)
+    assert finish(job, 900) == 0, job.log.read_text()
+    assert_equal(run, calm)
