@@ -18,7 +18,8 @@ import numpy as np
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.transforms.read_photos import PHOTO_SUFFIXES, InputError, is_photo, list_photos
+from facecluster.transforms.containers import PHOTO_SUFFIXES, is_photo
+from facecluster.transforms.listing import InputError, list_photos
 
 # How compressed files begin.
 COMPRESSED = {
@@ -198,7 +199,7 @@ def _files(sources: Sequence[str]) -> list[str]:
     files: set[str] = set()
     for source in sources:
         try:
-            files.update(list_photos([source]).uris)
+            files.update(list_photos([source], containers=False).uris)
         except InputError as error:
             raise CropsError(
                 f"{error}. Give folders with one subfolder per person, tar files or TFRecord "

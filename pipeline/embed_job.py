@@ -17,7 +17,7 @@ from facecluster.transforms.codec import make_codec
 from facecluster.transforms.decode import decode_photo
 from facecluster.transforms.detect import DetectFaces
 from facecluster.transforms.embed import FaceEmbedder
-from facecluster.transforms.read_photos import Listing, ReadPhotos, plan_shards
+from facecluster.transforms.read_photos import Listing, ReadPhotos, plan_shards, plan_tasks
 from facecluster.transforms.saved_model import SavedModel
 from facecluster.transforms.write_shards import ShardWriter, WriteShards
 
@@ -79,7 +79,7 @@ class EmbedJob:
 
         self.run.remove_unfinished()
         done = self._uris_done()
-        todo = [uri for uri in listing.uris if uri not in done]
+        todo = [source for source in listing.sources if source.uri not in done]
         execution = choose_execution(self.beam_arguments, len(todo))
         shards = plan_shards(todo, self._photos_per_shard(len(todo), execution.n_workers))
         if shards:
@@ -105,7 +105,7 @@ class EmbedJob:
                 "photos": len(photos),
                 "faces": pc.sum(photos["n_faces"]).as_py() or 0,
                 "failures": len(failures),
-                "photos_already_done": len(listing.uris) - len(todo),
+                "photos_already_done": len(listing.sources) - len(todo),
                 "files_that_are_no_photos": listing.n_other_files,
             },
         }
@@ -119,7 +119,7 @@ class EmbedJob:
         )
         _ = (
             pipeline
-            | "Shards" >> beam.Create(shards)
+            | "Shards" >> beam.Create(plan_tasks(shards))
             | "Read photos" >> ReadPhotos()
             | "Decode" >> beam.Map(decode_photo)
             | "Detect faces" >> DetectFaces(detector, options.min_face_size, options.detection_size)
