@@ -1,4 +1,8 @@
-"""Parquet files: which column has photos or names of photos, and reading it in bounded memory."""
+"""Parquet files: which column has photos or names of photos, and reading it in bounded memory.
+
+A column is read page by page. How large these are is up to who wrote it: pyarrow makes pages of up
+to 1,024 rows, but none across row groups.
+"""
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
