@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -95,7 +95,8 @@ class _Wish:
 
     Attributes:
       form: tar, tfrecord, parquet or list; None where its content is to tell.
-      members: the URIs wanted of it; None for all.
+      members: URIs that are wanted of it and must be there.
+      is_whole: all its other photos are wanted too.
       is_input: it is named on the command line, so that one that cannot be an input is an error.
       is_listed: a list names it; lists name no lists.
       folder: the input that it was found in.
@@ -103,7 +104,8 @@ class _Wish:
 
     path: str
     form: str | None
-    members: set[str] | None = None
+    members: frozenset[str] = frozenset()
+    is_whole: bool = True
     is_input: bool = False
     is_listed: bool = False
     folder: str | None = None
@@ -146,7 +148,7 @@ class _Finder:
         if not is_remote and os.path.exists(name):
             self._add_path(name)
         elif self._with_containers and (container := _container_of(name)):
-            self._want(_Wish(container, None, {name}))
+            self._want(_Wish(container, None, frozenset([name]), is_whole=False))
         elif is_remote:
             files, is_folder = _remote_files(name)
             for path in files:
@@ -212,7 +214,7 @@ class _Finder:
         elif not is_remote and os.path.exists(path):
             self._add_named(_Wish(path, None, is_listed=True))
         elif container := _container_of(uri):
-            self._want(_Wish(container, None, {uri}))
+            self._want(_Wish(container, None, frozenset([uri]), is_whole=False))
         elif not is_remote or is_photo(PurePosixPath(uri)):
             self._add_photo(uri)
         elif form_by_name(uri):
@@ -236,6 +238,11 @@ class _Finder:
         uri = printable(path)
         self.sources[uri] = Source(uri)
 
+    def _add_other(self, path: str) -> None:
+        """Adds a file of a folder that was looked into and has no photos."""
+        self._others.add(path)
+        self._looked_into.discard(path)
+
     def _add_failure(self, uri: str, error: Exception, more: str = "") -> None:
         uri = printable(uri)
         failure = failing(Photo(uri, Shard("", 0)), "read", error).failure
@@ -244,42 +251,45 @@ class _Finder:
 
     def _want(self, wish: _Wish) -> None:
         if wish.path in self._looked_into:
+            self._require(wish.members)
             return
         other = self._waiting.setdefault(wish.path, wish)
         if other is not wish:
-            both = None if None in (wish.members, other.members) else wish.members | other.members
-            named = wish if wish.is_input or other.members is not None else other
-            self._waiting[wish.path] = replace(named, members=both)
+            first, second = (wish, other) if wish.is_input or not other.is_whole else (other, wish)
+            whole = first if first.is_whole else second
+            self._waiting[wish.path] = replace(whole, members=wish.members | other.members)
+
+    def _require(self, members: Iterable[str], problem: Exception | None = None) -> None:
+        """Makes members failures that their container has not."""
+        for uri in sorted(members):
+            if printable(uri) not in self.sources:
+                self._add_failure(uri, problem or LookupError("its container has no such member"))
 
     def _add_contents(self, wish: _Wish, contents: Contents | None) -> None:
-        if wish.members is None:
+        if wish.is_whole:
             self._looked_into.add(wish.path)
         if contents is None:  # neither its name nor its content makes it a container
-            if wish.folder is None:
+            if wish.is_whole and wish.folder is None:
                 self._add_photo(wish.path)
-            else:
-                self._others.add(wish.path)
+            elif wish.is_whole:
+                self._add_other(wish.path)
+            self._require(wish.members)
             return
-        found = {source.uri: source for source in contents.sources}
-        if wish.members is not None:
-            self._add_members(wish, found, contents.problem)
+        wanted = set(map(printable, wish.members))
+        for source in contents.sources:
+            if wish.is_whole or source.uri in wanted:
+                self.sources[source.uri] = source
+        self._require(wish.members, contents.problem)
+        if not wish.is_whole:
             return
-        self.sources.update(found)
         self._n_others_in[wish.path] = contents.n_other_files
         layout = contents.layout
         if wish.form == "list" or (layout is not None and layout.kind != "photos"):
             self._add_list(wish, contents)
         elif contents.problem:
-            taken = f" (the {len(found):,} photos before that are taken)" if found else ""
+            n = len(contents.sources)
+            taken = f" (the {n:,} photos before that are taken)" if n else ""
             self._add_failure(wish.path, contents.problem, taken)
-
-    def _add_members(self, wish: _Wish, found: dict[str, Source], problem: Exception | None):
-        for uri in sorted(wish.members):
-            if printable(uri) in found:
-                self.sources[printable(uri)] = found[printable(uri)]
-            else:
-                missing = LookupError("its container has no such member")
-                self._add_failure(uri, problem or missing)
 
     def _add_list(self, wish: _Wish, contents: Contents) -> None:
         """Adds what a list names, or a Parquet file without photos."""
@@ -292,8 +302,7 @@ class _Finder:
             if layout.kind == "ambiguous":
                 self._add_failure(wish.path, problem)
             else:
-                self._others.add(wish.path)
-                self._looked_into.discard(wish.path)
+                self._add_other(wish.path)
             if is_table:
                 self.tables.add(wish.path)
         elif wish.is_listed:
@@ -324,10 +333,10 @@ def _look_into(wish: _Wish) -> Contents | None:
         return contents
     try:
         form = wish.form or form_by_name(wish.path) or form_by_content(wish.path)
-    except Exception as error:
-        return None if wish.members is None else Contents(problem=error)
+    except OSError as error:
+        return None if wish.is_whole else Contents(problem=error)
     if form is None:
-        return None if wish.members is None else Contents()
+        return None
     contents = list_container(wish.path, form)
     if contents.layout and contents.layout.kind == "uris":
         contents.uris = [beside(wish.path, uri) for uri in contents.uris]

@@ -166,7 +166,9 @@ def test_every_member_has_a_name_of_its_own(names):
     name_of = containers._Names("/nowhere/x.tar")
     uris = [name_of(name) for name in names]
     assert len(set(uris)) == len(names)
-    assert all(uri.startswith(f"/nowhere/x.tar!/{name}") for uri, name in zip(uris, names, strict=True))
+    assert all(
+        uri.startswith(f"/nowhere/x.tar!/{name}") for uri, name in zip(uris, names, strict=True)
+    )
 
 
 def test_many_members_of_one_name_take_linear_time():
@@ -205,10 +207,12 @@ def test_a_flipped_bit_in_a_gzip_is_told(tmp_path_factory, form, data):
     content[data.draw(st.integers(10, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path = tmp_path_factory.mktemp("flip") / "a"
     contents = listed(path, bytes(content), form)
-    assert contents.problem
-    for place, found in enumerate(read(contents).values()):
-        if form == "tfrecord" and isinstance(found, bytes):
-            assert found == list(photos.values())[place]
+    found = list(read(contents).values())
+    if not contents.problem:  # a bit that nobody reads: deflate ends within a byte
+        assert found == list(photos.values())
+    for place, photo in enumerate(found):
+        if form == "tfrecord" and isinstance(photo, bytes):
+            assert photo == list(photos.values())[place]
 
 
 def test_a_gzip_is_passed_through_once_and_not_held(tmp_path, monkeypatch):
