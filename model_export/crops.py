@@ -7,28 +7,19 @@
 Listing makes an index in one pass over every file; reading then goes straight to a crop's bytes.
 """
 
-import struct
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
-from facecluster.transforms.read_photos import PHOTO_SUFFIXES, InputError, is_photo, list_photos
+from facecluster.transforms.containers import COMPRESSED, GZIP, PHOTO_SUFFIXES, is_photo
+from facecluster.transforms.listing import InputError, list_photos
+from facecluster.transforms.sources import DamagedError, open_file
+from facecluster.transforms.tfrecord import list_records, parse_example
 
-# How compressed files begin.
-COMPRESSED = {
-    b"\x1f\x8b\x08": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
-CRC32C_POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
-CRC32C_MASK = 0xA282EAD8  # added by TFRecord, so that a CRC of a CRC stays a good one
 TO_THE_END = -1  # the size of a crop that ends where its file does
 
 
@@ -74,7 +65,7 @@ class Crops:
         """
         path, offset, size = self.locations[index]
         try:
-            with _open(path) as file:
+            with open_file(path) as file:
                 file.seek(offset)
                 content = file.read(size)
         except OSError as error:
@@ -198,7 +189,7 @@ def _files(sources: Sequence[str]) -> list[str]:
     files: set[str] = set()
     for source in sources:
         try:
-            files.update(list_photos([source]).uris)
+            files.update(list_photos([source], containers=False).uris)
         except InputError as error:
             raise CropsError(
                 f"{error}. Give folders with one subfolder per person, tar files or TFRecord "
@@ -213,7 +204,7 @@ def _of_tar(path: str) -> Iterator[tuple[str, str, Location]]:
     """(name without folder and extension, person, place) of each image in a tar file."""
     images: list[tuple[PurePosixPath, Location]] = []
     written: dict[str, dict[PurePosixPath, str]] = {".cls": {}, ".txt": {}}
-    with _open(path) as file:
+    with open_file(path) as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
@@ -251,72 +242,42 @@ def _of_tar(path: str) -> Iterator[tuple[str, str, Location]]:
 
 def _of_tfrecord(path: str) -> Iterator[tuple[str, str, Location]]:
     """As `_of_tar`, of each tf.Example in a TFRecord file."""
-    import tensorflow as tf
-    from google.protobuf.message import DecodeError
-
-    for number, (offset, record) in enumerate(_records(path)):
+    with open_file(path) as file:
         try:
-            features = tf.train.Example.FromString(record).features.feature
-        except DecodeError as error:
-            raise _damaged(path, "TFRecord file of tf.Example", f"record {number}") from error
-        encoded = features["image/encoded"].bytes_list.value[:1]
-        text = features["image/class/text"].bytes_list.value[:1]
-        label = features["image/class/label"].int64_list.value[:1]
-        filename = features["image/filename"].bytes_list.value[:1]
-        person = (text and text[0].decode(errors="replace").strip()) or (label and str(label[0]))
-        if not encoded or not person:
-            has = " ".join(sorted(key for key, value in features.items() if value.ByteSize()))
-            raise CropsError(
-                f"{path}: record {number} has {has or 'no features'}, but a crop has image/encoded "
-                "and image/class/text or image/class/label: write them"
-            )
-        name = PurePosixPath(filename[0].decode(errors="replace") if filename else f"{number:08d}")
-        stem = name.stem if name.suffix.lower() in PHOTO_SUFFIXES else name.name
-        # The image lies in the message as it is, so that reading it takes no parsing.
-        yield stem, person, Location(path, offset + record.index(encoded[0]), len(encoded[0]))
+            for number, record in enumerate(list_records(file)):
+                offset = record.offset + record.head
+                file.seek(offset)
+                yield _of_example(path, number, offset, file.read(record.size))
+        except DamagedError as error:
+            raise _damaged(path, "TFRecord file", str(error)) from error
 
 
-def _records(path: str) -> Iterator[tuple[int, bytes]]:
-    """(offset, content) of each record.
-
-    On disk a record is its length (8 bytes), the length's CRC (4), the content, its CRC (4).
-    """
-    offset = 0
-    with _open(path) as file:
-        while header := file.read(12):
-            if len(header) < 12:
-                raise _damaged(path, "TFRecord file", f"it breaks off after {offset:,} bytes")
-            length, crc = struct.unpack("<QI", header)
-            if crc != _masked_crc32c(header[:8]):
-                raise _damaged(path, "TFRecord file", f"no record begins at byte {offset:,}")
-            record = file.read(length + 4)
-            if len(record) < length + 4:
-                raise _damaged(path, "TFRecord file", f"it breaks off after {offset:,} bytes")
-            yield offset + 12, record[:length]
-            offset += 12 + length + 4
-
-
-def _masked_crc32c(content: bytes) -> int:
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc = CRC32C_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
-    return (((crc >> 15) | (crc << 17)) + CRC32C_MASK) & 0xFFFFFFFF
-
-
-def _crc32c_of(byte: int) -> int:
-    for _ in range(8):
-        byte = byte >> 1 ^ (CRC32C_POLYNOMIAL if byte & 1 else 0)
-    return byte
-
-
-CRC32C_TABLE = [_crc32c_of(byte) for byte in range(256)]
+def _of_example(path: str, number: int, offset: int, record: bytes) -> tuple[str, str, Location]:
+    try:
+        features = parse_example(record)
+    except DamagedError as error:
+        raise _damaged(path, "TFRecord file of tf.Example", f"record {number}") from error
+    encoded = features["image/encoded"].bytes_list.value[:1]
+    text = features["image/class/text"].bytes_list.value[:1]
+    label = features["image/class/label"].int64_list.value[:1]
+    filename = features["image/filename"].bytes_list.value[:1]
+    person = (text and text[0].decode(errors="replace").strip()) or (label and str(label[0]))
+    if not encoded or not person:
+        has = " ".join(sorted(key for key, value in features.items() if value.ByteSize()))
+        raise CropsError(
+            f"{path}: record {number} has {has or 'no features'}, but a crop has image/encoded "
+            "and image/class/text or image/class/label: write them"
+        )
+    name = PurePosixPath(filename[0].decode(errors="replace") if filename else f"{number:08d}")
+    stem = name.stem if name.suffix.lower() in PHOTO_SUFFIXES else name.name
+    # The image lies in the message as it is, so that reading it takes no parsing.
+    return stem, person, Location(path, offset + record.index(encoded[0]), len(encoded[0]))
 
 
 def _damaged(path: str, kind: str, reason: str) -> CropsError:
-    with _open(path) as file:
+    with open_file(path) as file:
         head = file.read(8)
-    for magic, compression in COMPRESSED.items():
+    for magic, compression in {GZIP: "gzip", **COMPRESSED}.items():
         if head.startswith(magic):
             return CropsError(
                 f"{path} is compressed with {compression}, and crops are read from all over a "
@@ -326,10 +287,3 @@ def _damaged(path: str, kind: str, reason: str) -> CropsError:
         f"{path} is no {kind}, or is damaged: {reason}. Copy or make it again; what can be read "
         "are images, tar and TFRecord files"
     )
-
-
-def _open(path: str) -> BinaryIO:
-    """The file as it is on disk: Beam would unpack what is named like a compressed one."""
-    if FileSystems.get_scheme(path) is None:
-        return open(path, "rb")
-    return FileSystems.open(path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)

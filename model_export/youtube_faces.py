@@ -86,7 +86,7 @@ def video_frames(folder: str, video: str, n_frames: int = N_FRAMES) -> list[str]
     path = FileSystems.join(folder, *video.split("/"))
     frames = [
         (int(number[1]), name)
-        for name in list_photos([path]).uris
+        for name in list_photos([path], containers=False).uris
         if (number := re.search(r"(\d+)\.[^./]+$", name))
     ]
     if not frames:

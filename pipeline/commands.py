@@ -50,6 +50,7 @@ from facecluster.pipeline.train_job import TrainError
 from facecluster.transforms.codec import CodecError
 from facecluster.transforms.read_photos import InputError, Listing, absolute, list_photos
 from facecluster.transforms.saved_model import ModelError
+from facecluster.transforms.sources import Source
 from facecluster.transforms.tables import TableError
 
 logger = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def crops(arguments: argparse.Namespace) -> int:
         run = _run_directory(arguments.run)
         plan, detector = plan_run(run, options.labels or PEOPLE_LABELS, options.form), None
     else:
-        uris = list_photos(arguments.input).uris
+        uris = list_photos(arguments.input, containers=False).uris
         plan = plan_photos(uris, options.labels or FOLDER_LABELS, options.form)
         detector = model_commands.find_model(options.detector)
     entry = CropsJob(output, options, detector, arguments.beam_arguments)(
@@ -170,7 +171,7 @@ def evaluate_pairs(arguments: argparse.Namespace) -> int:
     photos = pair_image_paths(arguments.images, read_pairs(arguments.pairs))
     with contextlib.ExitStack() as stack:
         arguments.output = arguments.run or stack.enter_context(tempfile.TemporaryDirectory())
-        directory = _embed(arguments, Listing(tuple(photos), n_other_files=0))
+        directory = _embed(arguments, Listing(tuple(map(Source, photos)), n_other_files=0))
         print(format_scores(evaluate_verification(directory, arguments.images, arguments.pairs)))
     return 0
 

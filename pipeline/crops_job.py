@@ -35,6 +35,7 @@ from facecluster.transforms.detect import DetectFaces
 from facecluster.transforms.photo import Face, Failure, Photo, Shard
 from facecluster.transforms.read_photos import plan_shards, read_photo
 from facecluster.transforms.saved_model import SavedModel
+from facecluster.transforms.sources import Source
 from facecluster.transforms.tables import (
     all_files,
     delete_files,
@@ -291,8 +292,8 @@ class CropsJob:
         even = -(-len(plan) // LEAST_SHARDS)
         size = min(self.options.photos_per_shard, max(even, LEAST_PHOTOS_PER_SHARD))
         of_uri = {wanted.uri: wanted for wanted in plan}
-        shards = plan_shards(list(of_uri), size)
-        return [(shard, [of_uri[uri] for uri in uris]) for shard, uris in shards]
+        shards = plan_shards([Source(uri) for uri in of_uri], size)
+        return [(shard, [of_uri[source.uri] for source in part]) for shard, part in shards]
 
     def _counts(self, plan: Sequence[Wanted]) -> dict[str, int]:
         files = list_files(self._path(MARKER_TABLE))

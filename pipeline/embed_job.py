@@ -20,7 +20,7 @@ from facecluster.transforms.codec import make_codec
 from facecluster.transforms.decode import decode_photo
 from facecluster.transforms.detect import DetectFaces
 from facecluster.transforms.embed import FaceEmbedder
-from facecluster.transforms.read_photos import Listing, ReadPhotos
+from facecluster.transforms.read_photos import Listing, ReadPhotos, plan_tasks
 from facecluster.transforms.saved_model import SavedModel
 from facecluster.transforms.write_shards import ShardWriter, WriteShards
 
@@ -87,11 +87,12 @@ class EmbedJob:
 
         self.run.remove_unfinished()
         plan = EmbedPlan.of(self.run).settled()
-        execution = choose_execution(self.beam_arguments, len(plan.unread(listing.uris)))
+        sources = listing.sources
+        execution = choose_execution(self.beam_arguments, len(plan.unread(sources)))
         plan = plan.with_inputs(
-            listing.uris, lambda n: self._photos_per_shard(n, execution.n_workers), self.retry_all
+            sources, lambda n: self._photos_per_shard(n, execution.n_workers), self.retry_all
         )
-        shards = plan.todo(listing.uris)
+        shards = plan.todo(sources)
         sizes = {shard.name: shard.n_photos for shard, _ in shards}
         n_todo = sum(sizes.values())
         if shards:
@@ -120,7 +121,7 @@ class EmbedJob:
                 "photos": len(photos),
                 "faces": pc.sum(photos["n_faces"]).as_py() or 0,
                 "failures": len(failures),
-                "photos_already_done": len(listing.uris) - n_todo,
+                "photos_already_done": len(sources) - n_todo,
                 "files_that_are_no_photos": listing.n_other_files,
             },
         }
@@ -171,7 +172,7 @@ class EmbedJob:
         )
         _ = (
             pipeline
-            | "Shards" >> beam.Create(shards)
+            | "Shards" >> beam.Create(plan_tasks(shards))
             | "Read photos" >> ReadPhotos()
             | "Decode" >> beam.Map(decode_photo)
             | "Detect faces" >> DetectFaces(detector, options.min_face_size, options.detection_size)

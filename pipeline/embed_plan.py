@@ -8,7 +8,6 @@ shard it is in now. Once the second shard is complete, the failure leaves the fi
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +18,8 @@ from facecluster.pipeline.run_directory import PLAN_NAME, RunDirectory
 from facecluster.transforms import schema
 from facecluster.transforms.photo import Shard
 from facecluster.transforms.read_photos import plan_shards
+from facecluster.transforms.sources import Source
 from facecluster.transforms.tables import read_table, write_table
-
-Source = TypeVar("Source")
 
 
 @dataclass(frozen=True)
@@ -133,20 +131,22 @@ class EmbedPlan:
     def _with_shards(self, sources: Sequence[Source], photos_per_shard: int) -> "EmbedPlan":
         """The plan with inputs cut into shards behind its rows; the spot where shards are made."""
         taken = set(pc.unique(self.rows["shard"]).to_pylist()) | set(self.complete.to_pylist())
-        names, sizes = [], []
+        uris, names, sizes = [], [], []
         for shard, part in plan_shards(sources, photos_per_shard):
             name, attempt = shard.name, 1
             while name in taken:  # by the same inputs, when they were tried before
                 attempt += 1
                 name = f"{shard.name}-{attempt}"
             taken.add(name)
+            uris.append(uris_of(part))
             names.append(name)
             sizes.append(len(part))
-        uris = uris_of(sources)
+        if not uris:
+            return self
         shards = pa.array(names, pa.string()).take(
             pa.array(np.repeat(np.arange(len(sizes)), sizes))
         )
-        return replace(self, rows=_behind(self.rows, uris, shards))
+        return replace(self, rows=_behind(self.rows, pa.concat_arrays(uris), shards))
 
     def _superseded(self) -> np.ndarray:
         """(n_rows,) bool: whether a later row of the URI has a complete shard."""
@@ -210,7 +210,7 @@ TRANSIENT_STEP = "read"
 
 def uris_of(sources: Sequence[Source]) -> pa.Array:
     """(n,) string: the URI of each input."""
-    return pa.array(sources, pa.string())
+    return pa.array([source.uri for source in sources], pa.string())
 
 
 def _behind(rows: pa.Table, uris: pa.Array, shards: pa.Array) -> pa.Table:

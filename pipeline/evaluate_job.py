@@ -182,7 +182,7 @@ def pair_image_paths(images: str, pairs: Pairs) -> list[str]:
     Raises:
       EvaluationError: an image is not there.
     """
-    paths = _by_stem(list_photos([images]).uris)
+    paths = _by_stem(list_photos([images], containers=False).uris)
     wanted = {*pairs.first, *pairs.second}
     missing = sorted(wanted - paths.keys())
     if missing:

@@ -1,171 +1,145 @@
-"""Which files are the input, how they are split into shards, and their bytes."""
+"""How photos are split into shards, which of these a worker reads together, and their bytes."""
 
-import glob
 import hashlib
-import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.transforms.photo import Photo, Shard, step
+from facecluster.transforms.containers import read_members
+from facecluster.transforms.listing import InputError, Listing, absolute, list_photos
+from facecluster.transforms.photo import Photo, Shard, failing, step
+from facecluster.transforms.sources import Container, Source, TooLargeError, name_on_disk
 
-PHOTO_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"),
-    *(".avif", ".heic", ".heif", ".jp2", ".ppm"),
-}
+__all__ = [
+    "InputError",
+    "Listing",
+    "ReadPhotos",
+    "absolute",
+    "list_photos",
+    "plan_shards",
+    "plan_tasks",
+    "read_photo",
+    "read_task",
+]
+
+MAX_PHOTO_BYTES = 100 << 20  # no camera writes more, and a worker holds several
+CHUNK_BYTES = 1 << 20
+
+Task = list[tuple[Shard, tuple[Source, ...]]]
 
 
-class InputError(Exception):
-    """An input that names no photos."""
+def plan_shards(
+    sources: Sequence[Source], photos_per_shard: int
+) -> list[tuple[Shard, tuple[Source, ...]]]:
+    """Splits photos into shards whose names are a function of the URIs in them.
 
-
-@dataclass(frozen=True)
-class Listing:
-    """What the inputs name: photo URIs, sorted and each once, and how many files are no photos."""
-
-    uris: tuple[str, ...]
-    n_other_files: int
-
-
-def list_photos(inputs: Sequence[str]) -> Listing:
-    """Finds the photos of files, folders (with all their subfolders) and globs.
-
-    In a folder the files with a photo's suffix count; a file or glob that is named is taken at its
-    word, so that what turns out to be no photo ends as a failure and not in silence.
-
-    Raises:
-      InputError: an input is not there, or the inputs name no photo at all.
+    A shard takes what lies together in a container. If that is to be read in one pass and is more
+    than a shard, it shares none of its shards with anything else, so that passes are independent
+    of each other (see `plan_tasks`).
     """
-    photos: set[str] = set()
-    others: set[str] = set()
-    for name in inputs:
-        try:
-            named, beside = _files(name)
-        except (OSError, ValueError) as error:  # no such bucket, or no library for its scheme
-            raise InputError(f"{name} cannot be listed: {error}") from error
-        photos.update(named)
-        others.update(beside)
-    if not photos:
-        where = ", ".join(inputs)
-        none = f" (of {len(others)} files none is named like one)" if others else ""
-        known = " ".join(sorted(PHOTO_SUFFIXES))
-        raise InputError(f"there are no photos in {where}{none}; photos end in {known}")
-    return Listing(tuple(sorted(set(map(_printable, photos)))), len(others - photos))
+    parts: list[list[Source]] = []
+    part: list[Source] = []
+    ordered = sorted(sources, key=lambda s: (s.container.path if s.container else s.uri, s.offset))
+    for container, of_container in groupby(ordered, key=lambda source: source.container):
+        group = list(of_container)
+        if container and container.read_in_one_pass and len(part) + len(group) > photos_per_shard:
+            parts.append(part)
+            parts += (
+                group[start : start + photos_per_shard]
+                for start in range(0, len(group), photos_per_shard)
+            )
+            part = []
+            continue
+        for source in group:
+            if len(part) == photos_per_shard:
+                parts.append(part)
+                part = []
+            part.append(source)
+    parts.append(part)
+    return [(_shard(part), tuple(part)) for part in parts if part]
 
 
-def plan_shards(uris: Sequence[str], photos_per_shard: int) -> list[tuple[Shard, tuple[str, ...]]]:
-    """Splits URIs into shards whose names are a function of the URIs in them."""
-    shards = []
-    for start in range(0, len(uris), photos_per_shard):
-        part = tuple(uris[start : start + photos_per_shard])
-        name = hashlib.sha256("\0".join(part).encode()).hexdigest()[:16]
-        shards.append((Shard(name, len(part)), part))
-    return shards
+def plan_tasks(shards: Sequence[tuple[Shard, Sequence[Source]]]) -> list[Task]:
+    """Shards that one worker reads together: all those of a container that is read in one pass.
 
-
-def absolute(name: str) -> str:
-    """A local path in full, so that a photo has one URI from wherever a job is started."""
-    return name if FileSystems.get_scheme(name) else os.path.abspath(name)
+    Any other shard is a task by itself.
+    """
+    tasks: dict[object, Task] = defaultdict(list)
+    for shard, sources in shards:
+        containers = {source.container for source in sources}
+        passes = [c for c in containers if c is not None and c.read_in_one_pass]
+        alone = len(containers) > 1 or not passes
+        tasks[shard.name if alone else passes[0]].append((shard, tuple(sources)))
+    return list(tasks.values())
 
 
 class ReadPhotos(beam.PTransform):
-    """From shards to photos with their bytes, spread over all workers.
+    """From tasks (see `plan_tasks`) to photos with their bytes, spread over all workers.
 
-    Shards are shuffled and never photos: a shard's photos stay together in one bundle, so that its
+    Tasks are shuffled and never photos: a shard's photos stay together in one bundle, so that its
     tables can be written without a second shuffle.
     """
 
-    def expand(self, shards):
-        return (
-            shards
-            | beam.Reshuffle()
-            | "List shard" >> beam.FlatMap(photos_of_shard)
-            | "Read bytes" >> beam.Map(read_photo)
-        )
+    def __init__(self, max_bytes: int = MAX_PHOTO_BYTES):
+        """Args:
+        max_bytes: a photo with more of them fails.
+        """
+        self.max_bytes = max_bytes
+
+    def expand(self, tasks):
+        return tasks | beam.Reshuffle() | "Read task" >> beam.FlatMap(read_task, self.max_bytes)
 
 
-def photos_of_shard(shard_and_uris: tuple[Shard, Iterable[str]]) -> Iterator[Photo]:
-    shard, uris = shard_and_uris
-    for uri in uris:
-        yield Photo(uri, shard)
+def read_task(task: Task, max_bytes: int = MAX_PHOTO_BYTES) -> Iterator[Photo]:
+    """The photos of a task with their content and photo_id, or failures; one by one."""
+    in_containers: dict[Container, list[Source]] = defaultdict(list)
+    shard_of: dict[str, Shard] = {}
+    for shard, sources in task:
+        for source in sources:
+            if source.failure:
+                yield Photo(source.uri, shard, failure=source.failure)
+            elif source.container is None:
+                yield read_photo(Photo(source.uri, shard), max_bytes)
+            else:
+                in_containers[source.container].append(source)
+                shard_of[source.uri] = shard
+    for container, sources in in_containers.items():
+        for source, content in read_members(container, sources, max_bytes):
+            photo = Photo(source.uri, shard_of[source.uri])
+            if isinstance(content, Exception):
+                yield failing(photo, "read", content)
+            else:
+                yield _with_content(photo, content)
 
 
 @step("read")
-def read_photo(photo: Photo) -> Photo:
-    """Fills in content and photo_id."""
-    with FileSystems.open(_name_on_disk(photo.uri), mime_type="application/octet-stream") as file:
-        content = file.read()
+def read_photo(photo: Photo, max_bytes: int = MAX_PHOTO_BYTES) -> Photo:
+    """Fills in content and photo_id of a photo that is a file of its own."""
+    return _with_content(photo, _read_file(name_on_disk(photo.uri), max_bytes))
+
+
+@step("read")
+def _with_content(photo: Photo, content: bytes) -> Photo:
     if not content:
         raise ValueError("the file is empty")
     return replace(photo, content=content, photo_id=hashlib.sha256(content).hexdigest())
 
 
-def _files(name: str) -> tuple[list[str], list[str]]:
-    """The photos and the other files that one input names."""
-    if FileSystems.get_scheme(name):
-        return _remote_files(name)
-    name = absolute(name)
-    matched = [name] if os.path.exists(name) else glob.glob(name, recursive=True)
-    if not matched:
-        raise InputError(f"{name} does not exist")
-    photos, others = [], []
-    for path in matched:
-        if os.path.isdir(path):
-            inside, beside = _walk(path)
-            photos += inside
-            others += beside
-        else:
-            photos.append(path)
-    return photos, others
+def _read_file(path: str, max_bytes: int) -> bytes:
+    chunks, size = [], 0
+    with FileSystems.open(path, mime_type="application/octet-stream") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > max_bytes:
+                raise TooLargeError(None, max_bytes)
+    return b"".join(chunks)
 
 
-def _remote_files(name: str) -> tuple[list[str], list[str]]:
-    is_glob = any(character in name for character in "*?[")
-    # An object store has no folders, only names that begin alike.
-    pattern = name if is_glob else FileSystems.join(name, "**")
-    files = [file.path for file in FileSystems.match([pattern])[0].metadata_list]
-    if files:
-        return (files, []) if is_glob else _by_suffix(files)
-    if is_glob or not FileSystems.exists(name):
-        raise InputError(f"{name} does not exist")
-    return [name], []
-
-
-def _walk(folder: str) -> tuple[list[str], list[str]]:
-    """As `_files`, of a folder; a folder in it that is closed to us goes as a photo, and fails."""
-    closed: list[OSError] = []
-    files = [
-        os.path.join(top, name)
-        for top, _, names in os.walk(folder, onerror=closed.append)
-        for name in names
-    ]
-    photos, others = _by_suffix(files)
-    return photos + [str(error.filename) for error in closed], others
-
-
-def _by_suffix(files: list[str]) -> tuple[list[str], list[str]]:
-    photos = [name for name in files if is_photo(PurePosixPath(name))]
-    return photos, list(set(files) - set(photos))
-
-
-def is_photo(path: PurePosixPath) -> bool:
-    """Whether a file is named like a photo; hidden ones are what file managers leave."""
-    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
-
-
-def _printable(path: str) -> str:
-    r"""The path with bytes that are not UTF-8 as \xNN, since tables hold only UTF-8."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
-def _name_on_disk(uri: str) -> str:
-    """The path that `_printable` made the URI of."""
-    if os.path.exists(uri):
-        return uri
-    escaped = rb"\\x([89a-f][0-9a-f])"
-    path = re.sub(escaped, lambda match: bytes.fromhex(match[1].decode()), uri.encode())
-    return os.fsdecode(path)
+def _shard(part: Sequence[Source]) -> Shard:
+    uris = "\0".join(source.uri for source in part)
+    return Shard(hashlib.sha256(uris.encode()).hexdigest()[:16], len(part))
