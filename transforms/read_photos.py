@@ -15,7 +15,7 @@ from facecluster.transforms.photo import Photo, Shard, step
 
 PHOTO_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"),
-    *(".avif", ".heic", ".heif", ".jp2", ".ppm"),
+    *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm", ".mpo"),
 }
 
 
@@ -79,12 +79,15 @@ class ReadPhotos(beam.PTransform):
     tables can be written without a second shuffle.
     """
 
+    def __init__(self, max_bytes: int | None = None):
+        self.max_bytes = max_bytes
+
     def expand(self, shards):
         return (
             shards
             | beam.Reshuffle()
             | "List shard" >> beam.FlatMap(photos_of_shard)
-            | "Read bytes" >> beam.Map(read_photo)
+            | "Read bytes" >> beam.Map(read_photo, self.max_bytes)
         )
 
 
@@ -95,10 +98,12 @@ def photos_of_shard(shard_and_uris: tuple[Shard, Iterable[str]]) -> Iterator[Pho
 
 
 @step("read")
-def read_photo(photo: Photo) -> Photo:
-    """Fills in content and photo_id."""
+def read_photo(photo: Photo, max_bytes: int | None = None) -> Photo:
+    """Fills in content and photo_id; of a file of more than max_bytes no more than that is read."""
     with FileSystems.open(_name_on_disk(photo.uri), mime_type="application/octet-stream") as file:
-        content = file.read()
+        content = file.read() if max_bytes is None else file.read(max_bytes + 1)
+    if max_bytes is not None and len(content) > max_bytes:
+        raise ValueError(f"the file is larger than the limit of {max_bytes:,} bytes")
     if not content:
         raise ValueError("the file is empty")
     return replace(photo, content=content, photo_id=hashlib.sha256(content).hexdigest())
