@@ -138,7 +138,9 @@ class DecoderProcess:
 
     def _start(self) -> None:
         if self._process:
-            return
+            if self._process.poll() is None:
+                return
+            self._stop()  # it died since the last photo, of nothing that this one did
         self._socket, theirs = socket.socketpair()
         # Paths as here, where the package may not be installed.
         program = (

@@ -10,7 +10,7 @@ from facecluster.transforms.photo import Photo
 
 
 class DecodePhotos(beam.PTransform):
-    """From read photos to decoded ones; what crashes or hangs a decoder is a failure like others."""
+    """From read photos to decoded ones; what crashes a decoder is a failure like others."""
 
     def __init__(self, limits: DecodeLimits):
         self.limits = limits
