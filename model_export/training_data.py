@@ -276,7 +276,7 @@ def _load(crops: Crops, index: int, input_size: int) -> np.ndarray:
     """(height, width, 3) uint8 RGB, both sides at least input_size."""
     content = crops.read(index)
     try:
-        image, _ = decode(content)
+        image = decode(content).image
     except Exception as error:  # Pillow raises whatever the damage leads to
         raise CropsError(
             f"{crops.names[index]} of {crops.locations[index].path} cannot be decoded: {error}. "

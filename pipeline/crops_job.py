@@ -30,7 +30,7 @@ from facecluster.pipeline.options import CropOptions
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.pipeline.runner import choose_execution, run_pipeline
 from facecluster.transforms import schema
-from facecluster.transforms.decode import decode_photo
+from facecluster.transforms.decode_photos import DecodePhotos
 from facecluster.transforms.detect import DetectFaces
 from facecluster.transforms.photo import Face, Failure, Photo, Shard
 from facecluster.transforms.read_photos import plan_shards, read_photo
@@ -211,10 +211,10 @@ class CropsJob:
             | "Shards" >> beam.Create(shards)
             | "Spread" >> beam.Reshuffle()
             | "List shard" >> beam.FlatMap(photos_of_shard)
-            | "Read bytes" >> beam.Map(read_photo)
+            | "Read bytes" >> beam.Map(read_photo, options.limits().max_bytes)
             # The steps that are shared say Photo, for all that a LabelledPhoto stays one.
             | "Check" >> beam.Map(check_unchanged).with_input_types(Photo)
-            | "Decode" >> beam.Map(decode_photo)
+            | "Decode" >> DecodePhotos(options.limits())
         )
         if self.detector is None:
             with_faces = decoded

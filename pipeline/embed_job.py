@@ -17,7 +17,7 @@ from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.pipeline.runner import choose_execution, run_pipeline
 from facecluster.transforms.align import align_faces
 from facecluster.transforms.codec import make_codec
-from facecluster.transforms.decode import decode_photo
+from facecluster.transforms.decode_photos import DecodePhotos
 from facecluster.transforms.detect import DetectFaces
 from facecluster.transforms.embed import FaceEmbedder
 from facecluster.transforms.read_photos import Listing, ReadPhotos, plan_tasks
@@ -173,8 +173,8 @@ class EmbedJob:
         _ = (
             pipeline
             | "Shards" >> beam.Create(plan_tasks(shards))
-            | "Read photos" >> ReadPhotos()
-            | "Decode" >> beam.Map(decode_photo)
+            | "Read photos" >> ReadPhotos(options.limits().max_bytes)
+            | "Decode" >> DecodePhotos(options.limits())
             | "Detect faces" >> DetectFaces(detector, options.min_face_size, options.detection_size)
             | "Align" >> beam.Map(align_faces, card["input_size"], card["margin"])
             | "Embed" >> RunInference(FaceEmbedder(embedder))

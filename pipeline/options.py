@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
 from facecluster.transforms.codec import CODECS
+from facecluster.transforms.decode_apart import DecodeLimits
 
 Options = TypeVar("Options")
 
@@ -87,7 +88,27 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class DetectionOptions:
+class DecodingOptions:
+    """What a photo may cost; one that costs more becomes a failure."""
+
+    max_photo_size: int = option(
+        100, "files that are larger are not read, MiB", type=between(1, 2000, int)
+    )
+    max_photo_pixels: int = option(  # Pillow's largest picture in one piece has 2 GiB
+        200_000_000, "photos of more pixels are not decoded", type=between(1, 500_000_000, int)
+    )
+    max_photo_seconds: float = option(
+        60.0, "decoding that takes longer is given up", type=between(0.1, 86_400)
+    )
+
+    def limits(self) -> DecodeLimits:
+        return DecodeLimits(
+            self.max_photo_size << 20, self.max_photo_pixels, self.max_photo_seconds
+        )
+
+
+@dataclass(frozen=True)
+class DetectionOptions(DecodingOptions):
     """How faces are found."""
 
     detector: str = option(

@@ -37,7 +37,7 @@ from facecluster.transforms.sources import (
 
 PHOTO_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"),
-    *(".avif", ".heic", ".heif", ".jp2", ".ppm"),
+    *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm", ".mpo"),
 }
 # How containers are named; of compressed ones only gzip's can be read.
 NAMES = {

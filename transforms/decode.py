@@ -2,20 +2,30 @@
 
 import io
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+import pillow_heif
+from PIL import AvifImagePlugin, ExifTags, Image, UnidentifiedImageError
 
 from facecluster.transforms.photo import Photo, step
 
-# A photo above this is refused before its pixels are decoded: three bytes a pixel must fit into a
+# A photo above this is refused before its pixels are decoded: four bytes a pixel must fit into a
 # worker several times over, and no camera takes more.
 MAX_PIXELS = 200_000_000
 # What photos are stored as (MPO counts as JPEG). Pillow tells formats by content, and knows some
 # that run programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "HEIF", "AVIF", "JPEG2000", "PPM")
+MOST_FRAMES = 2**31 - 1  # that the table's column holds; a damaged file may claim more
+
+# Several photos are decoded at a time as it is.
+pillow_heif.register_heif_opener(
+    decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
+)
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would speak first, and of a bomb
 
 # What makes a photo of each EXIF orientation upright. Not ImageOps.exif_transpose: that writes the
@@ -31,34 +41,45 @@ UPRIGHT = {
 }
 
 
-@step("decode")
-def decode_photo(photo: Photo) -> Photo:
-    """Fills in image, width, height and taken_at; drops the content."""
-    image, taken_at = decode(photo.content)
-    return replace(
-        photo, content=None, image=image, width=image.width, height=image.height, taken_at=taken_at
-    )
+class Decoded(NamedTuple):
+    """An upright RGB image, when it was taken as far as EXIF says, and the frames of the file."""
+
+    image: Image.Image
+    taken_at: datetime | None
+    n_frames: int
 
 
-def decode(content: bytes) -> tuple[Image.Image, datetime | None]:
+def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decodes a photo as a person would see it: EXIF orientation applied, alpha over white.
 
-    Returns:
-      (image, taken_at): an RGB image, and when it was taken as far as EXIF says.
+    Of animations and files of several pages it is the first frame, of a HEIF file the one that it
+    names as primary.
 
     Raises:
       OSError: it is no image, or is damaged.
-      ValueError: it has more than MAX_PIXELS.
+      ValueError: it has more than max_pixels.
+      Exception: what else the damage led to.
     """
     with _opened(content) as image:
-        if image.width * image.height > MAX_PIXELS:
+        if image.width * image.height > max_pixels:
             raise ValueError(
-                f"{image.width} x {image.height} pixels are more than the limit of {MAX_PIXELS:,}"
+                f"{image.width} x {image.height} pixels are more than the limit of {max_pixels:,}"
             )
         image.load()  # a TIFF is upright from here on, and says so
         exif = _exif(image)
         turn = UPRIGHT.get(exif.get(ExifTags.Base.Orientation))
-        return _rgb(image if turn is None else image.transpose(turn)), _taken_at(exif)
+        upright = _rgb(image if turn is None else image.transpose(turn))
+        return Decoded(upright, _taken_at(exif), _n_frames(content))
+
+
+@step("decode")
+def decode_photo(photo: Photo, decoder: Callable[[bytes], Decoded] = decode) -> Photo:
+    """Fills in image, width, height, taken_at and n_frames; drops the content."""
+    image, taken_at, n_frames = decoder(photo.content)
+    return replace(
+        photo, content=None, image=image, width=image.width, height=image.height,
+        taken_at=taken_at, n_frames=n_frames,
+    )  # fmt: skip
 
 
 def _opened(content: bytes) -> Image.Image:
@@ -68,14 +89,42 @@ def _opened(content: bytes) -> Image.Image:
         raise UnidentifiedImageError("it is no image of a known format") from error
 
 
+def _n_frames(content: bytes) -> int:
+    """How many frames the file has, as far as they can be found.
+
+    Some formats are read to their end for it, which a damaged frame ends early: so it is done on a
+    file opened anew, and costs the first frame nothing.
+    """
+    with _opened(content) as image:
+        try:
+            return max(1, min(getattr(image, "n_frames", 1), MOST_FRAMES))
+        except Exception:  # Pillow raises whatever the damage leads to
+            return max(1, image.tell())
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel: keep the high byte
         image = Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        image = Image.fromarray(_visible(np.asarray(image)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _visible(values: np.ndarray) -> np.ndarray:
+    """Floats as shades: (height, width) uint8.
+
+    Nothing in a file says what they mean. Between 0 and 1 they are light, up to 255 shades already;
+    any others are measurements, and their range is stretched over all shades.
+    """
+    values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 255:
+        low, high = 0.0, 1.0 if high <= 1 else 255.0
+    return np.round((values - low) * (255 / ((high - low) or 1))).astype(np.uint8)
 
 
 def _exif(image: Image.Image) -> Image.Exif:

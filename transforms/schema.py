@@ -18,6 +18,8 @@ PHOTOS = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         # EXIF local time: it names no time zone. Whole seconds, but Parquet knows no coarser unit.
         pa.field("taken_at", pa.timestamp("ms")),
+        # Frames of an animation, pages of a file: of more than one, the first is used.
+        pa.field("n_frames", pa.int32(), nullable=False),
         pa.field("n_faces", pa.int32(), nullable=False),
     ]
 )

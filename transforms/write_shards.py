@@ -84,6 +84,7 @@ def photos_table(photos: Sequence[Photo]) -> pa.Table:
             "width": photo.width,
             "height": photo.height,
             "taken_at": photo.taken_at,
+            "n_frames": photo.n_frames,
             "n_faces": len(photo.faces),
         }
         for photo in photos

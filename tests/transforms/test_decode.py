@@ -33,7 +33,7 @@ def encoded(image: Image.Image, file_format: str, **options) -> bytes:
 
 
 def decoded(content: bytes) -> np.ndarray:
-    image, _ = decode(content)
+    image = decode(content).image
     assert image.mode == "RGB"
     return np.asarray(image)
 
@@ -279,7 +279,7 @@ def exif_text(moment: datetime) -> str:
 
 
 def taken_at(**values):
-    return decode(encoded(Image.new("RGB", (2, 2)), "JPEG", exif=exif_of(**values)))[1]
+    return decode(encoded(Image.new("RGB", (2, 2)), "JPEG", exif=exif_of(**values))).taken_at
 
 
 @given(moments, moments)

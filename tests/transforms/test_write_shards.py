@@ -49,7 +49,7 @@ def make_photo(number: int, shard: Shard) -> Photo:
     taken_at = datetime(2020, 1, 1 + number % 28, 3, 4, 5) if number % 3 else None
     return Photo(
         uri, shard, photo_id=f"{number:064x}", width=100 + number, height=50, taken_at=taken_at,
-        faces=faces,
+        n_frames=1 + number % 3, faces=faces,
     )  # fmt: skip
 
 
@@ -114,7 +114,8 @@ def assert_holds(root, shards: dict[str, list[Photo]]) -> None:
         assert read["photos"].to_pylist() == [
             {
                 "photo_id": photo.photo_id, "uri": photo.uri, "width": photo.width,
-                "height": photo.height, "taken_at": photo.taken_at, "n_faces": len(photo.faces),
+                "height": photo.height, "taken_at": photo.taken_at, "n_frames": photo.n_frames,
+                "n_faces": len(photo.faces),
             }
             for photo in sound
         ]  # fmt: skip
@@ -247,7 +248,7 @@ def test_embeddings_go_through_the_codec(tmp_path):
         Face(np.zeros(4, np.float32), np.zeros((5, 2), np.float32), 1.0, None, b"", vector)
         for vector in vectors
     )
-    photo = Photo("a.jpg", Shard("s", 1), photo_id="id", width=1, height=1, faces=faces)
+    photo = Photo("a.jpg", Shard("s", 1), photo_id="id", width=1, height=1, n_frames=1, faces=faces)
     ShardWriter(str(tmp_path), codec, 256, "abc", "space").write("s", [photo])
     table, stamp = read_table([str(tmp_path / "faces" / "s.parquet")], ["embedding"])
     assert stamp["codec"] == codec.identity
