@@ -24,7 +24,7 @@ from facecluster.model_export.verification import (
     numbered_lines,
     verify_distances,
 )
-from facecluster.transforms.read_photos import InputError, list_photos
+from facecluster.transforms.listing import InputError, list_photos
 
 N_FRAMES = 100  # of each video (arXiv 1503.03832, section 5.6)
 

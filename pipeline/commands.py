@@ -48,7 +48,7 @@ from facecluster.pipeline.sample_photos import fetch_sample_photos
 from facecluster.pipeline.summary import format_summary
 from facecluster.pipeline.train_job import TrainError
 from facecluster.transforms.codec import CodecError
-from facecluster.transforms.read_photos import InputError, Listing, absolute, list_photos
+from facecluster.transforms.listing import InputError, Listing, absolute, list_photos
 from facecluster.transforms.saved_model import ModelError
 from facecluster.transforms.sources import Source
 from facecluster.transforms.tables import TableError

@@ -20,7 +20,8 @@ from facecluster.transforms.codec import make_codec
 from facecluster.transforms.decode_photos import DecodePhotos
 from facecluster.transforms.detect import DetectFaces
 from facecluster.transforms.embed import FaceEmbedder
-from facecluster.transforms.read_photos import Listing, ReadPhotos, plan_tasks
+from facecluster.transforms.listing import Listing
+from facecluster.transforms.read_photos import ReadPhotos, plan_tasks
 from facecluster.transforms.saved_model import SavedModel
 from facecluster.transforms.write_shards import ShardWriter, WriteShards
 

@@ -17,7 +17,7 @@ from facecluster.pipeline.clustering_metrics import NOISE, clustering_scores
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms.boxes import prominence
 from facecluster.transforms.codec import decode
-from facecluster.transforms.read_photos import absolute, list_photos
+from facecluster.transforms.listing import absolute, list_photos
 from facecluster.transforms.tables import write_bytes
 
 FOLDER_LABELS = "folder"  # instead of a CSV: a photo's person is the name of its folder

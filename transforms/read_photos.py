@@ -10,21 +10,8 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.transforms.containers import read_members
-from facecluster.transforms.listing import InputError, Listing, absolute, list_photos
 from facecluster.transforms.photo import Photo, Shard, failing, step
 from facecluster.transforms.sources import Container, Source, TooLargeError, name_on_disk
-
-__all__ = [
-    "InputError",
-    "Listing",
-    "ReadPhotos",
-    "absolute",
-    "list_photos",
-    "plan_shards",
-    "plan_tasks",
-    "read_photo",
-    "read_task",
-]
 
 MAX_PHOTO_BYTES = 100 << 20  # no camera writes more, and a worker holds several
 CHUNK_BYTES = 1 << 20

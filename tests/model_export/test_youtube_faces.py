@@ -13,7 +13,7 @@ from facecluster.model_export.youtube_faces import (
     video_distances,
     video_frames,
 )
-from facecluster.transforms.read_photos import InputError
+from facecluster.transforms.listing import InputError
 
 HEADER = "split number, pair number, first name, second name, is same"
 

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facecluster.transforms import schema
+from facecluster.transforms.listing import list_photos
 from facecluster.transforms.photo import Photo, Shard
 from facecluster.transforms.read_photos import (
     ReadPhotos,
-    list_photos,
     plan_shards,
     plan_tasks,
     read_photo,
