@@ -1,4 +1,7 @@
-"""Photos into the photos, faces and failures tables: read, decode, detect, align, embed, write."""
+"""Photos into the photos, faces and failures tables: read, decode, detect, align, embed, write.
+
+At the end all photos of the run are compared, for its table of near-duplicates.
+"""
 
 import math
 import time
@@ -17,6 +20,7 @@ from facecluster.transforms.codec import make_codec
 from facecluster.transforms.decode import decode_photo
 from facecluster.transforms.detect import DetectFaces
 from facecluster.transforms.embed import FaceEmbedder
+from facecluster.transforms.near_duplicates import near_duplicates_table
 from facecluster.transforms.read_photos import Listing, ReadPhotos, plan_shards
 from facecluster.transforms.saved_model import SavedModel
 from facecluster.transforms.write_shards import ShardWriter, WriteShards
@@ -94,7 +98,11 @@ class EmbedJob:
                     pipeline.run().wait_until_finish()
                 except Exception as error:
                     raise EmbedError(cause_of(error)) from error
-        photos, _ = self.run.read_shards("photos", ["n_faces"])
+        photos, _ = self.run.read_shards(
+            "photos", ["photo_id", "width", "height", "taken_at", "n_faces", "perceptual_hash"]
+        )
+        near_duplicates = near_duplicates_table(photos)
+        self.run.write("near_duplicates", near_duplicates)
         failures, _ = self.run.read_shards("failures", ["uri"])
         entry = {
             "state": "done",
@@ -103,6 +111,8 @@ class EmbedJob:
             "seconds": round(time.monotonic() - started, 1),
             "counts": {
                 "photos": len(photos),
+                "copies": len(photos) - pc.count_distinct(photos["photo_id"]).as_py(),
+                "near_duplicates": len(near_duplicates),
                 "faces": pc.sum(photos["n_faces"]).as_py() or 0,
                 "failures": len(failures),
                 "photos_already_done": len(listing.uris) - len(todo),

@@ -5,6 +5,7 @@ RUN/
   photos/SHARD.parquet    one file per input shard in each of these three; the photos file is
   faces/SHARD.parquet     written last, so a shard is complete exactly when it has one
   failures/SHARD.parquet
+  near_duplicates/near_duplicates.parquet
   assignments/assignments.parquet
   people/people.parquet
   report/index.html
@@ -73,7 +74,7 @@ class RunDirectory:
         return read_table([self.shard_path(table, shard) for shard in shards], columns, empty)
 
     def write(self, table: str, rows: pa.Table) -> None:
-        """Writes a table that grouping makes (people, assignments) as one file."""
+        """Writes a table that is no shard's (people, assignments, near_duplicates) as one file."""
         path = self.path(table, f"{table}.parquet")
         write_table(path, rows)
         self._remove_all_but(table, {path})

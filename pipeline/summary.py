@@ -17,9 +17,14 @@ def format_summary(manifest: Mapping[str, Any]) -> str:
     embed, cluster = (steps.get(name, {}).get("counts") for name in STEPS)
     lines = []
     if embed:
-        before = embed["photos_already_done"]
+        kinds = {
+            "photos_already_done": "inputs done before",
+            "copies": "copies",
+            "near_duplicates": "near-duplicates",
+        }
+        notes = [f"{embed[kind]:,} {name}" for kind, name in kinds.items() if embed.get(kind)]
         lines += [
-            ("photos", embed["photos"], [f"{before:,} inputs done before"] * bool(before)),
+            ("photos", embed["photos"], notes),
             ("faces", embed["faces"], []),
         ]
     if cluster:

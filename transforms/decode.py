@@ -8,6 +8,7 @@ from datetime import datetime
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from facecluster.transforms.perceptual_hash import perceptual_hash
 from facecluster.transforms.photo import Photo, step
 
 # A photo above this is refused before its pixels are decoded: three bytes a pixel must fit into a
@@ -33,11 +34,12 @@ UPRIGHT = {
 
 @step("decode")
 def decode_photo(photo: Photo) -> Photo:
-    """Fills in image, width, height and taken_at; drops the content."""
+    """Fills in image, width, height, taken_at and perceptual_hash; drops the content."""
     image, taken_at = decode(photo.content)
     return replace(
-        photo, content=None, image=image, width=image.width, height=image.height, taken_at=taken_at
-    )
+        photo, content=None, image=image, width=image.width, height=image.height, taken_at=taken_at,
+        perceptual_hash=perceptual_hash(image),
+    )  # fmt: skip
 
 
 def decode(content: bytes) -> tuple[Image.Image, datetime | None]:

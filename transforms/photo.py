@@ -63,6 +63,7 @@ class Photo:
       image: upright RGB pixels, from decoding to aligning.
       photo_id: SHA-256 of the content, in hexadecimal.
       taken_at: EXIF date and time, which names no time zone.
+      perceptual_hash: of the image, None also where that has too little structure.
     """
 
     uri: str
@@ -73,6 +74,7 @@ class Photo:
     width: int | None = None
     height: int | None = None
     taken_at: datetime | None = None
+    perceptual_hash: int | None = None
     faces: tuple[Face, ...] = ()
     failure: Failure | None = None
 

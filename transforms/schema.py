@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = b"facecluster"
 
 # A photo that was read. photo_id is the SHA-256 of the file's bytes, so the same photo is itself
@@ -19,6 +19,17 @@ PHOTOS = pa.schema(
         # EXIF local time: it names no time zone. Whole seconds, but Parquet knows no coarser unit.
         pa.field("taken_at", pa.timestamp("ms")),
         pa.field("n_faces", pa.int32(), nullable=False),
+        pa.field("perceptual_hash", pa.int64()),  # null: too little structure
+    ]
+)
+
+# A photo that shows what another shows: saved again, made smaller, slightly cropped. The original is
+# never itself in the first column; distance counts the bits in which the perceptual hashes differ.
+NEAR_DUPLICATES = pa.schema(
+    [
+        pa.field("photo_id", pa.string(), nullable=False),
+        pa.field("original_photo_id", pa.string(), nullable=False),
+        pa.field("distance", pa.int32(), nullable=False),
     ]
 )
 

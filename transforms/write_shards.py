@@ -85,6 +85,7 @@ def photos_table(photos: Sequence[Photo]) -> pa.Table:
             "height": photo.height,
             "taken_at": photo.taken_at,
             "n_faces": len(photo.faces),
+            "perceptual_hash": photo.perceptual_hash,
         }
         for photo in photos
     ]
