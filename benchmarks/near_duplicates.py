@@ -3,10 +3,10 @@
     python benchmarks/near_duplicates.py --images FOLDER [--sheet FILE.png] [--n 1000000]
 
 FOLDER holds one folder of photos per person, cut into halves as in quality.py; the largest distance
-was chosen on the tuning half. Photos of each half are saved again in many ways, and the share of them
-within each distance of their original is their recall. All pairs of photos of a half, as they are,
-are of different photos but for some that the collection holds twice: --sheet draws the nearest of
-them, both halves', to be looked at. Then n random hashes are searched, with copies planted.
+was chosen on the tuning half. Photos of each half are saved again in many ways, and the share of
+them within each distance of their original is their recall. All pairs of photos of a half, as they
+are, are of different photos but for some that the collection holds twice: --sheet draws the nearest
+of them, both halves', to be looked at. Then n random hashes are searched, with copies planted.
 """
 
 import argparse
@@ -99,10 +99,7 @@ def brightened(image: Image.Image, factor: float) -> Image.Image:
 
 WAYS: dict[str, Callable[[Image.Image], Image.Image]] = {
     **{f"JPEG quality {q}": lambda image, q=q: saved(image, q) for q in (30, 60, 90)},
-    **{
-        f"size x {s}": lambda image, s=s: saved(resized(image, s))
-        for s in (0.25, 0.5, 0.75, 0.9)
-    },
+    **{f"size x {s}": lambda image, s=s: saved(resized(image, s)) for s in (0.25, 0.5, 0.75, 0.9)},
     "brightness x 0.8": lambda image: saved(brightened(image, 0.8)),
     "brightness x 1.25": lambda image: saved(brightened(image, 1.25)),
     "contrast x 1.2": lambda image: saved(ImageEnhance.Contrast(image).enhance(1.2)),

@@ -1,4 +1,4 @@
-"""Photos that show what another photo shows: saved again, made smaller, a little brighter or cropped.
+"""Photos that show what another shows: saved again, made smaller, a little brighter or cropped.
 
 They are marked and not dropped: a hash of 64 bits can err.
 """
@@ -29,8 +29,8 @@ def near_duplicates(
     """Finds for every photo the one that it is a near-duplicate of.
 
     Going from the best photo to the worst, a photo that is near no original yet is an original, and
-    any other belongs to the best original that it is near. So marks form stars and not chains: every
-    marked photo is itself near its original, however many photos lie between two scenes of a film.
+    any other belongs to the best original that it is near. So marks form stars and not chains, which
+    would join two scenes of a film over the frames between them: each photo is near its original.
     Only originals are compared with what follows, so n copies of a picture take time linear in n.
 
     Args:
@@ -53,7 +53,7 @@ def near_duplicates(
     for start in range(0, len(hashes), BLOCK):
         rows = np.arange(start, min(start + BLOCK, len(hashes)))
         limits, _, found = index.range_search(codes[rows], max_distance + 1)  # less than that
-        copies, earlier = np.repeat(rows, np.diff(limits)), indexed[found]
+        copies, earlier = np.repeat(rows, np.diff(limits.astype(np.int64))), indexed[found]
         agreeing = agree(copies, earlier)
         np.minimum.at(original, copies[agreeing], earlier[agreeing])
 
@@ -80,8 +80,8 @@ def _mark(original: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
 def near_duplicates_table(photos: pa.Table) -> pa.Table:
     """The near_duplicates table of a photos table, the same in whatever order its rows are.
 
-    Of photos that show the same, the original is the one with most pixels, then the one taken first,
-    then that of the smallest photo_id.
+    Of photos that show the same, the original is the one with most pixels, then the one taken
+    first, then that of the smallest photo_id.
 
     Args:
       photos: columns photo_id, width, height, taken_at and perceptual_hash.
@@ -93,7 +93,8 @@ def near_duplicates_table(photos: pa.Table) -> pa.Table:
     )
     ids = photos["photo_id"].combine_chunks()
     if len(photos):  # the same bytes under several URIs are one photo
-        photos = photos.filter(pa.concat_arrays([pa.array([True]), pc.not_equal(ids[1:], ids[:-1])]))
+        is_new = pa.concat_arrays([pa.array([True]), pc.not_equal(ids[1:], ids[:-1])])
+        photos = photos.filter(is_new)
     hashes = photos["perceptual_hash"].to_numpy().view(np.uint64)
     original = near_duplicates(hashes, photos["width"].to_numpy() / photos["height"].to_numpy())
     marked = np.flatnonzero(original != np.arange(len(original)))

@@ -10,8 +10,8 @@ from PIL import Image
 
 SIDE, N_FREQUENCIES = 32, 8  # px of the small grey image; of each direction. As published.
 # A coefficient this near the median is noise: 4 is a wave of a quarter of a grey level, several
-# times what saving as JPEG leaves there. LFW's photos have 56 clear bits and more, a plain sky, a
-# ramp or noise about 10, the moon 21: so few bits are shared by pictures that show different things.
+# times what saving as JPEG leaves there. LFW's photos have 56 clear bits and more, a plain sky,
+# a ramp or noise about 10, the moon 21: so few tell nothing apart.
 CLEAR_COEFFICIENT, LEAST_CLEAR_BITS = 4, 32
 
 

@@ -23,8 +23,8 @@ PHOTOS = pa.schema(
     ]
 )
 
-# A photo that shows what another shows: saved again, made smaller, slightly cropped. The original is
-# never itself in the first column; distance counts the bits in which the perceptual hashes differ.
+# A photo that shows what another shows: saved again, made smaller, slightly cropped. No original is
+# itself in the first column; distance counts the bits in which the perceptual hashes differ.
 NEAR_DUPLICATES = pa.schema(
     [
         pa.field("photo_id", pa.string(), nullable=False),
