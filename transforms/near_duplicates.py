@@ -28,7 +28,7 @@ def near_duplicates(
 ) -> np.ndarray:
     """Finds for every photo the one that it is a near-duplicate of.
 
-    Going from the best photo to the worst, a photo that is near no original yet is an original, and
+    Going from the best photo to the worst, one that is near no original yet is an original, and
     any other belongs to the best original that it is near. So marks form stars and not chains, which
     would join two scenes of a film over the frames between them: each photo is near its original.
     Only originals are compared with what follows, so n copies of a picture take time linear in n.
@@ -72,8 +72,10 @@ def near_duplicates(
 def _mark(original: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
     """Marks photos as copies of others; first < second, ordered by first, pairs within a block."""
     rows, starts = np.unique(first, return_index=True)
-    for row, copies in zip(rows, np.split(second, starts[1:]), strict=True):
+    stops = np.append(starts, len(second))[1:]
+    for row, start, stop in zip(rows, starts, stops, strict=True):
         if original[row] == row:
+            copies = second[start:stop]
             original[copies[original[copies] == copies]] = row
 
 
