@@ -16,10 +16,10 @@ MAX_DISTANCE = 4
 # Widths over heights differ by no more than this factor: a little border lost on one side.
 MAX_ASPECT_RATIO = 1.05
 
-# Multi-index hashing (Norouzi, Punjani, Fleet, 2012): two hashes within MAX_DISTANCE bits differ in
-# no more than a quarter of that within one band at least, so looking up each band's few neighbours
-# finds them all.
-BITS, BANDS = 64, 4
+# Multi-index hashing (Norouzi, Punjani, Fleet, 2012): of two hashes' bands at least one differs in no
+# more than its share of max_distance bits, so looking up every band's few neighbours finds all. With
+# bands of 21 bits few of a million photos share one by chance; 16 bits take ten times as long.
+BITS, BANDS = 64, 3
 BLOCK = 512  # photos compared with each other at once
 
 
@@ -28,9 +28,9 @@ def near_duplicates(
 ) -> np.ndarray:
     """Finds for every photo the one that it is a near-duplicate of.
 
-    Going from the best photo to the worst, one that is near no original yet is an original, and
-    any other belongs to the best original that it is near. So marks form stars and not chains, which
-    would join two scenes of a film over the frames between them: each photo is near its original.
+    Going from the best photo to the worst, one that is near no original yet is an original, and any
+    other belongs to the best original that it is near. So marks form stars and not chains, which
+    would join two scenes of a film over the frames between: each photo is near its original.
     Only originals are compared with what follows, so n copies of a picture take time linear in n.
 
     Args:
