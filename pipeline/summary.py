@@ -18,11 +18,12 @@ def format_summary(manifest: Mapping[str, Any]) -> str:
     lines = []
     if embed:
         kinds = {
-            "photos_already_done": "inputs done before",
-            "copies": "copies",
-            "near_duplicates": "near-duplicates",
+            "photos_already_done": ("inputs done before", "inputs done before"),
+            "copies": ("copy", "copies"),
+            "near_duplicates": ("near-duplicate", "near-duplicates"),
         }
-        notes = [f"{embed[kind]:,} {name}" for kind, name in kinds.items() if embed.get(kind)]
+        numbers = {kind: embed.get(kind, 0) for kind in kinds}
+        notes = [f"{n:,} {kinds[kind][n > 1]}" for kind, n in numbers.items() if n]
         lines += [
             ("photos", embed["photos"], notes),
             ("faces", embed["faces"], []),

@@ -16,9 +16,9 @@ MAX_DISTANCE = 4
 # Widths over heights differ by no more than this factor: a little border lost on one side.
 MAX_ASPECT_RATIO = 1.05
 
-# Multi-index hashing (Norouzi, Punjani, Fleet, 2012): of two hashes' bands at least one differs in no
-# more than its share of max_distance bits, so looking up every band's few neighbours finds all. With
-# bands of 21 bits few of a million photos share one by chance; 16 bits take ten times as long.
+# Multi-index hashing (Norouzi, Punjani, Fleet, 2012): of two hashes' bands at least one differs in
+# no more than its share of max_distance bits, so looking up every band's few neighbours finds all.
+# Few of a million photos share a band of 21 bits by chance; bands of 16 bits take ten times as long.
 BITS, BANDS = 64, 3
 BLOCK = 512  # photos compared with each other at once
 
