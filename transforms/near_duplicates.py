@@ -18,7 +18,7 @@ MAX_ASPECT_RATIO = 1.05
 
 # Multi-index hashing (Norouzi, Punjani, Fleet, 2012): of two hashes' bands at least one differs in
 # no more than its share of max_distance bits, so looking up every band's few neighbours finds all.
-# Few of a million photos share a band of 21 bits by chance; bands of 16 bits take ten times as long.
+# Few of a million photos share a band of 21 bits by chance; 16 bits take ten times as long.
 BITS, BANDS = 64, 3
 BLOCK = 512  # photos compared with each other at once
 

@@ -1,6 +1,5 @@
 """Marks are those of the rule applied to all pairs, stars around originals, in any order."""
 
-import time
 from datetime import datetime
 
 import numpy as np
@@ -76,14 +75,9 @@ def test_a_chain_does_not_join_its_ends():
     assert near_duplicates(steps, np.ones(6)).tolist() == [0, 0, 2, 2, 4, 4]
 
 
-def test_copies_of_one_picture_take_time_linear_in_their_number():
-    seconds = []
-    for n in (20_000, 80_000):
-        started = time.process_time()
-        found = near_duplicates(np.full(n, 12345, np.uint64), np.ones(n))
-        seconds.append(time.process_time() - started)
-        assert not found.any()
-    assert seconds[1] < 10 * seconds[0]  # all pairs would be 16 times as many
+def test_many_copies_of_one_picture_are_not_compared_with_each_other():
+    # All pairs would be 2e10, of which neither time nor memory are enough.
+    assert not near_duplicates(np.full(200_000, 12345, np.uint64), np.ones(200_000)).any()
 
 
 # ---- the table ----
