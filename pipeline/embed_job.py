@@ -1,4 +1,7 @@
-"""Photos into the photos, faces and failures tables: read, decode, detect, align, embed, write."""
+"""Photos into the photos, faces and failures tables: read, decode, detect, align, embed, write.
+
+At the end all photos of the run are compared, for its table of near-duplicates.
+"""
 
 import math
 import re
@@ -21,6 +24,7 @@ from facecluster.transforms.decode_photos import DecodePhotos
 from facecluster.transforms.detect import DetectFaces
 from facecluster.transforms.embed import FaceEmbedder
 from facecluster.transforms.listing import Listing
+from facecluster.transforms.near_duplicates import near_duplicates_table
 from facecluster.transforms.read_photos import ReadPhotos, plan_tasks
 from facecluster.transforms.saved_model import SavedModel
 from facecluster.transforms.write_shards import ShardWriter, WriteShards
@@ -110,7 +114,11 @@ class EmbedJob:
                 except Exception as error:
                     raise EmbedError(cause_of(error)) from error
             EmbedPlan.of(self.run).settled()
-        photos, _ = self.run.read_shards("photos", ["n_faces"])
+        photos, _ = self.run.read_shards(
+            "photos", ["photo_id", "width", "height", "taken_at", "n_faces", "perceptual_hash"]
+        )
+        near_duplicates = near_duplicates_table(photos)
+        self.run.write("near_duplicates", near_duplicates)
         failures, _ = self.run.read_shards("failures", ["step", "error"])
         too_many = self._too_many(failures, len(photos) + len(failures))
         entry = {
@@ -120,6 +128,8 @@ class EmbedJob:
             "seconds": round(time.monotonic() - started, 1),
             "counts": {
                 "photos": len(photos),
+                "copies": len(photos) - pc.count_distinct(photos["photo_id"]).as_py(),
+                "near_duplicates": len(near_duplicates),
                 "faces": pc.sum(photos["n_faces"]).as_py() or 0,
                 "failures": len(failures),
                 "photos_already_done": len(sources) - n_todo,

@@ -7,6 +7,7 @@ RUN/
   photos/SHARD.parquet    one file per input shard in each of these three; the photos file is
   faces/SHARD.parquet     written last, so a shard is complete exactly when it has one
   failures/SHARD.parquet
+  near_duplicates/near_duplicates.parquet
   assignments/assignments.parquet
   people/people.parquet
   report/index.html
@@ -42,13 +43,14 @@ from facecluster.transforms.tables import (
 )
 
 SHARDED_TABLES = ("photos", "faces", "failures")
+OTHER_TABLES = ("near_duplicates", "people", "assignments")
 VERSIONED_PACKAGES = ("facecluster", "apache-beam", "tensorflow", "faiss-cpu", "faiss-gpu",
                       "hdbscan", "scikit-learn", "numpy", "pyarrow", "pillow")  # fmt: skip
 
 # What facecluster writes into a run, and nothing else does: files, and endings of files in folders.
 MANIFEST_NAME, PLAN_NAME = "manifest.json", "plan.parquet"
 OUR_FOLDERS = {
-    **dict.fromkeys((*SHARDED_TABLES, "people", "assignments"), (".parquet",)),
+    **dict.fromkeys((*SHARDED_TABLES, *OTHER_TABLES), (".parquet",)),
     "report": (".html",),
     "evaluation": (".json",),
     "grouping": (".npz", ".parquet"),
@@ -125,7 +127,7 @@ class RunDirectory:
             left = list_files(self.path(table), ".tmp")
             left += [f for f in list_files(self.path(table)) if _shard_of(f) not in complete]
             delete_files(left)
-        folders = [self.root, *map(self.path, ("people", "assignments", "report", "evaluation"))]
+        folders = [self.root, *map(self.path, (*OTHER_TABLES, "report", "evaluation"))]
         left = [path for folder in folders for path in list_files(folder, ".tmp")]
         delete_files([path for path in left if TEMPORARY_ENDING.search(path)])
 
@@ -140,7 +142,7 @@ class RunDirectory:
         return read_table([self.shard_path(table, shard) for shard in shards], columns, empty)
 
     def write(self, table: str, rows: pa.Table) -> None:
-        """Writes a table that grouping makes (people, assignments) as one file."""
+        """Writes a table that is no shard's (people, assignments, near_duplicates) as one file."""
         path = self.path(table, f"{table}.parquet")
         write_table(path, rows)
         self._remove_all_but(table, {path})

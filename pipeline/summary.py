@@ -17,9 +17,15 @@ def format_summary(manifest: Mapping[str, Any]) -> str:
     embed, cluster = (steps.get(name, {}).get("counts") for name in STEPS)
     lines = []
     if embed:
-        before = embed["photos_already_done"]
+        kinds = {
+            "photos_already_done": ("inputs done before", "inputs done before"),
+            "copies": ("copy", "copies"),
+            "near_duplicates": ("near-duplicate", "near-duplicates"),
+        }
+        numbers = {kind: embed.get(kind, 0) for kind in kinds}
+        notes = [f"{n:,} {kinds[kind][n > 1]}" for kind, n in numbers.items() if n]
         lines += [
-            ("photos", embed["photos"], [f"{before:,} inputs done before"] * bool(before)),
+            ("photos", embed["photos"], notes),
             ("faces", embed["faces"], []),
         ]
     if cluster:

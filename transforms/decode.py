@@ -11,6 +11,7 @@ import numpy as np
 import pillow_heif
 from PIL import AvifImagePlugin, ExifTags, Image, UnidentifiedImageError
 
+from facecluster.transforms.perceptual_hash import perceptual_hash
 from facecluster.transforms.photo import Photo, step
 
 # A photo above this is refused before its pixels are decoded: four bytes a pixel must fit into a
@@ -74,11 +75,11 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
 
 @step("decode")
 def decode_photo(photo: Photo, decoder: Callable[[bytes], Decoded] = decode) -> Photo:
-    """Fills in image, width, height, taken_at and n_frames; drops the content."""
+    """Fills in image, its size and perceptual_hash, taken_at and n_frames; drops the content."""
     image, taken_at, n_frames = decoder(photo.content)
     return replace(
         photo, content=None, image=image, width=image.width, height=image.height,
-        taken_at=taken_at, n_frames=n_frames,
+        taken_at=taken_at, n_frames=n_frames, perceptual_hash=perceptual_hash(image),
     )  # fmt: skip
 
 

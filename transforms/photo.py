@@ -64,6 +64,7 @@ class Photo:
       photo_id: SHA-256 of the content, in hexadecimal.
       taken_at: EXIF date and time, which names no time zone.
       n_frames: frames or pages of the file, of which the first is used.
+      perceptual_hash: of the image, None also where that has too little structure.
     """
 
     uri: str
@@ -75,6 +76,7 @@ class Photo:
     height: int | None = None
     taken_at: datetime | None = None
     n_frames: int | None = None
+    perceptual_hash: int | None = None
     faces: tuple[Face, ...] = ()
     failure: Failure | None = None
 

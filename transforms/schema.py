@@ -21,6 +21,17 @@ PHOTOS = pa.schema(
         # Frames of an animation, pages of a file: of more than one, the first is used.
         pa.field("n_frames", pa.int32(), nullable=False),
         pa.field("n_faces", pa.int32(), nullable=False),
+        pa.field("perceptual_hash", pa.int64()),  # null: too little structure
+    ]
+)
+
+# A photo that shows what another shows: saved again, made smaller, slightly cropped. No original is
+# itself in the first column; distance counts the bits in which the perceptual hashes differ.
+NEAR_DUPLICATES = pa.schema(
+    [
+        pa.field("photo_id", pa.string(), nullable=False),
+        pa.field("original_photo_id", pa.string(), nullable=False),
+        pa.field("distance", pa.int32(), nullable=False),
     ]
 )
 

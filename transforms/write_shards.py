@@ -86,6 +86,7 @@ def photos_table(photos: Sequence[Photo]) -> pa.Table:
             "taken_at": photo.taken_at,
             "n_frames": photo.n_frames,
             "n_faces": len(photo.faces),
+            "perceptual_hash": photo.perceptual_hash,
         }
         for photo in photos
     ]

@@ -169,6 +169,44 @@ def test_photos_added_later_are_added_and_people_keep_their_ids(some_photos, tmp
     assert {before[face] for face in before} - {None} <= {after[face] for face in before}
 
 
+def test_photos_that_show_the_same_are_marked_and_marked_anew_when_a_better_one_comes(
+    lfw_images, tmp_path
+):
+    photos, run = tmp_path / "photos", tmp_path / "run"
+    photos.mkdir()
+    first, second = sorted(lfw_images.glob("*/*.jpg"))[:2]
+    shutil.copy(first, photos / "first.jpg")
+    shutil.copy(first, photos / "copy.jpg")
+    shutil.copy(second, photos / "second.jpg")
+    with Image.open(first) as image:
+        image.resize((125, 125)).save(photos / "small.jpg", quality=60)
+        image.resize((500, 500)).save(tmp_path / "large.png")
+        Image.new("RGB", image.size).save(photos / "black.png")
+        Image.new("RGB", image.size, (1, 1, 1)).save(photos / "blacker.png")
+    before = facecluster("run", "--input", photos, "--output", run)
+    assert before.returncode == 0, before.stderr
+    assert before.stdout.splitlines()[0] == "photos       6  (1 copy)  (1 near-duplicate)"
+    name_of = {row["photo_id"]: Path(row["uri"]).name for row in read(run, "photos")}
+
+    def marks() -> dict[str, str]:
+        rows = read(run, "near_duplicates")
+        assert all(0 <= row["distance"] <= 4 for row in rows)
+        return {name_of[row["photo_id"]]: row["original_photo_id"] for row in rows}
+
+    by_name = {name: photo_id for photo_id, name in name_of.items()}
+    original = hashes(photos)[photos / "first.jpg"]
+    assert marks() == {"small.jpg": original}
+    people = read(run, "people")
+
+    shutil.copy(tmp_path / "large.png", photos)
+    (run / "near_duplicates" / "near_duplicates.parquet").write_bytes(b"damaged")
+    assert facecluster("embed", "--input", photos, "--output", run).returncode == 0
+    larger = hashes(photos)[photos / "large.png"]
+    assert marks() == {"small.jpg": larger, name_of[original]: larger}
+    assert read(run, "people") == people
+    assert by_name["second.jpg"] not in {row["photo_id"] for row in read(run, "near_duplicates")}
+
+
 def test_photos_that_cannot_be_used_are_failures_and_the_others_are_not(lfw_images, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -5,6 +5,8 @@ EMBED = {
     "seconds": 3721.5,
     "counts": {
         "photos": 1234,
+        "copies": 0,
+        "near_duplicates": 0,
         "faces": 2345678,
         "failures": 5,
         "photos_already_done": 0,
@@ -53,6 +55,13 @@ def test_counts_stand_in_a_column_with_notes():
         "failures              5  (12 files in the folders are not named like photos)",
         "time          embed 3,721.5 s, cluster 4.2 s",
     ]
+
+
+def test_photos_that_show_what_others_show_are_counted():
+    counts = EMBED["counts"] | {"photos_already_done": 7, "copies": 3, "near_duplicates": 1200}
+    assert summary(embed=EMBED | {"counts": counts})[0] == (
+        "photos            1,234  (7 inputs done before)  (3 copies)  (1,200 near-duplicates)"
+    )
 
 
 def test_notes_that_say_nothing_are_left_out():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from facecluster.transforms.decode import MAX_PIXELS, decode, decode_photo
+from facecluster.transforms.perceptual_hash import perceptual_hash
 from facecluster.transforms.photo import Failure, Photo, Shard
 
 sides = st.integers(1, 24)
@@ -248,6 +249,15 @@ def test_every_orientation_of_a_jpeg(orientation):
     np.testing.assert_allclose(np.asarray(photo.image), upright(pixels, orientation), atol=8)
     assert (photo.width, photo.height) == photo.image.size
     assert photo.image.size == ((48, 32) if orientation < 5 else (32, 48))
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_the_perceptual_hash_is_of_the_upright_photo(orientation):
+    pixels = np.asarray(Image.fromarray(noise(8, 6, 3)).resize((120, 160)))
+    content = encoded(Image.fromarray(pixels), "PNG", exif=exif_of(orientation=orientation))
+    photo = decode_photo(Photo("a.png", Shard("s", 1), content=content))
+    shown = Image.fromarray(np.ascontiguousarray(upright(pixels, orientation)))
+    assert photo.perceptual_hash == perceptual_hash(shown) is not None
 
 
 def test_orientation_of_alpha_and_of_16_bits():
