@@ -1,4 +1,4 @@
-"""The real command, killed: it goes on where it was and ends with the bytes of an undisturbed run."""
+"""The real command, killed: it goes on and ends with the bytes of an undisturbed run."""
 
 import os
 import random
