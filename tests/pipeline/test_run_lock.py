@@ -185,15 +185,15 @@ def test_in_a_store_of_two_that_come_at_once_one_is_refused(store):
     assert store == {}
 
 
-def _hold_while_another_signs(store):
-    with run_lock(RUN):
-        sign(store, time.time())
-        for _ in range(500):
-            time.sleep(0.01)
-
-
 def test_in_a_store_a_job_whose_lock_was_taken_over_ends(store, monkeypatch):
     monkeypatch.setattr(locks, "SECONDS_BETWEEN_BEATS", 0.05)
+
+    def work():
+        with run_lock(RUN):
+            sign(store, time.time())
+            for _ in range(500):
+                time.sleep(0.01)
+
     with pytest.raises(KeyboardInterrupt):
-        _hold_while_another_signs(store)
+        work()
     assert json.loads(store[LOCK])["host"] == "far"

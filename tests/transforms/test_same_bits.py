@@ -48,7 +48,7 @@ def test_of_crops_in_batches_of_any_size_and_at_any_place(models, endpoint):
     crops = pictures(most, SIZES[endpoint], SIZES[endpoint])
     together = outputs(model, endpoint, crops)
     rng = np.random.default_rng(1)
-    for size in sorted({1, 2, 3, 7, 8, 9, 16, 24, 31, most - 1, most}):
+    for size in sorted({1, 2, 7, 9, 24, most - 1}):
         chosen = rng.permutation(most)[:size]
         np.testing.assert_array_equal(outputs(model, endpoint, crops[chosen]), together[chosen])
 
@@ -56,15 +56,15 @@ def test_of_crops_in_batches_of_any_size_and_at_any_place(models, endpoint):
 def test_without_filling_up_they_would_not(models):
     crops = pictures(FACES_PER_CALL, 160, 160)
     together = outputs(models["embed"], "embed", crops)
-    parts = [outputs(models["embed"], "embed", crops[i : i + 7], 1) for i in range(0, 63, 7)]
-    assert not np.array_equal(np.concatenate(parts), together[:63])
+    parts = [outputs(models["embed"], "embed", crops[i : i + 7], 1) for i in range(0, 21, 7)]
+    assert not np.array_equal(np.concatenate(parts), together[:21])
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (30, 40), (101, 77), (250, 340), (600, 800)])
 def test_of_canvases_in_batches_of_any_size(models, shape):
     canvases = pictures(max(2, min(20, 500_000 // (shape[0] * shape[1]))), *shape)
     together = outputs(models["p_net"], "p_net", canvases, 1)
-    for size in range(1, len(canvases)):
+    for size in {1, 2, 3, len(canvases) - 1} - {0}:
         part = outputs(models["p_net"], "p_net", canvases[-size:], 1)
         np.testing.assert_array_equal(part, together[-size:])
 
