@@ -130,7 +130,7 @@ def crops(arguments: argparse.Namespace) -> int:
         run = _run_directory(arguments.run)
         plan, detector = plan_run(run, options.labels or PEOPLE_LABELS, options.form), None
     else:
-        uris = list_photos(arguments.input, containers=False).uris
+        uris = list_photos(arguments.input).uris
         plan = plan_photos(uris, options.labels or FOLDER_LABELS, options.form)
         detector = model_commands.find_model(options.detector)
     entry = CropsJob(output, options, detector, arguments.beam_arguments)(
