@@ -146,7 +146,7 @@ def crops(arguments: argparse.Namespace) -> int:
         run = _run_directory(arguments.run)
         plan, detector = plan_run(run, options.labels or PEOPLE_LABELS, options.form), None
     else:
-        uris = list_photos(arguments.input, containers=False).uris
+        uris = list_photos(arguments.input).uris
         plan = plan_photos(uris, options.labels or FOLDER_LABELS, options.form)
         detector = model_commands.find_model(options.detector)
     entry = CropsJob(output, options, detector, arguments.beam_arguments)(
@@ -191,7 +191,7 @@ def _list_inputs(arguments: argparse.Namespace) -> Listing:
     if arguments.overwrite:
         raise InputError("--overwrite would delete the failures that are to be tried again")
     failures, _ = directory.read_shards("failures", ["uri"])
-    return Listing(tuple(sorted(set(failures["uri"].to_pylist()))), n_other_files=0)
+    return list_photos(arguments.input) if len(failures) else Listing((), n_other_files=0)
 
 
 def _is_retry(arguments: argparse.Namespace) -> bool:

@@ -32,8 +32,9 @@ from facecluster.pipeline.runner import choose_execution, run_pipeline
 from facecluster.transforms import schema
 from facecluster.transforms.decode_photos import DecodePhotos
 from facecluster.transforms.detect import DetectFaces
+from facecluster.transforms.listing import locate
 from facecluster.transforms.photo import Face, Failure, Photo, Shard
-from facecluster.transforms.read_photos import plan_shards, read_photo
+from facecluster.transforms.read_photos import Task, plan_shards, plan_tasks, read_task
 from facecluster.transforms.saved_model import SavedModel
 from facecluster.transforms.sources import Source
 from facecluster.transforms.tables import (
@@ -182,7 +183,7 @@ class CropsJob:
 
         shards = self._shards(plan)
         done = self._complete_shards()
-        todo = [(shard, wanted) for shard, wanted in shards if shard.name not in done]
+        todo = [(shard, sources) for shard, sources in shards if shard.name not in done]
         if todo:
             self._remove_temporary_files()
             sizes = {shard.name: shard.n_photos for shard, _ in todo}
@@ -191,7 +192,7 @@ class CropsJob:
             with watch(lambda: self._photos_done(sizes), n_photos):
                 try:
                     pipeline = beam.Pipeline(execution.runner, execution.options)
-                    self._build(pipeline, todo, execution.threads)
+                    self._build(pipeline, plan_tasks(todo), plan, execution.threads)
                     run_pipeline(pipeline)
                 except Exception as error:
                     raise CropsJobError(cause_of(error)) from error
@@ -204,14 +205,15 @@ class CropsJob:
         self._write_manifest(entry)
         return entry
 
-    def _build(self, pipeline, shards, threads):
+    def _build(self, pipeline, tasks, plan, threads):
         options = self.options
+        of_uri = {wanted.uri: wanted for wanted in plan}
+        of_tasks = [[of_uri[source.uri] for _, part in task for source in part] for task in tasks]
         decoded = (
             pipeline
-            | "Shards" >> beam.Create(shards)
+            | "Tasks" >> beam.Create(list(zip(tasks, of_tasks, strict=True)))
             | "Spread" >> beam.Reshuffle()
-            | "List shard" >> beam.FlatMap(photos_of_shard)
-            | "Read bytes" >> beam.Map(read_photo, options.limits().max_bytes)
+            | "Read photos" >> beam.FlatMapTuple(read_wanted, options.limits().max_bytes)
             # The steps that are shared say Photo, for all that a LabelledPhoto stays one.
             | "Check" >> beam.Map(check_unchanged).with_input_types(Photo)
             | "Decode" >> DecodePhotos(options.limits())
@@ -288,12 +290,14 @@ class CropsJob:
                 "another output folder"
             )
 
-    def _shards(self, plan: Sequence[Wanted]) -> list[tuple[Shard, list[Wanted]]]:
+    def _shards(self, plan: Sequence[Wanted]) -> list[tuple[Shard, tuple[Source, ...]]]:
         even = -(-len(plan) // LEAST_SHARDS)
         size = min(self.options.photos_per_shard, max(even, LEAST_PHOTOS_PER_SHARD))
-        of_uri = {wanted.uri: wanted for wanted in plan}
-        shards = plan_shards([Source(uri) for uri in of_uri], size)
-        return [(shard, [of_uri[source.uri] for source in part]) for shard, part in shards]
+        failures = {wanted.uri: wanted.failure for wanted in plan}
+        sources = locate(list(failures))
+        return plan_shards(
+            [s._replace(failure=failures[s.uri]) if failures[s.uri] else s for s in sources], size
+        )
 
     def _counts(self, plan: Sequence[Wanted]) -> dict[str, int]:
         files = list_files(self._path(MARKER_TABLE))
@@ -335,12 +339,14 @@ def format_crops(entry: dict[str, Any]) -> str:
     return "\n".join([*lines, f"{'time':16}{entry['seconds']:,} s"])
 
 
-def photos_of_shard(shard_and_wanted: tuple[Shard, Sequence[Wanted]]) -> Iterator[LabelledPhoto]:
-    shard, wanted = shard_and_wanted
-    for photo in wanted:
+def read_wanted(task: Task, wanted: Sequence[Wanted], max_bytes: int) -> Iterator[LabelledPhoto]:
+    """The photos of a task (see `read_photos.plan_tasks`) with their bytes and what is wanted."""
+    of_uri = {photo.uri: photo for photo in wanted}
+    for photo in read_task(task, max_bytes):
+        its = of_uri[photo.uri]
         yield LabelledPhoto(
-            photo.uri, shard, faces=photo.faces, failure=photo.failure, names=photo.names,
-            known_as=photo.photo_id,
+            photo.uri, photo.shard, content=photo.content, photo_id=photo.photo_id,
+            faces=its.faces, failure=photo.failure, names=its.names, known_as=its.photo_id,
         )  # fmt: skip
 
 

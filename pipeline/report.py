@@ -20,6 +20,7 @@ from PIL import Image
 from facecluster.pipeline.grouping_checks import heterogeneous
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms import schema
+from facecluster.transforms.sources import SEPARATOR
 from facecluster.transforms.tables import write_bytes
 
 UNASSIGNED_SHOWN = 240  # faces
@@ -219,6 +220,8 @@ def _link(uri: str) -> str | None:
     """What a browser can open: file:// for a local path, nothing for gs:// and the like."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
     if scheme is None:
+        if SEPARATOR in uri and not os.path.exists(uri):
+            return None  # a member of a container
         return Path(os.path.abspath(uri)).as_uri()
     return uri if scheme[1].lower() in ("file", "http", "https") else None
 

@@ -81,6 +81,19 @@ def list_photos(inputs: Sequence[str], containers: bool = True) -> Listing:
     return Listing(tuple(found), finder.n_other_files())
 
 
+def locate(uris: Sequence[str]) -> list[Source]:
+    """The photos that have been listed under these URIs before, in their order.
+
+    Only containers are looked into. One that is gone, like a member that is, carries its failure.
+    """
+    finder = _Finder(with_containers=True)
+    for uri in uris:
+        if SEPARATOR in uri or form_by_name(uri):
+            finder.add_listed(uri)
+    finder.look_into_containers()
+    return [finder.sources.get(uri, Source(uri)) for uri in uris]
+
+
 def absolute(name: str) -> str:
     """A local path in full, so that a photo has one URI from wherever a job is started."""
     if FileSystems.get_scheme(name):
@@ -202,7 +215,7 @@ class _Finder:
         else:
             self._want(replace(wish, form="list" if is_list else form_by_name(wish.path)))
 
-    def _add_listed(self, uri: str) -> None:
+    def add_listed(self, uri: str) -> None:
         """Adds what a list names, which need not be there: then it fails when it is read."""
         if SEPARATOR not in uri and is_photo(PurePosixPath(uri)):
             self._add_photo(uri)  # without a look at the file, as there may be millions
@@ -319,7 +332,7 @@ class _Finder:
             self._add_failure(wish.path, no_list)
         else:
             for uri in contents.uris:
-                self._add_listed(uri)
+                self.add_listed(uri)
 
 
 def _look_into(wish: _Wish) -> Contents | None:

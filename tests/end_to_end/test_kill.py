@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The real command, killed: it goes on where it was and ends with an undisturbed run's tables."""
-=======
 """The real command, killed: it goes on and ends with the bytes of an undisturbed run."""
->>>>>>> 98137fe6c96c854af34ae37c15f37a5d57009530
 
 import os
 import random

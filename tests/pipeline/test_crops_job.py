@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import hashlib
 import json
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +224,27 @@ def test_photos_of_a_run_that_are_gone_or_changed_are_failures(run, photo, tmp_p
     assert {row["step"] for row in failed.values()} == {"read"}
     assert "has changed" in failed[str(photo("Bob/1"))]["message"]
     assert str(photo("Ann/1")) in failed
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tgz"])
+def test_photos_of_a_run_that_are_in_a_container(run, tmp_path, suffix):
+    plan = plan_run(run, "people", "folder")
+    cut(tmp_path / "files", plan)
+    container = tmp_path / f"photos.{suffix}"
+    with tarfile.open(container, "w:gz" if suffix == "tgz" else "w") as tar:
+        tar.add(tmp_path / "photos", ".")
+    folder = str(tmp_path / "photos")
+    packed = [replace(w, uri=w.uri.replace(folder, f"{container}!/.")) for w in plan]
+    gone = replace(packed[0], uri=f"{container}!/gone.png", names=("p1/gone",))
+    entry = cut(tmp_path / "packed", [*packed, gone])
+    assert entry["counts"] == {
+        "photos": 4, "crops": 4, "people": 2, "without_a_face": 0, "failures": 1
+    }  # fmt: skip
+    assert failures(tmp_path / "packed")[gone.uri]["message"] == "its container has no such member"
+    expected, found = crops(tmp_path / "files"), crops(tmp_path / "packed")
+    assert found.keys() == expected.keys()
+    for name, pixels in found.items():
+        np.testing.assert_array_equal(pixels, expected[name])
 
 
 # --- once and whole

@@ -16,6 +16,7 @@ from facecluster.pipeline.embed_plan import EmbedPlan
 from facecluster.pipeline.run_directory import SHARDED_TABLES, RunDirectory
 from facecluster.transforms.codec import Codec
 from facecluster.transforms.photo import Face, Failure, Photo
+from facecluster.transforms.sources import Source
 from facecluster.transforms.tables import TableError, write_bytes
 from facecluster.transforms.write_shards import ShardWriter
 
@@ -53,7 +54,7 @@ def embedded(uri: str, shard, failure: Failure | None) -> Photo:
         return Photo(uri, shard, failure=failure)
     vector = np.eye(DIMENSIONS, dtype=np.float32)[len(uri) % DIMENSIONS]
     face = Face(np.zeros(4, np.float32), np.zeros((5, 2), np.float32), 1.0, None, b"", vector)
-    return Photo(uri, shard, photo_id=f"id of {uri}", width=1, height=1, faces=(face,))
+    return Photo(uri, shard, photo_id=f"id of {uri}", width=1, height=1, n_frames=1, faces=(face,))
 
 
 def job(root, inputs, failures, size=3, retry_all=False, seed=0) -> int:
@@ -66,12 +67,13 @@ def job(root, inputs, failures, size=3, retry_all=False, seed=0) -> int:
     writer = ShardWriter(str(root), Codec("float32"), DIMENSIONS, "model", "space")
     run.remove_unfinished()
     plan = EmbedPlan.of(run).settled()
-    plan = plan.with_inputs(inputs, lambda n: size, retry_all)
-    todo = plan.todo(inputs)
+    sources = [Source(uri) for uri in inputs]
+    plan = plan.with_inputs(sources, lambda n: size, retry_all)
+    todo = plan.todo(sources)
     random.Random(seed).shuffle(todo)
-    for shard, uris in todo:
-        assert shard.n_photos == len(uris)
-        writer.write(shard.name, [embedded(uri, shard, failures.get(uri)) for uri in uris])
+    for shard, part in todo:
+        assert shard.n_photos == len(part)
+        writer.write(shard.name, [embedded(uri, shard, failures.get(uri)) for uri, *_ in part])
     EmbedPlan.of(run).settled()
     return sum(shard.n_photos for shard, _ in todo)
 
@@ -240,11 +242,11 @@ def test_a_damaged_plan_is_named(tmp_path):
 
 
 def test_many_inputs_are_planned_in_seconds(tmp_path):
-    uris = [f"/photos/{i:08}.jpg" for i in range(200_000)]
+    sources = [Source(f"/photos/{i:08}.jpg") for i in range(200_000)]
     run = RunDirectory(str(tmp_path))
-    plan = EmbedPlan.of(run).with_inputs(uris, lambda n: 256, False)
+    plan = EmbedPlan.of(run).with_inputs(sources, lambda n: 256, False)
     again = EmbedPlan.of(run)
     assert again.rows.equals(plan.rows)
-    todo = again.with_inputs(uris, lambda n: 10, False).todo(uris)
-    assert [uri for _, part in todo for uri in part] == uris
+    todo = again.with_inputs(sources, lambda n: 10, False).todo(sources)
+    assert [source for _, part in todo for source in part] == sources
     assert {shard.n_photos for shard, _ in todo} == {256, 200_000 % 256}
