@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
+from facecluster.pipeline.face_filter import FILTER_COLUMNS, left_out
 from facecluster.pipeline.grouping import (
     Distances,
     components_of,
@@ -56,7 +57,7 @@ from facecluster.transforms.neighbors import (
     share_found,
     training_size,
 )
-from facecluster.transforms.people import name_people, people_tables
+from facecluster.transforms.people import name_people, people_tables, with_left_out
 from facecluster.transforms.same_photo import constrained_photos
 from facecluster.transforms.schema import stamp_of
 from facecluster.transforms.spanning_forest import (
@@ -70,6 +71,7 @@ from facecluster.transforms.tables import TableError, check_together, write_tabl
 # A worker holds a block's visitors as they are stored, and a cell's as floats with their products.
 ROOM = 4
 EDGE_BYTES = 24
+COPY, LEFT_OUT = -1, -2  # in place of the number of a face that is there already, or is not grouped
 NO_ROWS = {
     "numbers": np.empty(0, np.int64),
     "stored": np.empty((0, 1), np.float32),
@@ -129,11 +131,13 @@ class Plan:
         return Distances(float(file["max_distance"]), float(file["join_distance"]))
 
     def faces(self, group: str, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
-        """A group's rows and their numbers, without faces that another group or row has too."""
+        """Rows and numbers of a group's faces, but for those left out or in another row too."""
+        return _to_group(*self.rows(group, columns))
+
+    def rows(self, group: str, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
+        """All rows of a group, and their faces' numbers, COPY or LEFT_OUT."""
         table, _ = self.run.read_shards("faces", columns, self.groups[group])
-        numbers = self.work.read("numbers", group)["numbers"]
-        mine = numbers >= 0
-        return table.filter(pa.array(mine)).combine_chunks(), numbers[mine]
+        return table, self.work.read("numbers", group)["numbers"]
 
 
 def group_run(
@@ -168,9 +172,13 @@ def group_run(
             run_tasks(plan.work, kind, task, names, beam_arguments)
 
     progress(f"reading {n_rows:,} faces")
-    on_workers("sample", SampleFaces(plan, _sample_share(n_rows)), list(plan.groups))
+    share = _sample_share(n_rows)
+    on_workers("sample", SampleFaces(plan, "sample", share), list(plan.groups))
     if not plan.work.names("cells"):
-        _number_and_fit(plan)
+        n, needed = _number(plan)
+        if needed > share:
+            on_workers("resample", SampleFaces(plan, "resample", needed), list(plan.groups))
+        _fit(plan, n, "resample" if needed > share else "sample")
     n = int(plan.work.read("cells", "cells")["n"])
     progress(f"sorting {n:,} faces into {len(plan.cells.centroids):,} cells")
     on_workers("partition", PartitionFaces(plan), list(plan.groups))
@@ -258,9 +266,19 @@ def _footer(path: str) -> tuple[int, int, dict[str, Any]]:
         raise TableError(f"{path} cannot be read as a faces table: {error}") from error
 
 
+def _to_group(faces: pa.Table, numbers: np.ndarray) -> tuple[pa.Table, np.ndarray]:
+    """Those of some rows that are grouped."""
+    mine = numbers >= 0
+    return faces.filter(pa.array(mine)).combine_chunks(), numbers[mine]
+
+
+def _sample_size(n: int) -> int:
+    return max(training_size(n), SAMPLE_FACES, RECALL_FACES)
+
+
 def _sample_share(n: int) -> float:
     """The share of faces to look at: twice what is needed, since half may be there twice."""
-    wanted = max(training_size(n), SAMPLE_FACES, RECALL_FACES)
+    wanted = _sample_size(n)
     return min(1.0, 2 * (wanted + 6 * math.sqrt(wanted)) / max(n, 1))
 
 
@@ -273,16 +291,20 @@ class SampleFaces:
     """
 
     plan: Plan
+    kind: str
     share: float
 
     def __call__(self, group: str) -> None:
         faces, _ = self.plan.run.read_shards(
-            "faces", ["face_id", "embedding"], self.plan.groups[group]
+            "faces", ["face_id", "embedding", *FILTER_COLUMNS], self.plan.groups[group]
         )
         keys = _keys(faces["face_id"])
-        low = keys["high"] <= np.uint64(min(self.share * 2.0**64, 2.0**64 - 2048))
+        grouped = left_out(faces, self.plan.options).is_null().to_numpy(zero_copy_only=False)
+        low = grouped & (keys["high"] <= np.uint64(min(self.share * 2.0**64, 2.0**64 - 2048)))
         stored = stored_vectors(faces["embedding"])[low]
-        self.plan.work.write("sample", group, keys=keys, sampled=keys[low], stored=stored)
+        self.plan.work.write(
+            self.kind, group, keys=keys, grouped=grouped, sampled=keys[low], stored=stored
+        )
 
 
 def _keys(face_ids: pa.ChunkedArray) -> np.ndarray:
@@ -298,20 +320,35 @@ def _sorted(keys: np.ndarray) -> np.ndarray:
     return np.lexsort((keys["index"], keys["low"], keys["high"]))
 
 
-def _number_and_fit(plan: Plan) -> None:
-    """Numbers all faces in the order of their ids, each once; cells and distances from a sample."""
+def _number(plan: Plan) -> tuple[int, float]:
+    """Numbers the faces to group in the order of their ids, each once.
+
+    Returns:
+      How many they are, and the share of all ids that has a sample of them, were a few more taken.
+    """
     files = plan.work.read_all("sample", list(plan.groups))
     keys = np.concatenate([file["keys"] for file in files])
+    grouped = np.concatenate([file["grouped"] for file in files])
     order = _sorted(keys)
     new = np.ones(len(keys), bool)
     new[1:] = keys[order][1:] != keys[order][:-1]
-    numbers = np.full(len(keys), -1)
-    n = int(new.sum())
-    numbers[order[new]] = np.arange(n)
+    once = order[new]
+    numbers = np.full(len(keys), COPY)
+    numbers[once] = LEFT_OUT
+    once = once[grouped[once]]
+    n = len(once)
+    numbers[once] = np.arange(n)
     start = 0
     for group, size in plan.sizes.items():
         plan.work.write("numbers", group, numbers=numbers[start : start + size])
         start += size
+    last = keys["high"][once[: _sample_size(n)][-1:]]
+    return n, min(1.0, (float(last[0]) + 4096) / 2.0**64) if n else 0.0
+
+
+def _fit(plan: Plan, n: int, kind: str) -> None:
+    """Cells and distances for n faces, from a sample of the kind."""
+    files = plan.work.read_all(kind, list(plan.groups))
     sampled = np.concatenate([file["sampled"] for file in files])
     _, once = np.unique(sampled, return_index=True)  # by key, as the faces are numbered
     stored = np.concatenate([file["stored"] for file in files])[once]
@@ -549,7 +586,10 @@ class SortByPerson:
 
     def __call__(self, group: str) -> None:
         work = self.plan.work
-        faces, numbers = self.plan.faces(group, ["face_id", "photo_id", "embedding"])
+        columns = ["face_id", "photo_id", "embedding", *FILTER_COLUMNS]
+        rows, numbers = self.plan.rows(group, columns)
+        self._sort_left_out(group, rows.filter(pa.array(numbers == LEFT_OUT)))
+        faces, numbers = _to_group(rows, numbers)
         given = work.read("labels", group)
         n_people = int(work.read("grouped", "grouped")["n_people"])
         ends = np.array([high for _, high in _label_ranges(self.plan, n_people)])
@@ -570,6 +610,19 @@ class SortByPerson:
                     **{name: values[rows] for name, values in given.items()},
                 )
         work.write("by_person", group)
+
+    def _sort_left_out(self, group: str, faces: pa.Table) -> None:
+        """Faces that were not grouped go anywhere, evenly: their ids begin with a hash."""
+        columns = {
+            "face_ids": faces["face_id"],
+            "photo_ids": faces["photo_id"],
+            "reasons": left_out(faces, self.plan.options),
+        }
+        arrays = {name: np.array(values.to_pylist(), np.str_) for name, values in columns.items()}
+        part_of = _keys(faces["face_id"])["low"] % self.plan.n_parts
+        for number in np.unique(part_of):
+            here = {name: values[part_of == number] for name, values in arrays.items()}
+            self.plan.work.write(f"left_out/{self.plan.parts[number]}", group, **here)
 
 
 @dataclass(frozen=True)
@@ -595,10 +648,19 @@ class WritePart:
             rows["repeated"],
             pa.array(work.read("names", part)["names"].tolist(), pa.string()),
         )
+        assignments = self._with_left_out(part, assignments)
         for table, content in (("people", people), ("assignments", assignments)):
             write_table(work.path("tables", table, f"{part}.parquet"), content)
         said = summary_of(people, assignments)
         work.write("tables", part, said=np.frombuffer(json.dumps(said).encode(), np.uint8))
+
+    def _with_left_out(self, part: str, assignments: pa.Table) -> pa.Table:
+        groups = self.plan.work.names(f"left_out/{part}")
+        if not groups:
+            return assignments
+        rows = self.plan.work.together(f"left_out/{part}", groups)
+        ids = {f"{name}_id": pa.array(rows[f"{name}_ids"].tolist()) for name in ("face", "photo")}
+        return with_left_out(assignments, pa.table(ids), pa.array(rows["reasons"].tolist()))
 
 
 def _totals(plan: Plan) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from functools import wraps
 import numpy as np
 from PIL import Image
 
+from facecluster.transforms.quality import Quality
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -34,6 +36,7 @@ class Face:
       score: the detector's probability that this is a face.
       crop: (size, size, 3) uint8 RGB, the aligned face; gone once it is embedded.
       thumbnail: the aligned face as a JPEG.
+      quality: how well it can be recognised.
       embedding: (dimensions,) float32, a unit vector.
     """
 
@@ -42,6 +45,7 @@ class Face:
     score: float
     crop: np.ndarray | None = None
     thumbnail: bytes | None = None
+    quality: Quality | None = None
     embedding: np.ndarray | None = None
 
 
