@@ -61,7 +61,9 @@ def main() -> None:
             print(f"{name:9} {kind:8} {rows.sum():5,}", *shares)
         grouped.append((name, half, kept))
 
-    print("people    grouped       BCubed P, R, F          pairwise P, R, F         found  unassigned")
+    print(
+        "people    grouped       BCubed P, R, F          pairwise P, R, F         found  unassigned"
+    )
     for name, half, kept in grouped:
         for kind, rows in (("all", np.ones_like(kept)), ("kept", kept)):
             scores = clustering(half, rows, through_codec("pca128", shipped))

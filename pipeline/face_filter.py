@@ -1,5 +1,7 @@
 """Which faces are not grouped: those too small, blurred, unsure or turned away to be recognised."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,3 +36,9 @@ def left_out(faces: pa.Table, options: FaceFilterOptions) -> pa.Array:
     for reason, holds in reversed(fails.items()):
         reasons = pc.if_else(pa.array(holds), reason, reasons)
     return reasons
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """How many faces were left out for which reasons, the most frequent first."""
+    frequent = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{REASONS[reason]} {count:,}" for reason, count in frequent if count)

@@ -36,8 +36,8 @@ class Face:
       score: the detector's probability that this is a face.
       crop: (size, size, 3) uint8 RGB, the aligned face; gone once it is embedded.
       thumbnail: the aligned face as a JPEG.
-      quality: how well it can be recognised.
       embedding: (dimensions,) float32, a unit vector.
+      quality: how well it can be recognised.
     """
 
     box: np.ndarray
@@ -45,8 +45,8 @@ class Face:
     score: float
     crop: np.ndarray | None = None
     thumbnail: bytes | None = None
-    quality: Quality | None = None
     embedding: np.ndarray | None = None
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirector
 
     Args:
       root: the folder.
-      photos: {uri: [person_id or None of each face]}; the probability of the i-th face of a person
+      photos: {uri: [person_id or None of each face, "-REASON" if it was left out]}; the probability of the i-th face of a person
         falls with i, its first face is the representative.
       failures: rows of the failures table.
       n_shards: the photos are dealt out to this many.
@@ -48,11 +48,14 @@ def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirector
         for index, person_id in enumerate(persons):
             face_id = schema.face_id(photo_id, index)
             picture = jpeg(colour_of(face_id))
-            shard["faces"].append((face_id, photo_id, [0] * 4, [0] * 10, 0.9, picture, [0.0]))
+            shard["faces"].append(
+                (face_id, photo_id, [0] * 4, [0] * 10, 0.9, *[1] * 6, picture, [0.0])
+            )
+            reason, person_id = _left_out(person_id)
             rank = len(sheets.setdefault(person_id, {}))
             sheets[person_id][face_id] = photo_id
             sure = (0.0, None) if person_id is None else (0.5**rank, 0.25)
-            assignments.setdefault(face_id, (face_id, photo_id, person_id, *sure, False))
+            assignments.setdefault(face_id, (face_id, photo_id, person_id, *sure, False, reason))
     for number, shard in enumerate(shards):
         for name, rows in shard.items():
             table_schema = {"photos": schema.PHOTOS, "failures": schema.FAILURES,
@@ -65,6 +68,11 @@ def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirector
         run.write("people", table(rows, schema.PEOPLE))
         run.write("assignments", table(list(assignments.values()), schema.ASSIGNMENTS))
     return run
+
+
+def _left_out(person_id):
+    is_left_out = (person_id or "").startswith("-")
+    return (person_id[1:], None) if is_left_out else (None, person_id)
 
 
 def photo_id_of(uri: str) -> str:
