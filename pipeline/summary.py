@@ -54,8 +54,8 @@ def _doubts(diagnostics: Mapping[str, Any]) -> list[str]:
     if n_giants:
         people = "one person holds" if n_giants == 1 else f"{n_giants} people each hold"
         doubts.append(
-            f"{people} {GIANT_SHARE:.0%} of all grouped faces or more, too different to be one: try a "
-            f"smaller --max-distance (it came to {diagnostics['max_distance']})"
+            f"{people} {GIANT_SHARE:.0%} of all grouped faces or more, too different to be one: "
+            f"try a smaller --max-distance (it came to {diagnostics['max_distance']})"
         )
     n_others = diagnostics.get("heterogeneous_people", 0) - n_giants
     if n_others > 0:

@@ -9,8 +9,8 @@ LUMA_SIZE = 64  # px, side of the picture that sharpness and brightness are meas
 # What sharpness is measured after: noise of single pixels lives in the octave that it takes away.
 SMOOTHING, REBLURRING = 1, 2  # passes of a binomial filter
 
-# Where a mean face has its five landmarks, in cm; x to the picture's right, y down, z to the viewer.
-# From MediaPipe's canonical face model (its vertices 33 and 133, whose middle is the eye, 1 and 61).
+# A mean face's five landmarks, in cm; x to the picture's right, y down, z to the viewer. From
+# MediaPipe's canonical face model: vertices 33 and 133, whose middle is the eye, 1 and 61.
 MEAN_FACE = np.array(
     [
         [-3.151, -2.625, 3.466],
@@ -96,9 +96,9 @@ def pose_of(landmarks: np.ndarray) -> tuple[float, float, float]:
     A rigid mean face is seen from afar (weak perspective): an affine map from its landmarks is
     fitted by least squares, and the nearest rotation and scale taken of that. Exact for that face.
     Depth is told by the nose alone: one that is a fifth shorter takes 4 to 7 degrees off yaw and
-    pitch where the face is turned, landmarks that are off by 2 % of the face's width add 3 to 5, and
-    a longer chin is taken for a pitch. Detectors place the landmarks of profiles badly, so beyond
-    some 60 degrees yaw tells that a face is turned away, not how far.
+    pitch where the face is turned, landmarks that are off by 2 % of the face's width add 3 to 5,
+    and a longer chin is taken for a pitch. Detectors place the landmarks of profiles badly, so
+    beyond some 60 degrees yaw tells that a face is turned away, not how far.
 
     Args:
       landmarks: (5, 2) x y of left eye, right eye, nose, left and right mouth corner, left and

@@ -52,8 +52,8 @@ PEOPLE = pa.schema(
 # probability is HDBSCAN's membership strength in [0, 1]; distance is the Euclidean distance of
 # the face's unit vector to its person's mean direction (null when unassigned). repeated_in_photo:
 # another face of its photo is so near that both are taken for one person (a mirror, a collage, a
-# face found twice), where two faces of a photo are otherwise taken for two people. left_out: why the
-# face was not grouped at all (see face_filter.py), null for a face that was.
+# face found twice), where two faces of a photo are otherwise taken for two people. left_out: why
+# the face was not grouped at all (see face_filter.py), null for a face that was.
 ASSIGNMENTS = pa.schema(
     [
         pa.field("face_id", pa.string(), nullable=False),

@@ -242,7 +242,8 @@ def many_photos(folder: Path, n: int) -> list:
     photos = [{"photo_id": id, "uri": uri, "width": 100, "height": 100, "n_faces": 1}
               for uri, id in ids.items()]  # fmt: skip
     faces = [{"face_id": schema.face_id(id, 0), "photo_id": id, "box": CENTRAL,
-              "landmarks": range(10), "detection_score": 1, "thumbnail": b"", "embedding": [1, 0], **QUALITY}
+              "landmarks": range(10), "detection_score": 1, "thumbnail": b"",
+              "embedding": [1, 0], **QUALITY}
              for id in ids.values()]  # fmt: skip
     columns = {"failures": schema.FAILURES, "photos": schema.PHOTOS,
                "faces": schema.faces(pa.list_(pa.float32(), 2))}  # fmt: skip

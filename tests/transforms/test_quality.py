@@ -1,6 +1,7 @@
 """Measures of a face answer to what they measure, and to nothing else."""
 
 import io
+import itertools
 import math
 
 import numpy as np
@@ -126,7 +127,7 @@ def test_any_landmarks_have_angles(numbers):
 def test_the_more_it_is_blurred_the_less_sharp_it_is(seed):
     picture = scene(seed)
     found = [sharpness_of(luma(blurred(picture, radius))) for radius in (0, 2, 4, 6, 9, 13, 18)]
-    assert all(less < more for more, less in zip(found, found[1:]))
+    assert all(less < more for more, less in itertools.pairwise(found))
     assert 0 <= found[-1] < found[0] / 3 < 1 / 3
 
 
