@@ -26,6 +26,7 @@ from sklearn.cluster import KMeans
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms.codec import COMPONENTS, Codec
 from facecluster.transforms.photo import Face, Photo, Shard
+from facecluster.transforms.quality import Quality
 from facecluster.transforms.write_shards import ShardWriter
 
 FACES_PER_BLOCK = 10_000  # drawn, and written as one shard, at a time; about
@@ -274,6 +275,7 @@ def synthetic_photo(shard: Shard, number: int, label: int, vector: np.ndarray) -
         landmarks=np.zeros((5, 2), np.float32),
         score=1.0,
         thumbnail=b"",
+        quality=Quality(160.0, 0.2, 0.5, 0.0, 0.0, 0.0),
         embedding=vector,
     )
     photo_id = hashlib.sha256(str(number).encode()).hexdigest()

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facecluster.pipeline.distributed_grouping import group_run
+from facecluster.pipeline.face_filter import FILTER_COLUMNS, left_out
 from facecluster.pipeline.grouping import group_faces
 from facecluster.pipeline.grouping_checks import summary_of, together
 from facecluster.pipeline.options import ClusterOptions, WorkerOptions
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms.codec import stored_vectors
-from facecluster.transforms.people import name_people, people_tables
+from facecluster.transforms.people import name_people, people_tables, with_left_out
 
 
 class ClusterError(Exception):
@@ -72,8 +73,11 @@ def _in_memory(
     run: RunDirectory, options: ClusterOptions, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     progress("reading faces")
-    faces, _ = run.read_shards("faces", ["face_id", "photo_id", "embedding"])
-    faces = _each_once(faces)
+    columns = ["face_id", "photo_id", "embedding", *FILTER_COLUMNS]
+    faces = _each_once(run.read_shards("faces", columns)[0])
+    reasons = left_out(faces, options)
+    others = faces.select(["face_id", "photo_id"]).filter(reasons.is_valid())
+    faces = faces.filter(reasons.is_null()).combine_chunks()
     stored = stored_vectors(faces["embedding"])
     face_ids, photo_ids = (faces[name].combine_chunks() for name in ("face_id", "photo_id"))
     photos = pc.dictionary_encode(photo_ids).indices.to_numpy(zero_copy_only=False)
@@ -83,6 +87,7 @@ def _in_memory(
     people, assignments = people_tables(
         grouping.labels, stored, face_ids, photo_ids, grouping.repeated, names
     )
+    assignments = with_left_out(assignments, others, reasons.drop_null())
     run.write("assignments", assignments)
     run.write("people", people)
     said = together([summary_of(people, assignments)])

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from facecluster.pipeline.grouping import diagnostics_of, distances_for, group_forest
 from facecluster.pipeline.grouping_checks import together
-from facecluster.pipeline.grouping_plan import Fitted, Plan, make_plan
+from facecluster.pipeline.grouping_plan import COPY, LEFT_OUT, Fitted, Plan, make_plan
 from facecluster.pipeline.grouping_tasks import (
     ForestOfBlock,
     PartitionFaces,
@@ -86,9 +86,13 @@ def group_run(
             run_tasks(plan.work, kind, task, names, beam_arguments)
 
     progress(f"reading {n_rows:,} faces")
-    on_workers("sample", SampleFaces(plan, _sample_share(n_rows)), list(plan.groups))
+    share = _sample_share(n_rows)
+    on_workers("sample", SampleFaces(plan, "sample", share), list(plan.groups))
     if not plan.work.names("cells"):
-        _number_and_fit(plan)
+        n, needed = _number(plan)
+        if needed > share:
+            on_workers("resample", SampleFaces(plan, "resample", needed), list(plan.groups))
+        _fit(plan, n, "resample" if needed > share else "sample")
     fitted = plan.fitted()
     n = fitted.n
     progress(f"sorting {n:,} faces into {len(fitted.cells.centroids):,} cells")
@@ -126,26 +130,45 @@ def _told(doing: str) -> Iterator[None]:
         raise DistributionError(f"{doing}: {_sentence(error)}") from error
 
 
+def _sample_size(n: int) -> int:
+    return max(training_size(n), SAMPLE_FACES, RECALL_FACES)
+
+
 def _sample_share(n: int) -> float:
     """The share of faces to look at: twice what is needed, since half may be there twice."""
-    wanted = max(training_size(n), SAMPLE_FACES, RECALL_FACES)
+    wanted = _sample_size(n)
     return min(1.0, 2 * (wanted + 6 * math.sqrt(wanted)) / max(n, 1))
 
 
-def _number_and_fit(plan: Plan) -> None:
-    """Numbers all faces in the order of their ids, each once; cells and distances from a sample."""
+def _number(plan: Plan) -> tuple[int, float]:
+    """Numbers the faces to group in the order of their ids, each once.
+
+    Returns:
+      How many they are, and the share of all ids that has a sample of them, were a few more taken.
+    """
     files = plan.work.read_all("sample", list(plan.groups))
     keys = np.concatenate([file["keys"] for file in files])
+    grouped = np.concatenate([file["grouped"] for file in files])
     order = np.lexsort((keys["index"], keys["low"], keys["high"]))
     new = np.ones(len(keys), bool)
     new[1:] = keys[order][1:] != keys[order][:-1]
-    numbers = np.full(len(keys), -1)
-    n = int(new.sum())
-    numbers[order[new]] = np.arange(n)
+    once = order[new]
+    numbers = np.full(len(keys), COPY)
+    numbers[once] = LEFT_OUT
+    once = once[grouped[once]]
+    n = len(once)
+    numbers[once] = np.arange(n)
     start = 0
     for group, size in plan.sizes.items():
         plan.work.write("numbers", group, numbers=numbers[start : start + size])
         start += size
+    last = keys["high"][once[: _sample_size(n)][-1:]]
+    return n, min(1.0, (float(last[0]) + 4096) / 2.0**64) if n else 0.0
+
+
+def _fit(plan: Plan, n: int, kind: str) -> None:
+    """Cells and distances for n faces, from a sample of the kind."""
+    files = plan.work.read_all(kind, list(plan.groups))
     sampled = np.concatenate([file["sampled"] for file in files])
     _, once = np.unique(sampled, return_index=True)  # by key, as the faces are numbered
     stored = np.concatenate([file["stored"] for file in files])[once]

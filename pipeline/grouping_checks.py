@@ -1,15 +1,18 @@
 """What is to be said of a grouping: its counts, and what lets one doubt it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from facecluster.pipeline.face_filter import REASONS
+
 # A person of at least so many faces whose root mean square distance is at least this is suspicious:
 # of LFW's true people of five photos and more 99 in 100 are below 1.01, strangers are 1.41 apart.
 HETEROGENEOUS_FROM, HETEROGENEOUS_SPREAD = 5, 1.1
-GIANT_SHARE = 0.2  # of all faces, in one suspicious person
+GIANT_SHARE = 0.2  # of all grouped faces, in one suspicious person
 NAMED = 20  # suspicious people in the manifest, largest first
 
 
@@ -19,15 +22,18 @@ def summary_of(people: pa.Table, assignments: pa.Table) -> dict[str, Any]:
     Plain numbers, but for the most heterogeneous people, as [id, size].
     """
     size = people["size"].to_numpy()
+    reasons = Counter(assignments["left_out"].drop_null().to_pylist())
     doubtful = heterogeneous(people).select(["person_id", "size"])
     return {
         "counts": {
             "faces": len(assignments),
             "people": len(people),
-            "unassigned": assignments["person_id"].null_count,
+            "unassigned": assignments["person_id"].null_count - reasons.total(),
+            "left_out": reasons.total(),
             "largest_person": int(size.max(initial=0)),
         },
         "diagnostics": {
+            "left_out": {reason: reasons[reason] for reason in REASONS},
             "same_photo_violations": int((size - people["n_photos"].to_numpy()).sum()),
             "repeated_in_photo": pc.sum(assignments["repeated_in_photo"]).as_py() or 0,
             "heterogeneous_people": len(doubtful),
@@ -48,21 +54,25 @@ def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Args:
       parts: as `summary_of` gives them, of tables that have no person in common.
     """
-    counts = {"faces": 0, "people": 0, "unassigned": 0, "largest_person": 0}
+    counts = {"faces": 0, "people": 0, "unassigned": 0, "left_out": 0, "largest_person": 0}
     sums = {"same_photo_violations": 0, "repeated_in_photo": 0, "heterogeneous_people": 0}
+    reasons = dict.fromkeys(REASONS, 0)
     doubtful = []
     for part in parts:
-        for name in ("faces", "people", "unassigned"):
+        for name in ("faces", "people", "unassigned", "left_out"):
             counts[name] += part["counts"][name]
         counts["largest_person"] = max(counts["largest_person"], part["counts"]["largest_person"])
         for name in sums:
             sums[name] += part["diagnostics"][name]
+        for reason in reasons:
+            reasons[reason] += part["diagnostics"]["left_out"][reason]
         doubtful += part["diagnostics"]["most_heterogeneous"]
     doubtful.sort(key=lambda person: (-person[1], person[0]))
-    n_faces = max(counts["faces"], 1)
+    n_faces = max(counts["faces"] - counts["left_out"], 1)
     return {
         "counts": counts,
         "diagnostics": {
+            "left_out": reasons,
             **sums,
             "share_unassigned": round(counts["unassigned"] / n_faces, 4),
             "share_of_largest_person": round(counts["largest_person"] / n_faces, 4),

@@ -25,6 +25,7 @@ from facecluster.transforms.tables import TableError, check_together
 # A worker holds a block's visitors as they are stored, and a cell's as floats with their products.
 ROOM = 4
 EDGE_BYTES = 24
+COPY, LEFT_OUT = -1, -2  # in place of the number of a face that is there already, or is not grouped
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,19 @@ class Plan:
         return list(itertools.pairwise(at))
 
     def faces(self, group: str, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
-        """A group's rows and their numbers, without faces that another group or row has too."""
+        """Rows and numbers of a group's faces, but for those left out or in another row too."""
+        return to_group(*self.rows(group, columns))
+
+    def rows(self, group: str, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
+        """All rows of a group, and their faces' numbers, COPY or LEFT_OUT."""
         table, _ = self.run.read_shards("faces", columns, self.groups[group])
-        numbers = self.work.read("numbers", group)["numbers"]
-        mine = numbers >= 0
-        return table.filter(pa.array(mine)).combine_chunks(), numbers[mine]
+        return table, self.work.read("numbers", group)["numbers"]
+
+
+def to_group(faces: pa.Table, numbers: np.ndarray) -> tuple[pa.Table, np.ndarray]:
+    """Those of some rows that are grouped."""
+    mine = numbers >= 0
+    return faces.filter(pa.array(mine)).combine_chunks(), numbers[mine]
 
 
 def make_plan(run: RunDirectory, options: ClusterOptions, worker_bytes: int) -> Plan:

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from facecluster.pipeline.face_filter import FILTER_COLUMNS, left_out
 from facecluster.pipeline.grouping_checks import summary_of
-from facecluster.pipeline.grouping_plan import Plan
+from facecluster.pipeline.grouping_plan import LEFT_OUT, Plan, to_group
 from facecluster.transforms.codec import stored_vectors, unit_rows
 from facecluster.transforms.hdbscan_labels import NOISE, Labels
 from facecluster.transforms.neighbors import search_cell
-from facecluster.transforms.people import people_tables
+from facecluster.transforms.people import people_tables, with_left_out
 from facecluster.transforms.recall import nearest_in
 from facecluster.transforms.same_photo import constrained_photos
 from facecluster.transforms.spanning_forest import (
@@ -46,16 +47,20 @@ class SampleFaces:
     """
 
     plan: Plan
+    kind: str
     share: float
 
     def __call__(self, group: str) -> None:
         faces, _ = self.plan.run.read_shards(
-            "faces", ["face_id", "embedding"], self.plan.groups[group]
+            "faces", ["face_id", "embedding", *FILTER_COLUMNS], self.plan.groups[group]
         )
         keys = _keys(faces["face_id"])
-        low = keys["high"] <= np.uint64(min(self.share * 2.0**64, 2.0**64 - 2048))
+        grouped = left_out(faces, self.plan.options).is_null().to_numpy(zero_copy_only=False)
+        low = grouped & (keys["high"] <= np.uint64(min(self.share * 2.0**64, 2.0**64 - 2048)))
         stored = stored_vectors(faces["embedding"])[low]
-        self.plan.work.write("sample", group, keys=keys, sampled=keys[low], stored=stored)
+        self.plan.work.write(
+            self.kind, group, keys=keys, grouped=grouped, sampled=keys[low], stored=stored
+        )
 
 
 def _keys(face_ids: pa.ChunkedArray) -> np.ndarray:
@@ -176,7 +181,10 @@ class SortByPerson:
 
     def __call__(self, group: str) -> None:
         work = self.plan.work
-        faces, numbers = self.plan.faces(group, ["face_id", "photo_id", "embedding"])
+        columns = ["face_id", "photo_id", "embedding", *FILTER_COLUMNS]
+        rows, numbers = self.plan.rows(group, columns)
+        self._sort_left_out(group, rows.filter(pa.array(numbers == LEFT_OUT)))
+        faces, numbers = to_group(rows, numbers)
         given = work.read("labels", group)
         n_people = int(work.read("grouped", "grouped")["n_people"])
         ends = np.array([high for _, high in self.plan.label_ranges(n_people)])
@@ -197,6 +205,19 @@ class SortByPerson:
                     **{name: values[rows] for name, values in given.items()},
                 )
         work.write("by_person", group)
+
+    def _sort_left_out(self, group: str, faces: pa.Table) -> None:
+        """Faces that were not grouped go anywhere, evenly: their ids begin with a hash."""
+        columns = {
+            "face_ids": faces["face_id"],
+            "photo_ids": faces["photo_id"],
+            "reasons": left_out(faces, self.plan.options),
+        }
+        arrays = {name: np.array(values.to_pylist(), np.str_) for name, values in columns.items()}
+        part_of = _keys(faces["face_id"])["low"] % self.plan.n_parts
+        for number in np.unique(part_of):
+            here = {name: values[part_of == number] for name, values in arrays.items()}
+            self.plan.work.write(f"left_out/{self.plan.parts[number]}", group, **here)
 
 
 @dataclass(frozen=True)
@@ -222,7 +243,16 @@ class WritePart:
             rows["repeated"],
             pa.array(work.read("names", part)["names"].tolist(), pa.string()),
         )
+        assignments = self._with_left_out(part, assignments)
         for table, content in (("people", people), ("assignments", assignments)):
             write_table(work.path("tables", table, f"{part}.parquet"), content)
         said = summary_of(people, assignments)
         work.write("tables", part, said=np.array(json.dumps(said)))
+
+    def _with_left_out(self, part: str, assignments: pa.Table) -> pa.Table:
+        groups = self.plan.work.names(f"left_out/{part}")
+        if not groups:
+            return assignments
+        rows = self.plan.work.together(f"left_out/{part}", groups)
+        ids = {f"{name}_id": pa.array(rows[f"{name}_ids"].tolist()) for name in ("face", "photo")}
+        return with_left_out(assignments, pa.table(ids), pa.array(rows["reasons"].tolist()))

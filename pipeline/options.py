@@ -278,7 +278,32 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class ClusterOptions:
+class FaceFilterOptions:
+    """Which faces are grouped; the others keep their place in the tables, see face_filter.py.
+
+    The defaults are those of benchmarks/face_quality.py.
+    """
+
+    min_face_px: float = option(
+        24.0, "smaller faces are not grouped: geometric mean of the box's sides, px of the upright "
+        "photo; 0: of any size", type=at_least(0, float),
+    )  # fmt: skip
+    min_sharpness: float = option(
+        0.08, "faces more blurred than this are not grouped: column sharpness of the faces table; "
+        "0: however blurred", type=between(0, 1),
+    )  # fmt: skip
+    min_detection_score: float = option(
+        0.9, "what is less probably a face is not grouped; 0: however improbable",
+        type=between(0, 1),
+    )  # fmt: skip
+    max_yaw: float = option(
+        60.0, "faces turned further to either side are not grouped, degrees; 90: however far",
+        type=between(0, 90),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClusterOptions(FaceFilterOptions):
     """How faces become people. Distances are Euclidean between unit vectors: sqrt(2 - 2 cos)."""
 
     n_neighbors: int = option(64, "nearest neighbours searched for each face", type=at_least(2))

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from facecluster.pipeline.face_filter import REASONS, in_words
 from facecluster.pipeline.grouping_checks import heterogeneous
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms import schema
@@ -24,6 +25,7 @@ from facecluster.transforms.sources import SEPARATOR
 from facecluster.transforms.tables import write_bytes
 
 UNASSIGNED_SHOWN = 240  # faces
+LEFT_OUT_SHOWN = 120  # faces
 FAILURES_SHOWN = 5  # inputs of each (step, error)
 MESSAGE_LENGTH = 300  # characters of a failure's message
 TILE_PX = 112  # side of a face's picture: sharp at the page's 56 px on a dense screen
@@ -103,12 +105,16 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
 
     largest = people.sort_by([("size", "descending"), ("person_id", "ascending")])[:max_people]
     sheets = _contact_sheets(largest, assignments)
-    unassigned = assignments.filter(pc.is_null(assignments["person_id"])).sort_by("face_id")
+    is_left_out = pc.is_valid(assignments["left_out"])
+    is_unassigned = pc.and_not(pc.is_null(assignments["person_id"]), is_left_out)
+    unassigned = assignments.filter(is_unassigned).sort_by("face_id")
     unassigned_rows = unassigned[:UNASSIGNED_SHOWN].to_pylist()
+    left_out = assignments.filter(is_left_out).sort_by("face_id")
+    left_out_rows = left_out[:LEFT_OUT_SHOWN].to_pylist()
 
     shown = [rows[:faces_per_person] for rows in sheets.values()]
     large = {rows[0]["face_id"] for rows in shown if rows}
-    rows = [row for rows in [*shown, unassigned_rows] for row in rows]
+    rows = [row for rows in [*shown, unassigned_rows, left_out_rows] for row in rows]
     pictures = _pictures(run, {row["face_id"] for row in rows}, large)
     uris = _uris(photos, {row["photo_id"] for row in rows})
 
@@ -124,6 +130,8 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
         n_faces=len(assignments),
         n_people=len(people),
         n_unassigned=len(unassigned),
+        n_left_out=len(left_out),
+        left_out_for=in_words(Counter(left_out["left_out"].to_pylist())),
         n_failures=len(failures),
         is_grouped=run.exists("people"),
         people=[
@@ -131,6 +139,7 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
             for person in largest.to_pylist()
         ],
         unassigned=[_face(row, uris, pictures) for row in unassigned_rows],
+        left_out=[_face(row, uris, pictures) for row in left_out_rows],
         failures=_failure_groups(failures),
         message_length=MESSAGE_LENGTH,
     )
@@ -197,6 +206,8 @@ def _face(
 ) -> Face:
     uri = uris.get(row["photo_id"])
     lines = [_file_name(uri) if uri else f"photo {row['photo_id']}"]
+    if row["left_out"]:
+        lines.append(REASONS[row["left_out"]])
     assigned = row["person_id"] is not None
     if assigned:
         lines.append(f"probability {row['probability']:.2f}, distance {row['distance']:.2f}")

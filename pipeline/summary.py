@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from facecluster.pipeline.face_filter import in_words
 from facecluster.pipeline.grouping_checks import GIANT_SHARE
 
 STEPS = ("embed", "cluster")
@@ -31,6 +32,9 @@ def format_summary(manifest: Mapping[str, Any]) -> str:
     if cluster:
         notes = [f"largest {cluster['largest_person']:,} faces"] * bool(cluster["people"])
         lines += [("people", cluster["people"], notes), ("unassigned", cluster["unassigned"], [])]
+        if cluster.get("left_out"):
+            reasons = steps["cluster"]["diagnostics"]["left_out"]
+            lines.append(("left out", cluster["left_out"], [in_words(reasons)]))
     if embed:
         others = embed["files_that_are_no_photos"]
         notes = [f"{others:,} files in the folders are not named like photos"] * bool(others)
@@ -56,8 +60,8 @@ def _doubts(diagnostics: Mapping[str, Any]) -> list[str]:
     if n_giants:
         people = "one person holds" if n_giants == 1 else f"{n_giants} people each hold"
         doubts.append(
-            f"{people} {GIANT_SHARE:.0%} of all faces or more, too different to be one: try a "
-            f"smaller --max-distance (it came to {diagnostics['max_distance']})"
+            f"{people} {GIANT_SHARE:.0%} of all grouped faces or more, too different to be one: "
+            f"try a smaller --max-distance (it came to {diagnostics['max_distance']})"
         )
     n_others = diagnostics.get("heterogeneous_people", 0) - n_giants
     if n_others > 0:

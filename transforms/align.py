@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from facecluster.transforms.photo import Photo, step
+from facecluster.transforms.quality import LUMA_SIZE, quality_of
 
 THUMBNAIL_SIZE = 96  # px
 THUMBNAIL_QUALITY = 85  # JPEG
@@ -14,11 +15,15 @@ THUMBNAIL_QUALITY = 85  # JPEG
 
 @step("align")
 def align_faces(photo: Photo, input_size: int, margin: int) -> Photo:
-    """Fills in crop and thumbnail of every face; drops the image."""
+    """Fills in crop, thumbnail and quality of every face; drops the image."""
     faces = []
     for face in photo.faces:
         crop = crop_face(photo.image, face.box, input_size, margin)
-        faces.append(replace(face, crop=np.asarray(crop), thumbnail=thumbnail(crop)))
+        luma = np.asarray(crop_face(photo.image, face.box, LUMA_SIZE, 0).convert("L"))
+        quality = quality_of(face.box, face.landmarks, luma)
+        faces.append(
+            replace(face, crop=np.asarray(crop), thumbnail=thumbnail(crop), quality=quality)
+        )
     return replace(photo, image=None, faces=tuple(faces))
 
 

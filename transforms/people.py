@@ -61,7 +61,7 @@ def people_tables(
     repeated: np.ndarray,
     names: pa.Array,
 ) -> tuple[pa.Table, pa.Table]:
-    """The people, largest first, and every face's assignment.
+    """The people, largest first, and the assignment of every face that was grouped.
 
     Args:
       labels: of n faces.
@@ -104,11 +104,36 @@ def people_tables(
         "probability": pa.array(labels.probabilities, pa.float32()),
         "distance": pa.array(distances, pa.float32(), from_pandas=True),
         "repeated_in_photo": pa.array(repeated),
+        "left_out": pa.nulls(len(numbers), pa.string()),
     }
     return (
         people.sort_by([("size", "descending"), ("person_id", "ascending")]),
         pa.table(assignments, schema=schema.stamped(schema.ASSIGNMENTS)),
     )
+
+
+def with_left_out(assignments: pa.Table, faces: pa.Table, reasons: pa.Array) -> pa.Table:
+    """Assignments with the rows of faces that were not grouped, by face_id.
+
+    Args:
+      assignments: as `people_tables` gives them.
+      faces: columns face_id and photo_id of the n faces that were not.
+      reasons: (n,) strings, why.
+    """
+    if not len(faces):
+        return assignments
+    n = len(faces)
+    columns = {
+        "face_id": faces["face_id"],
+        "photo_id": faces["photo_id"],
+        "person_id": pa.nulls(n, pa.string()),
+        "probability": pa.array(np.zeros(n, np.float32)),
+        "distance": pa.nulls(n, pa.float32()),
+        "repeated_in_photo": pa.array(np.zeros(n, bool)),
+        "left_out": reasons,
+    }
+    rows = pa.table(columns, schema=assignments.schema)
+    return pa.concat_tables([assignments, rows]).sort_by("face_id").combine_chunks()
 
 
 def _spread(lengths: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ from functools import wraps
 import numpy as np
 from PIL import Image
 
+from facecluster.transforms.quality import Quality
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -35,6 +37,7 @@ class Face:
       crop: (size, size, 3) uint8 RGB, the aligned face; gone once it is embedded.
       thumbnail: the aligned face as a JPEG.
       embedding: (dimensions,) float32, a unit vector.
+      quality: how well it can be recognised.
     """
 
     box: np.ndarray
@@ -43,6 +46,7 @@ class Face:
     crop: np.ndarray | None = None
     thumbnail: bytes | None = None
     embedding: np.ndarray | None = None
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True)

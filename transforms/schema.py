@@ -53,6 +53,9 @@ PLAN = pa.schema(
     ]
 )
 
+# What is measured of every face (see quality.py): px, shares of 1, degrees.
+QUALITY_COLUMNS = ("size_px", "sharpness", "brightness", "yaw", "pitch", "roll")
+
 # A person. size counts faces; representative_face_id is the face nearest to all the others. spread
 # is the root mean square of the Euclidean distances between any two of the faces' unit vectors: a
 # person whose faces lie as far apart as strangers' (1.4) is none.
@@ -70,7 +73,8 @@ PEOPLE = pa.schema(
 # probability is HDBSCAN's membership strength in [0, 1]; distance is the Euclidean distance of
 # the face's unit vector to its person's mean direction (null when unassigned). repeated_in_photo:
 # another face of its photo is so near that both are taken for one person (a mirror, a collage, a
-# face found twice), where two faces of a photo are otherwise taken for two people.
+# face found twice), where two faces of a photo are otherwise taken for two people. left_out: why
+# the face was not grouped at all (see face_filter.py), null for a face that was.
 ASSIGNMENTS = pa.schema(
     [
         pa.field("face_id", pa.string(), nullable=False),
@@ -79,6 +83,7 @@ ASSIGNMENTS = pa.schema(
         pa.field("probability", pa.float32(), nullable=False),
         pa.field("distance", pa.float32()),
         pa.field("repeated_in_photo", pa.bool_(), nullable=False),
+        pa.field("left_out", pa.string()),
     ]
 )
 
@@ -88,8 +93,8 @@ def faces(embedding: pa.DataType) -> pa.Schema:
 
     face_id is the photo_id plus the face's index in the photo, so it is stable across runs. box is
     x0 y0 x1 y1 and landmarks are x y of left eye, right eye, nose, left and right mouth corner
-    (left as seen in the picture), all in pixels of the upright photo. thumbnail is a JPEG of the
-    aligned face.
+    (left as seen in the picture), all in pixels of the upright photo. size_px to roll tell how well
+    the face can be recognised (see quality.py). thumbnail is a JPEG of the aligned face.
 
     Args:
       embedding: the column type of the embedding, which the codec decides (see codec.py).
@@ -101,6 +106,7 @@ def faces(embedding: pa.DataType) -> pa.Schema:
             pa.field("box", pa.list_(pa.float32(), 4), nullable=False),
             pa.field("landmarks", pa.list_(pa.float32(), 10), nullable=False),
             pa.field("detection_score", pa.float32(), nullable=False),
+            *(pa.field(name, pa.float32(), nullable=False) for name in QUALITY_COLUMNS),
             pa.field("thumbnail", pa.binary(), nullable=False),
             pa.field("embedding", embedding, nullable=False),
         ]

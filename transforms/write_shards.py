@@ -64,6 +64,10 @@ class ShardWriter:
             "box": [face.box.tolist() for _, _, face in rows],
             "landmarks": [face.landmarks.ravel().tolist() for _, _, face in rows],
             "detection_score": [face.score for _, _, face in rows],
+            **{
+                name: [getattr(face.quality, name) for _, _, face in rows]
+                for name in schema.QUALITY_COLUMNS
+            },
             "thumbnail": [face.thumbnail for _, _, face in rows],
             "embedding": self.codec.encode(vectors),
         }

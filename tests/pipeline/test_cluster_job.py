@@ -15,10 +15,12 @@ from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms import schema
 from facecluster.transforms.codec import Codec
 from facecluster.transforms.photo import Face, Failure, Photo, Shard
+from facecluster.transforms.quality import Quality
 from facecluster.transforms.tables import TableError
 from facecluster.transforms.write_shards import ShardWriter
 
 DIMENSIONS = 16
+GOOD = Quality(100.0, 0.2, 0.5, 0.0, 0.0, 0.0)
 WRITER = ShardWriter("", Codec("float32"), DIMENSIONS, "model a", "space a")
 
 
@@ -32,17 +34,17 @@ def face_of(person, seed, noise=0.4):
     return unit(np.eye(DIMENSIONS)[person] + spread)
 
 
-def photo(uri, people, content=None):
+def photo(uri, people, content=None, quality=GOOD):
     """A photo of faces of the people (numbers of axes); photos of equal content are copies."""
     name = _name(content or uri)
     vectors = [face_of(person, [index, *name.encode()]) for index, person in enumerate(people)]
-    return photo_of(uri, vectors, name)
+    return photo_of(uri, vectors, name, quality)
 
 
-def photo_of(uri, vectors, name=None):
+def photo_of(uri, vectors, name=None, quality=GOOD):
     """A photo of faces with these embeddings."""
     faces = tuple(
-        Face(np.zeros(4), np.zeros((5, 2)), 0.9, thumbnail=b"", embedding=vector)
+        Face(np.zeros(4), np.zeros((5, 2)), 0.9, thumbnail=b"", quality=quality, embedding=vector)
         for vector in vectors
     )
     name = name or _name(uri)
@@ -96,7 +98,9 @@ def test_faces_become_people(tmp_path):
     run = write_run(tmp_path, ALBUM)
     entry = cluster(run)
     assert entry["state"] == "done"
-    assert entry["counts"] == {"faces": 7, "people": 2, "unassigned": 2, "largest_person": 3}
+    assert entry["counts"] == {
+        "faces": 7, "people": 2, "unassigned": 2, "left_out": 0, "largest_person": 3,
+    }  # fmt: skip
     assigned, people = people_of(run)
     groups = {}
     for p in ALBUM:
@@ -172,7 +176,7 @@ def test_options_may_change_between_groupings(tmp_path):
     cluster(run)
     before = people_of(run)
     assert cluster(run, max_distance=0.05)["counts"] == {
-        "faces": 7, "people": 0, "unassigned": 7, "largest_person": 0,
+        "faces": 7, "people": 0, "unassigned": 7, "left_out": 0, "largest_person": 0,
     }  # fmt: skip
     assert people_of(run)[1] == {}
     cluster(run)
@@ -186,6 +190,77 @@ def test_grouping_again_keeps_the_ids_that_an_earlier_version_gave(tmp_path):
     run.write("assignments", run.read("assignments").drop_columns(["repeated_in_photo"]))
     run.write("people", run.read("people").drop_columns(["spread"]))
     cluster(run)
+    assert people_of(run)[0] == before
+
+
+# ---- faces that are left out ----
+
+BLURRED, SMALL, TURNED = (
+    replace(GOOD, **bad) for bad in ({"sharpness": 0.05}, {"size_px": 20.0}, {"yaw": -70.0})
+)
+EVERY_FACE = {"min_face_px": 0, "min_sharpness": 0, "min_detection_score": 0, "max_yaw": 90}
+
+
+def test_faces_that_cannot_be_recognised_are_not_grouped_but_in_the_table(tmp_path):
+    bad = {"blurred.jpg": BLURRED, "small.jpg": SMALL, "turned.jpg": TURNED}
+    photos = [photo(name, [0, 1], quality=quality) for name, quality in bad.items()]
+    alone = write_run(tmp_path / "alone", ALBUM)
+    run = write_run(tmp_path / "both", [*photos, *ALBUM])
+    before, entry = cluster(alone), cluster(run)
+    assert entry["counts"] == before["counts"] | {"faces": 13, "left_out": 6}
+    reasons = {"size": 2, "sharpness": 2, "score": 0, "pose": 2}
+    assert entry["diagnostics"]["left_out"] == reasons
+    for name in ("share_unassigned", "share_of_largest_person", "max_distance"):
+        assert entry["diagnostics"][name] == before["diagnostics"][name]
+    assert run.read("people") == alone.read("people")
+    rows = run.read("assignments").to_pylist()
+    assert [row["face_id"] for row in rows] == sorted(row["face_id"] for row in rows)
+    others = [row for row in rows if row["left_out"] is None]
+    assert others == alone.read("assignments").to_pylist()
+    photo_names = {p.photo_id: name for p, name in zip(photos, bad, strict=True)}
+    for row in (row for row in rows if row["left_out"]):
+        assert photo_names[row["photo_id"]].startswith(
+            {"size": "small", "sharpness": "blurred", "pose": "turned"}[row["left_out"]]
+        )
+        assert (row["person_id"], row["probability"], row["distance"]) == (None, 0, None)
+        assert row["repeated_in_photo"] is False
+
+
+def test_without_limits_nothing_is_left_out(tmp_path):
+    bad = [photo(f"{i}.jpg", [4], quality=replace(BLURRED, yaw=89, size_px=1)) for i in range(3)]
+    run = write_run(tmp_path, [*bad, *ALBUM])
+    assert cluster(run)["counts"]["left_out"] == 3
+    entry = cluster(run, **EVERY_FACE)
+    assert entry["counts"]["left_out"] == 0
+    assert entry["counts"]["people"] == 3
+    assert entry["options"]["max_yaw"] == 90
+    assert run.read("assignments")["left_out"].null_count == entry["counts"]["faces"]
+
+
+@pytest.mark.parametrize("min_cluster_size", [1, 2])
+def test_if_all_faces_are_left_out_there_are_no_people(tmp_path, min_cluster_size):
+    run = write_run(tmp_path, [photo(f"{i}.jpg", [0], quality=SMALL) for i in range(3)])
+    assert cluster(run, min_cluster_size=min_cluster_size)["counts"] == {
+        "faces": 3, "people": 0, "unassigned": 0, "left_out": 3, "largest_person": 0,
+    }  # fmt: skip
+    assert set(run.read("assignments")["left_out"].to_pylist()) == {"size"}
+
+
+def test_people_keep_their_ids_when_the_limits_change(tmp_path):
+    # The first face by id of person 0 is one that comes and goes, so the person's name is of it.
+    blurred = [photo("!.jpg", [0], quality=BLURRED), photo("~.jpg", [1, 5], quality=BLURRED)]
+    run = write_run(tmp_path, [*blurred, *ALBUM])
+    cluster(run, **EVERY_FACE)
+    before, _ = people_of(run)
+    cluster(run)
+    without, _ = people_of(run)
+    assert {face: person for face, person in before.items() if without[face] != person} == {
+        schema.face_id(p.photo_id, index): before[schema.face_id(p.photo_id, index)]
+        for p in blurred
+        for index, person in enumerate(p.faces)
+        if before[schema.face_id(p.photo_id, index)]
+    }
+    cluster(run, **EVERY_FACE)
     assert people_of(run)[0] == before
 
 
@@ -287,7 +362,7 @@ def test_photos_of_no_or_one_face_are_no_error(tmp_path, photos):
     run = write_run(tmp_path, photos)
     n_faces = sum(len(p.faces) for p in photos)
     assert cluster(run)["counts"] == {
-        "faces": n_faces, "people": 0, "unassigned": n_faces, "largest_person": 0,
+        "faces": n_faces, "people": 0, "unassigned": n_faces, "left_out": 0, "largest_person": 0,
     }  # fmt: skip
     assert len(run.read("assignments")) == n_faces
 

@@ -29,6 +29,7 @@ from facecluster.transforms.align import crop_face
 from facecluster.transforms.tables import write_table
 
 CENTRAL, CORNER = (30, 30, 70, 70), (0, 0, 20, 30)  # boxes in photos of 100 x 100 px
+QUALITY = dict.fromkeys(schema.QUALITY_COLUMNS, 1)
 OPTIONS = CropOptions(photos_per_shard=2)
 
 
@@ -71,7 +72,7 @@ def run(tmp_path) -> RunDirectory:
                 face_id = schema.face_id(photo_id, index)
                 faces.append({"face_id": face_id, "photo_id": photo_id, "box": box,
                               "landmarks": range(10), "detection_score": 1, "thumbnail": b"",
-                              "embedding": [1, 0]})  # fmt: skip
+                              "embedding": [1, 0], **QUALITY})  # fmt: skip
                 assignments.append({"face_id": face_id, "photo_id": photo_id, "person_id": person,
                                     "probability": 1, "repeated_in_photo": False})  # fmt: skip
     failure = {"uri": str(tmp_path / "photos" / "Bob" / "4.png"), "step": "decode",
@@ -264,7 +265,8 @@ def many_photos(folder: Path, n: int) -> list:
     photos = [{"photo_id": id, "uri": uri, "width": 100, "height": 100, "n_frames": 1,
                "n_faces": 1} for uri, id in ids.items()]  # fmt: skip
     faces = [{"face_id": schema.face_id(id, 0), "photo_id": id, "box": CENTRAL,
-              "landmarks": range(10), "detection_score": 1, "thumbnail": b"", "embedding": [1, 0]}
+              "landmarks": range(10), "detection_score": 1, "thumbnail": b"",
+              "embedding": [1, 0], **QUALITY}
              for id in ids.values()]  # fmt: skip
     columns = {"failures": schema.FAILURES, "photos": schema.PHOTOS,
                "faces": schema.faces(pa.list_(pa.float32(), 2))}  # fmt: skip

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from facecluster.pipeline import (
@@ -33,10 +34,12 @@ from facecluster.transforms import schema
 from facecluster.transforms.codec import Codec
 from facecluster.transforms.neighbors import fit_cells
 from facecluster.transforms.photo import Face, Photo, Shard
+from facecluster.transforms.quality import Quality
 from facecluster.transforms.tables import TableError
 from facecluster.transforms.write_shards import ShardWriter
 
 DIMENSIONS = 16
+GOOD = Quality(100.0, 0.2, 0.5, 0.0, 0.0, 0.0)
 COMMAND = [sys.executable, "-c", "from facecluster.pipeline.cli import script; script()"]
 
 
@@ -51,7 +54,14 @@ def writer_of(dimensions=DIMENSIONS, codec="float32"):
 def photo_of(uri, vectors, content=None):
     """A photo of faces with these embeddings; photos of equal content are copies."""
     faces = tuple(
-        Face(np.zeros(4), np.zeros((5, 2)), 0.9, thumbnail=b"", embedding=vector / length)
+        Face(
+            np.zeros(4),
+            np.zeros((5, 2)),
+            0.9,
+            thumbnail=b"",
+            quality=GOOD,
+            embedding=vector / length,
+        )
         for vector in np.asarray(vectors, np.float32)
         for length in [np.linalg.norm(vector)]
     )
@@ -84,6 +94,23 @@ def album(n_photos=60, dimensions=DIMENSIONS, seed=0, repeat=True):
             name = f"{seed}/copy {copy} of {number}.jpg"
             photos.append(photo_of(name, vectors, content=f"{seed}/{number}.jpg"))
     return photos
+
+
+def unfit(photos, share):
+    """The photos with such a share of the faces unfit for grouping; copies alike."""
+
+    def one(photo):
+        rng = np.random.default_rng(int(photo.photo_id[:8], 16))
+        bad = (("size_px", 5.0), ("sharpness", 0.01), ("yaw", 80.0))
+        faces = tuple(
+            replace(face, quality=replace(GOOD, **dict([bad[rng.integers(3)]])))
+            if rng.uniform() < share
+            else face
+            for face in photo.faces
+        )
+        return replace(photo, faces=faces)
+
+    return [one(photo) for photo in photos]
 
 
 def write_run(root, photos, n_shards=3, writer=None) -> RunDirectory:
@@ -232,6 +259,44 @@ def test_photos_under_two_names_count_once(tmp_path, small_workers):
     assert len(face_ids) == len(set(face_ids))
 
 
+# ---- faces that are left out ----
+
+
+@pytest.mark.usefixtures("small_workers", "many_cells")
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_faces_left_out_are_in_the_same_tables(tmp_path, share):
+    run = assert_as_in_memory(tmp_path, unfit(album(), share), options=ClusterOptions(probes=4))
+    rows = run.read("assignments").to_pylist()
+    reasons = [row["left_out"] for row in rows]
+    assert share - 0.15 < 1 - reasons.count(None) / len(rows) < share + 0.15
+    assert set(reasons) == {None, "size", "sharpness", "pose"}
+    assert all(row["person_id"] is None for row in rows if row["left_out"])
+    assert len(run.read("people")) > 3
+    for part in parts_of(run, "assignments"):
+        ids = pq.read_table(run.path("assignments", part))["face_id"].to_pylist()
+        assert ids == sorted(ids)
+
+
+@pytest.mark.usefixtures("many_cells")
+def test_a_sample_that_filter_and_copies_leave_too_small_is_taken_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed_grouping, "_sample_share", lambda n: 0.05)
+    assert_as_in_memory(tmp_path, unfit(album(), 0.5), options=ClusterOptions(probes=4))
+
+
+@pytest.mark.parametrize("share", [0.5, 1])
+def test_limits_may_be_lifted_and_set_again(tmp_path, share):
+    run = write_run(tmp_path, unfit(album(30), share))
+    every_face = ClusterOptions(min_face_px=0, min_sharpness=0, min_detection_score=0, max_yaw=90)
+    found = []
+    for options in (every_face, ClusterOptions(), every_face):
+        assert cluster(run, options, distribute=True)["counts"]["faces"] > 50
+        found.append(tables_of(run))
+    assert_same(found[2], found[0])
+    assert found[0][1]["left_out"].null_count == len(found[0][1])
+    assert found[1][1]["left_out"].null_count < len(found[1][1])
+    assert len(found[1][0]) < len(found[0][0])
+
+
 # ---- of nothing, or little ----
 
 
@@ -337,7 +402,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, monkeypatch, every):
     killed then would have left that. From each, the same job ends with the same tables."""
     monkeypatch.setattr(distributed_grouping, "run_tasks", in_one_process)
     options = ClusterOptions(probes=4)
-    run = with_earlier_people(tmp_path / "run", album(30), earlier=20)
+    run = with_earlier_people(tmp_path / "run", unfit(album(30), 0.1), earlier=20)
     aside, tables_aside = [], set()
 
     def put_aside():

@@ -54,6 +54,7 @@ def faces_table(photos, dimensions=2):
     rows = [
         {"face_id": schema.face_id(p.photo_id, i), "photo_id": p.photo_id, "box": box,
          "landmarks": [0] * 10, "detection_score": 1, "thumbnail": b"",
+         **dict.fromkeys(schema.QUALITY_COLUMNS, 1),
          "embedding": [0] * dimensions if p.embeddings is None else 3 * p.embeddings[i]}
         for p in photos for i, box in enumerate(p.boxes)
     ]  # fmt: skip

@@ -32,8 +32,8 @@ def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirector
 
     Args:
       root: the folder.
-      photos: {uri: [person_id or None of each face]}; the probability of the i-th face of a person
-        falls with i, its first face is the representative.
+      photos: {uri: [person_id or None of each face, "-REASON" if it was left out]}; the
+        probability of the i-th face of a person falls with i, its first face is the representative.
       failures: rows of the failures table.
       n_shards: the photos are dealt out to this many.
       people: False leaves people and assignments out, as before grouping.
@@ -48,11 +48,14 @@ def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirector
         for index, person_id in enumerate(persons):
             face_id = schema.face_id(photo_id, index)
             picture = jpeg(colour_of(face_id))
-            shard["faces"].append((face_id, photo_id, [0] * 4, [0] * 10, 0.9, picture, [0.0]))
+            shard["faces"].append(
+                (face_id, photo_id, [0] * 4, [0] * 10, 0.9, *[1] * 6, picture, [0.0])
+            )
+            reason, person_id = _left_out(person_id)
             rank = len(sheets.setdefault(person_id, {}))
             sheets[person_id][face_id] = photo_id
             sure = (0.0, None) if person_id is None else (0.5**rank, 0.25)
-            assignments.setdefault(face_id, (face_id, photo_id, person_id, *sure, False))
+            assignments.setdefault(face_id, (face_id, photo_id, person_id, *sure, False, reason))
     for number, shard in enumerate(shards):
         for name, rows in shard.items():
             table_schema = {"photos": schema.PHOTOS, "failures": schema.FAILURES,
@@ -65,6 +68,11 @@ def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirector
         run.write("people", table(rows, schema.PEOPLE))
         run.write("assignments", table(list(assignments.values()), schema.ASSIGNMENTS))
     return run
+
+
+def _left_out(person_id):
+    is_left_out = (person_id or "").startswith("-")
+    return (person_id[1:], None) if is_left_out else (None, person_id)
 
 
 def photo_id_of(uri: str) -> str:
@@ -108,6 +116,8 @@ class Page(HTMLParser):
             self.people.append([])
         elif attributes.get("id") == "unassigned":
             self.people.append(self.loose)
+        elif attributes.get("id") == "left-out":
+            self.people.append([])
         elif "face" in classes:
             self.people[-1].append(attributes | {"picture": None})
         elif tag == "img":
@@ -190,6 +200,29 @@ def test_faces_beyond_the_cap_are_counted(tmp_path):
     assert "and 23 more" in page.text
     assert page.source.count("data:image/jpeg") == 7
     assert " more" not in page_of(run, faces_per_person=30).text
+
+
+def test_faces_left_out_stand_apart_with_their_reasons(tmp_path):
+    photos = {f"/p/{i}.jpg": ["-sharpness"] for i in range(3)}
+    photos |= {"/p/small.jpg": ["-size", "ann"], "/p/ann.jpg": ["ann"], "/p/who.jpg": [None]}
+    page = page_of(write_run(tmp_path / "a", photos))
+    assert "7 faces 1 person 1 unassigned face 4 faces left out 0 failures" in page.text
+    assert "Faces left out 4" in page.text
+    assert "too blurred 3, too small 1." in page.text
+    unassigned, left_out = page.people[-2:]
+    assert names(unassigned) == ["who.jpg"]
+    titles = sorted(face["title"] for face in left_out)
+    assert titles == [*(f"{i}.jpg\ntoo blurred" for i in range(3)), "small.jpg\ntoo small"]
+    assert all(face["picture"] for face in left_out)
+    assert "left out" not in page_of(write_run(tmp_path / "b", {"/p/1.jpg": ["ann"]})).text
+
+
+def test_faces_left_out_beyond_the_cap_are_counted(tmp_path):
+    n = report.LEFT_OUT_SHOWN + 7
+    page = page_of(write_run(tmp_path, {f"/p/{i}.jpg": ["-pose"] for i in range(n)}))
+    assert len(page.people[-1]) == report.LEFT_OUT_SHOWN
+    assert "and 7 more" in page.text
+    assert "Every face that was grouped belongs to a person." in page.text
 
 
 def test_people_beyond_the_cap_are_counted(tmp_path):

@@ -16,7 +16,13 @@ EMBED = {
 CLUSTER = {
     "state": "done",
     "seconds": 4.2,
-    "counts": {"faces": 2345678, "people": 321, "unassigned": 99, "largest_person": 4567},
+    "counts": {
+        "faces": 2345678,
+        "people": 321,
+        "unassigned": 99,
+        "left_out": 0,
+        "largest_person": 4567,
+    },
 }
 
 
@@ -97,6 +103,16 @@ def test_a_run_that_has_not_begun():
     assert format_summary({}) == ""
 
 
+def test_faces_left_out_are_counted_apart_with_the_reasons():
+    counts = CLUSTER["counts"] | {"left_out": 1234}
+    reasons = {"size": 200, "sharpness": 1000, "score": 0, "pose": 34}
+    lines = summary(cluster=CLUSTER | {"counts": counts, "diagnostics": {"left_out": reasons}})
+    assert lines[1:3] == [
+        "unassigned       99",
+        "left out      1,234  (too blurred 1,000, too small 200, turned away 34)",
+    ]
+
+
 def test_other_steps_do_not_matter():
     assert summary(embed=EMBED, other={"seconds": 1}) == summary(embed=EMBED)
 
@@ -111,8 +127,8 @@ def test_a_grouping_without_doubts_has_no_notes():
 def test_people_of_a_large_share_of_all_faces_are_noted_with_what_to_do():
     giant = {"max_distance": 0.6203, "heterogeneous_people": 1, "giant_people": ["a"]}
     assert notes(**giant) == [
-        "one person holds 20% of all faces or more, too different to be one: try a smaller "
-        "--max-distance (it came to 0.6203)"
+        "one person holds 20% of all grouped faces or more, too different to be one: try a "
+        "smaller --max-distance (it came to 0.6203)"
     ]
     giants = giant | {"heterogeneous_people": 2, "giant_people": ["a", "b"]}
     assert [note[:18] for note in notes(**giants)] == ["2 people each hold"]

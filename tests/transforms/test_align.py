@@ -11,6 +11,7 @@ from PIL import Image
 
 from facecluster.transforms.align import THUMBNAIL_SIZE, align_faces, crop_face, thumbnail
 from facecluster.transforms.photo import Face, Photo, Shard
+from facecluster.transforms.quality import LUMA_SIZE, MEAN_FACE, quality_of
 
 SIDE = 256
 
@@ -114,7 +115,7 @@ PHOTO = Photo("a.jpg", Shard("s", 1), image=RAMP, photo_id="id", width=SIDE, hei
 
 
 def face(*box: float) -> Face:
-    return Face(np.array(box, np.float32), np.zeros((5, 2), np.float32), 0.9)
+    return Face(np.array(box, np.float32), MEAN_FACE[:, :2].astype(np.float32), 0.9)
 
 
 def test_faces_are_aligned_in_their_order_and_the_photo_is_let_go():
@@ -129,6 +130,8 @@ def test_faces_are_aligned_in_their_order_and_the_photo_is_let_go():
         assert after.crop.dtype == np.uint8
         assert after.thumbnail == thumbnail(expected)
         assert after.score == before.score
+        luma = np.asarray(crop_face(RAMP, before.box, LUMA_SIZE, 0).convert("L"))
+        assert after.quality == quality_of(before.box, before.landmarks, luma)
         np.testing.assert_array_equal(after.box, before.box)
 
 

@@ -18,10 +18,12 @@ from apache_beam.utils.windowed_value import WindowedValue
 from facecluster.transforms import schema
 from facecluster.transforms.codec import Codec, decode, fit_pca128, make_codec
 from facecluster.transforms.photo import Face, Failure, Photo, Shard
+from facecluster.transforms.quality import Quality
 from facecluster.transforms.tables import TableError, read_table
 from facecluster.transforms.write_shards import ShardWriter, WriteShards
 
 DIMENSIONS = 16
+QUALITY = Quality(100.0, 0.2, 0.5, 0.0, 0.0, 0.0)
 TABLES = ("photos", "faces", "failures")
 
 
@@ -42,6 +44,7 @@ def make_photo(number: int, shard: Shard) -> Photo:
             landmarks=rng.uniform(0, 100, (5, 2)).astype(np.float32),
             score=float(np.float32(rng.uniform(0.7, 1))),
             thumbnail=rng.bytes(20),
+            quality=Quality(*rng.uniform(0, 1, 6).astype(np.float32).tolist()),
             embedding=unit(rng),
         )
         for _ in range(number % 4)
@@ -132,6 +135,7 @@ def assert_holds(root, shards: dict[str, list[Photo]]) -> None:
                 "box": face.box.tolist(),
                 "landmarks": face.landmarks.ravel().tolist(),
                 "detection_score": face.score,
+                **vars(face.quality),
                 "thumbnail": face.thumbnail,
                 "embedding": face.embedding.tolist(),
             }
@@ -246,7 +250,7 @@ def test_embeddings_go_through_the_codec(tmp_path):
     vectors = np.stack([unit(rng, 256) for _ in range(200)])
     codec = make_codec("pca128", fit_pca128(vectors))
     faces = tuple(
-        Face(np.zeros(4, np.float32), np.zeros((5, 2), np.float32), 1.0, None, b"", vector)
+        Face(np.zeros(4, np.float32), np.zeros((5, 2), np.float32), 1.0, None, b"", vector, QUALITY)
         for vector in vectors
     )
     photo = Photo("a.jpg", Shard("s", 1), photo_id="id", width=1, height=1, n_frames=1, faces=faces)
