@@ -280,7 +280,7 @@ def synthetic_photo(shard: Shard, number: int, label: int, vector: np.ndarray) -
     )
     photo_id = hashlib.sha256(str(number).encode()).hexdigest()
     uri = f"/synthetic/{label:08d}/{number:010d}.jpg"
-    return Photo(uri, shard, photo_id=photo_id, width=160, height=160, faces=(face,))
+    return Photo(uri, shard, photo_id=photo_id, width=160, height=160, n_frames=1, faces=(face,))
 
 
 def within_covariance(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -213,7 +214,7 @@ class CropsJob:
             pipeline
             | "Tasks" >> beam.Create(list(zip(tasks, of_tasks, strict=True)))
             | "Spread" >> beam.Reshuffle()
-            | "Read photos" >> beam.FlatMapTuple(read_wanted, options.limits().max_bytes)
+            | "Read photos" >> beam.FlatMapTuple(partial(read_wanted, options.limits().max_bytes))
             # The steps that are shared say Photo, for all that a LabelledPhoto stays one.
             | "Check" >> beam.Map(check_unchanged).with_input_types(Photo)
             | "Decode" >> DecodePhotos(options.limits())
@@ -339,7 +340,7 @@ def format_crops(entry: dict[str, Any]) -> str:
     return "\n".join([*lines, f"{'time':16}{entry['seconds']:,} s"])
 
 
-def read_wanted(task: Task, wanted: Sequence[Wanted], max_bytes: int) -> Iterator[LabelledPhoto]:
+def read_wanted(max_bytes: int, task: Task, wanted: Sequence[Wanted]) -> Iterator[LabelledPhoto]:
     """The photos of a task (see `read_photos.plan_tasks`) with their bytes and what is wanted."""
     of_uri = {photo.uri: photo for photo in wanted}
     for photo in read_task(task, max_bytes):

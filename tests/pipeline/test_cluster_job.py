@@ -48,7 +48,7 @@ def photo_of(uri, vectors, name=None, quality=GOOD):
         for vector in vectors
     )
     name = name or _name(uri)
-    return Photo(uri, Shard("", 0), photo_id=name, width=10, height=10, faces=faces)
+    return Photo(uri, Shard("", 0), photo_id=name, width=10, height=10, n_frames=1, faces=faces)
 
 
 def _name(uri):

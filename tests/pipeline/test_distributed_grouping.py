@@ -66,7 +66,7 @@ def photo_of(uri, vectors, content=None):
         for length in [np.linalg.norm(vector)]
     )
     name = hashlib.sha256((content or uri).encode()).hexdigest()
-    return Photo(uri, Shard("", 0), photo_id=name, width=10, height=10, faces=faces)
+    return Photo(uri, Shard("", 0), photo_id=name, width=10, height=10, n_frames=1, faces=faces)
 
 
 def album(n_photos=60, dimensions=DIMENSIONS, seed=0, repeat=True):
