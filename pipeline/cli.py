@@ -252,9 +252,9 @@ def _command(commands, name, help) -> argparse.ArgumentParser:
 def _add_input(command, required: bool = True) -> None:
     command.add_argument(
         "--input", required=required, nargs="+", metavar="PHOTOS",
-        help="folders (with all subfolders), files or globs; tar (.tar, .tar.gz, .tgz), TFRecord "
-        "or Parquet files of photos; lists of photos (.txt, .csv, .parquet); CONTAINER!/MEMBER; "
-        "RUN/failures; local, gs:// or s3://",
+        help="folders (with all subfolders), files or globs of photos; tars (.tar, .tar.gz, .tgz), "
+        "TFRecord and Parquet files that hold them; lists that name them (.txt, .csv, .parquet); "
+        "RUN/failures, to try again what failed; local, gs:// or s3://",
     )  # fmt: skip
 
 

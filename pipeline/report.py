@@ -231,7 +231,7 @@ def _link(uri: str) -> str | None:
     """What a browser can open: file:// for a local path, nothing for gs:// and the like."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
     if scheme is None:
-        if SEPARATOR in uri and not os.path.exists(uri):
+        if os.path.isfile(uri.partition(SEPARATOR)[0]) and SEPARATOR in uri:
             return None  # a member of a container
         return Path(os.path.abspath(uri)).as_uri()
     return uri if scheme[1].lower() in ("file", "http", "https") else None

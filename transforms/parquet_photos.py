@@ -5,7 +5,7 @@ to 1,024 rows, but none across row groups.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -213,16 +213,13 @@ def _has_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return any(
-        test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, _is_binary_view)
-    )
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(test(kind) for test in tests)
 
 
 def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-_is_binary_view: Callable[[pa.DataType], bool] = pa.types.is_binary_view
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(kind) for test in tests)
 
 
 def _customary(names: Sequence[str], customary: Sequence[str]) -> list[str]:

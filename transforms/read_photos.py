@@ -30,7 +30,7 @@ def plan_shards(
     """
     parts: list[list[Source]] = []
     part: list[Source] = []
-    ordered = sorted(sources, key=lambda s: (s.container.path if s.container else s.uri, s.offset))
+    ordered = sorted(sources, key=_place)
     for container, of_container in groupby(ordered, key=lambda source: source.container):
         group = list(of_container)
         if container and container.read_in_one_pass and len(part) + len(group) > photos_per_shard:
@@ -125,6 +125,10 @@ def _read_file(path: str, max_bytes: int) -> bytes:
             if size > max_bytes:
                 raise TooLargeError(None, max_bytes)
     return b"".join(chunks)
+
+
+def _place(source: Source) -> tuple[str, int, str]:
+    return (source.container.path if source.container else source.uri, source.offset, source.uri)
 
 
 def _shard(part: Sequence[Source]) -> Shard:

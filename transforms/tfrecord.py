@@ -5,7 +5,7 @@ this nor tf.Example needs TensorFlow.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -105,6 +105,17 @@ def parse_example(record: bytes) -> Any:
         return _Example.FromString(record).features.feature
     except DecodeError as error:
         raise DamagedError(f"its record is no tf.Example: {error}") from error
+
+
+def make_record(features: Mapping[str, bytes]) -> bytes:
+    """A record of a tf.Example whose features have one value of bytes each."""
+    example = _Example()
+    for name, value in features.items():
+        example.features.feature[name].bytes_list.value.append(value)
+    content = example.SerializeToString(deterministic=True)
+    size = struct.pack("<Q", len(content))
+    crcs = [struct.pack("<I", masked_crc32c(part)) for part in (size, content)]
+    return size + crcs[0] + content + crcs[1]
 
 
 def _example_class() -> type:

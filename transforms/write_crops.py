@@ -10,12 +10,11 @@ A crop is called PERSON/NAME in all three forms:
 import io
 import re
 import tarfile
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
@@ -25,6 +24,7 @@ from facecluster.transforms.align import crop_face
 from facecluster.transforms.boxes import prominence
 from facecluster.transforms.photo import Failure, Photo, step
 from facecluster.transforms.tables import write_bytes, write_table
+from facecluster.transforms.tfrecord import make_record
 from facecluster.transforms.write_shards import failures_table
 
 MARKER_TABLE = "failures"  # written last: a shard that has it is complete
@@ -156,25 +156,17 @@ def _tar(crops: list[tuple[str, bytes]]) -> bytes:
 
 
 def _tfrecord(crops: list[tuple[str, bytes]]) -> bytes:
-    import tensorflow as tf  # not at the top: the other forms need none
-
-    with tempfile.TemporaryDirectory() as folder:  # its writer knows no file in memory
-        path = Path(folder, "crops.tfrecord")
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for name, png in crops:
-                values = {
-                    "image/encoded": png,
-                    "image/format": b"png",
-                    "image/class/text": name.partition("/")[0].encode(),
-                    "image/filename": name.encode(),
-                }
-                feature = {
-                    key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-                    for key, value in values.items()
-                }
-                example = tf.train.Example(features=tf.train.Features(feature=feature))
-                writer.write(example.SerializeToString(deterministic=True))
-        return path.read_bytes()
+    return b"".join(
+        make_record(
+            {
+                "image/encoded": png,
+                "image/format": b"png",
+                "image/class/text": name.partition("/")[0].encode(),
+                "image/filename": name.encode(),
+            }
+        )
+        for name, png in crops
+    )
 
 
 def _file_name(text: str) -> str:

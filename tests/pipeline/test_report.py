@@ -445,3 +445,11 @@ def test_a_browser_shows_the_page(tmp_path):
     probe.write_text(PROBE)
     dom = browse(tmp_path / "b", "--allow-file-access-from-files", "--dump-dom", probe.as_uri())
     assert "decoded 28 of 28, requests 0, scripts 0, overflow 0" in dom
+
+
+def test_a_member_of_a_container_has_no_link(tmp_path):
+    (tmp_path / "a.tar").touch()
+    assert report._link(f"{tmp_path}/a.tar!/b.jpg") is None
+    (tmp_path / "c!").mkdir()
+    (tmp_path / "c!" / "b.jpg").touch()
+    assert report._link(f"{tmp_path}/c!/b.jpg") == (tmp_path / "c!" / "b.jpg").as_uri()

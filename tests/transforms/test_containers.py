@@ -20,7 +20,7 @@ from facecluster.transforms.containers import (
     list_container,
     read_members,
 )
-from facecluster.transforms.tfrecord import masked_crc32c
+from facecluster.transforms.tfrecord import make_record
 
 
 def tar_of(members: dict[str, bytes] | list[tuple[str, bytes]]) -> bytes:
@@ -34,22 +34,7 @@ def tar_of(members: dict[str, bytes] | list[tuple[str, bytes]]) -> bytes:
 
 
 def tfrecord_of(photos: list[bytes]) -> bytes:
-    """Records of tf.Example with image/encoded, photos being shorter than 100 bytes."""
-
-    def field(content: bytes) -> bytes:
-        return bytes([len(content)]) + content
-
-    def crc(content: bytes) -> bytes:
-        return masked_crc32c(content).to_bytes(4, "little")
-
-    file = b""
-    for photo in photos:
-        feature = b"\x0a" + field(b"\x0a" + field(photo))
-        entry = b"\x0a" + field(b"image/encoded") + b"\x12" + field(feature)
-        example = b"\x0a" + field(b"\x0a" + field(entry))
-        length = len(example).to_bytes(8, "little")
-        file += length + crc(length) + example + crc(example)
-    return file
+    return b"".join(make_record({"image/encoded": photo}) for photo in photos)
 
 
 def read(contents: Contents) -> dict[str, bytes | Exception]:

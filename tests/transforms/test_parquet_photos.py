@@ -24,6 +24,7 @@ IMAGE = pa.struct([("bytes", B), ("path", S)])
         ({"image": IMAGE, "label": N}, "photos", "image.bytes", "image.path"),
         ({"x": pa.struct([("bytes", pa.large_binary())])}, "photos", "x.bytes", None),
         ({"blob": B, "label": N}, "photos", "blob", None),
+        ({"blob": pa.binary_view(), "text": pa.string_view()}, "photos", "blob", None),
         ({"jpg": pa.large_binary(), "md5": B}, "photos", "jpg", None),
         ({"image": IMAGE, "mask": IMAGE}, "photos", "image.bytes", "image.path"),
         ({"left": IMAGE, "right": IMAGE}, "ambiguous", None, None),

@@ -29,7 +29,7 @@ from facecluster.transforms.read_photos import (
 )
 from facecluster.transforms.sources import Container, Source
 from facecluster.transforms.tables import write_table
-from facecluster.transforms.write_crops import _tfrecord
+from facecluster.transforms.tfrecord import make_record
 
 
 def make(folder: Path, *names: str) -> list[str]:
@@ -181,8 +181,7 @@ def write_tar(path: Path, mode: str = "w") -> None:
 
 
 def write_tfrecord(path: Path) -> None:
-    """As a writer of crops writes them."""
-    path.write_bytes(_tfrecord(list(COLLECTION.items())))
+    path.write_bytes(b"".join(make_record({"image/encoded": c}) for c in COLLECTION.values()))
 
 
 def write_folder(folder: Path) -> None:

@@ -24,7 +24,7 @@ FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 names = names.map(lambda name: name.rstrip("/") or "_")
-long_names = st.builds(lambda name, n: name + "/" + "n" * n, names, st.integers(0, 300))
+long_names = st.builds(lambda name, n: name + "/" + "n" * n, names, st.integers(1, 300))
 members = st.lists(st.tuples(names | long_names, st.binary(max_size=1500)), max_size=6)
 
 

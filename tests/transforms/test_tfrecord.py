@@ -2,6 +2,7 @@
 
 import io
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from facecluster.transforms.sources import (
 )
 from facecluster.transforms.tfrecord import (
     list_records,
+    make_record,
     masked_crc32c,
     parse_example,
     read_photo_of_record,
@@ -90,6 +92,7 @@ def test_as_tensorflow_writes_them(tmp_path):
     with tf.io.TFRecordWriter(path) as writer:
         writer.write(written)
         writer.write(example({"image/encoded": b"two"}))
+    assert Path(path).read_bytes() == record(written) + make_record({"image/encoded": b"two"})
     with open(path, "rb") as file:
         sources, problem = listed(file)
         assert problem is None
