@@ -261,3 +261,14 @@ def test_in_a_pipeline(tmp_path):
             for uri in part
         ]
         assert_that(read, equal_to(expected))
+
+
+def test_a_file_larger_than_the_limit_fails_and_one_as_large_does_not(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"12345")
+    photo = Photo(str(path), Shard("s", 1))
+    assert read_photo(photo, 5).content == b"12345"
+    failed = read_photo(photo, 4)
+    assert failed.content is None
+    assert (failed.failure.step, failed.failure.error) == ("read", "ValueError")
+    assert "limit of 4 bytes" in failed.failure.message
