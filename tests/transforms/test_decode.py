@@ -451,7 +451,7 @@ def shades(width: int, height: int) -> np.ndarray:
 def test_every_orientation_of_what_phones_write(file_format, orientation):
     pixels = shades(96, 64)
     exif = exif_of(orientation=orientation, taken="2019:01:02 03:04:05")
-    content = encoded(Image.fromarray(pixels), file_format, quality=90, exif=exif)
+    content = encoded(Image.fromarray(pixels), file_format, quality=90, exif=exif.tobytes())
     image, taken_at, n_frames = decode(content)
     np.testing.assert_allclose(np.asarray(image), upright(pixels, orientation), atol=12)
     assert (taken_at, n_frames) == (datetime(2019, 1, 2, 3, 4, 5), 1)
