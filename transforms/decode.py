@@ -66,11 +66,12 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
             raise ValueError(
                 f"{image.width} x {image.height} pixels are more than the limit of {max_pixels:,}"
             )
+        n_frames = _n_frames(image, content)
         image.load()  # a TIFF is upright from here on, and says so
         exif = _exif(image)
         turn = UPRIGHT.get(exif.get(ExifTags.Base.Orientation))
         upright = _rgb(image if turn is None else image.transpose(turn))
-        return Decoded(upright, _taken_at(exif), _n_frames(content))
+        return Decoded(upright, _taken_at(exif), n_frames)
 
 
 @step("decode")
@@ -90,17 +91,19 @@ def _opened(content: bytes) -> Image.Image:
         raise UnidentifiedImageError("it is no image of a known format") from error
 
 
-def _n_frames(content: bytes) -> int:
+def _n_frames(image: Image.Image, content: bytes) -> int:
     """How many frames the file has, as far as they can be found.
 
-    Some formats are read to their end for it, which a damaged frame ends early: so it is done on a
-    file opened anew, and costs the first frame nothing.
+    Where the header does not tell, the file is read to its end, opened anew: damage there, which
+    ends the count early, must cost the first frame nothing.
     """
+    if image.format not in ("GIF", "TIFF"):
+        return max(1, min(getattr(image, "n_frames", 1), MOST_FRAMES))
     with _opened(content) as image:
         try:
-            return max(1, min(getattr(image, "n_frames", 1), MOST_FRAMES))
+            return image.n_frames
         except Exception:  # Pillow raises whatever the damage leads to
-            return max(1, image.tell())
+            return image.tell() + 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:

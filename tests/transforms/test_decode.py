@@ -440,3 +440,107 @@ def test_pixels_at_the_limit_are_decoded():
         warnings.simplefilter("error")
         photo = decode_content(content)
     assert photo.failure.error == "OSError"  # it was tried
+
+
+# --- formats that people have
+
+
+def heic(pixels: np.ndarray, **options) -> bytes:
+    return encoded(Image.fromarray(pixels), "HEIF", quality=-1, chroma=444, **options)
+
+
+def shades(width: int, height: int) -> np.ndarray:
+    """(height, width, 3) uint8 that no compression changes much; no side is like another."""
+    rows, columns = np.mgrid[:height, :width]
+    red, green = 200 * rows // height, 200 * columns // width
+    return np.stack([red, green, np.full_like(red, 90)], 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("file_format", ["HEIF", "AVIF"])
+def test_every_orientation_of_what_phones_write(file_format, orientation):
+    pixels = shades(96, 64)
+    exif = exif_of(orientation=orientation, taken="2019:01:02 03:04:05")
+    content = encoded(Image.fromarray(pixels), file_format, quality=90, exif=exif.tobytes())
+    image, taken_at, n_frames = decode(content)
+    np.testing.assert_allclose(np.asarray(image), upright(pixels, orientation), atol=12)
+    assert (taken_at, n_frames) == (datetime(2019, 1, 2, 3, 4, 5), 1)
+
+
+def test_alpha_of_heic_stands_over_white():
+    pixels = np.dstack([shades(64, 64), np.full((64, 64), 128, np.uint8)])
+    pixels[:, :32, 3] = 0
+    expected = over_white(pixels[..., :3], pixels[..., 3])
+    np.testing.assert_allclose(decoded(heic(pixels)), expected, atol=6)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "options"),
+    [
+        ("JPEG", {"quality": 95, "progressive": True}),
+        ("JPEG", {"quality": 95, "subsampling": 0}),
+        ("JPEG2000", {"irreversible": False}),
+        ("JPEG2000", {"no_jp2": True}),
+        ("PPM", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("WEBP", {"quality": 95}),
+        ("AVIF", {"quality": 95}),
+        ("HEIF", {"quality": 95}),
+    ],
+)
+def test_a_photo_is_itself_in_every_format(file_format, options):
+    pixels = shades(120, 80)
+    content = encoded(Image.fromarray(pixels), file_format, **options)
+    np.testing.assert_allclose(decoded(content), pixels, atol=12)
+
+
+def test_an_interlaced_png():
+    """Adam7 (PNG specification, 8.2), written here since Pillow writes none."""
+    pixels = noise(13, 11, 3)
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+              (0, 1, 1, 2)]  # fmt: skip
+    rows = b"".join(
+        b"\0" + row.tobytes() for x, y, dx, dy in passes for row in pixels[y::dy, x::dx]
+    )
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", 13, 11, 8, 2, 0, 0, 1)
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data
+        content += struct.pack(">I", zlib.crc32(kind + data))
+    np.testing.assert_array_equal(decoded(content), pixels)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, (0, 255)), (0.5, 1, (128, 255)), (0, 200, (0, 200)), (-3, 5, (0, 255)),
+     (0, 60_000, (0, 255)), (7, 7, (7, 7))],
+)  # fmt: skip
+def test_floats_are_light_shades_or_measurements(low, high, expected):
+    values = np.linspace(low, high, 20 * 30, dtype=np.float32).reshape(20, 30)
+    values[0, 5] = np.nan if low == 0 else values[0, 5]
+    found = decoded(encoded(Image.fromarray(values), "TIFF"))
+    assert found.shape == (20, 30, 3)
+    assert (found[0, 0, 0], found[-1, -1, 0]) == expected
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "TIFF", "WEBP", "PNG", "AVIF", "HEIF", "MPO"])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_of_several_frames_the_first_is_used(file_format, n):
+    frames = [Image.fromarray(np.roll(shades(64, 64), 13 * i, 1)) for i in range(n)]
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    content = encoded(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
+    photo = decode_content(content)
+    assert photo.failure is None
+    assert photo.n_frames == n
+    tolerance = 60 if file_format == "GIF" else 12  # of 256 colours
+    np.testing.assert_allclose(np.asarray(photo.image), np.asarray(frames[0]), atol=tolerance)
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "TIFF"])
+def test_damage_behind_the_first_frame_costs_no_photo(file_format):
+    frames = [Image.fromarray(noise(64, 64, 3, seed)) for seed in range(3)]
+    content = encoded(frames[0], file_format, save_all=True, append_images=frames[1:])
+    photo = decode_content(content[: len(content) * 2 // 3])
+    assert photo.failure is None
+    assert 1 <= photo.n_frames <= 3

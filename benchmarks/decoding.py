@@ -1,0 +1,157 @@
+"""Decoding of 12-megapixel JPEGs: alone, apart from the worker, and as a part of the whole road.
+
+    python benchmarks/decoding.py [--photos ../shared/photos] [--n 8]
+
+The photos are put together of those in the folder; of noise and gradients where it is not there.
+Prints milliseconds of each step, photos/s of decoding, and photos/s of read, decode, detect, align
+and embed in this process beside a plain loop of Pillow and the mtcnn package's detector, with all
+cores each.
+"""
+
+import argparse
+import io
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from facecluster.model_export import zoo
+from facecluster.pipeline.options import EmbedOptions
+from facecluster.transforms.align import crop_face
+from facecluster.transforms.decode import decode
+from facecluster.transforms.decode_apart import DecoderProcess
+from facecluster.transforms.detect import PHOTOS_PER_BATCH, Detector
+from facecluster.transforms.embed import embed_crops
+from facecluster.transforms.saved_model import SavedModel
+
+SIZE = 4000, 3000  # px
+INPUT_SIZE, MARGIN = 160, 32  # px, of the default model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, default=Path("../shared/photos"))
+    parser.add_argument("--n", type=int, default=8)
+    arguments = parser.parse_args()
+    photos = made_photos(arguments.photos, arguments.n)
+    decoder = DecoderProcess(EmbedOptions().limits())
+    decoder.start()
+    ways = {
+        "decode": decode,
+        "decode, apart": decoder.decode,
+        "decode by Pillow": lambda content: drafted(content, 1),
+        "decode by Pillow, half the sides": lambda content: drafted(content, 2),
+    }
+    for name, way in ways.items():
+        rate = photos_a_second(lambda way=way: [way(content) for content in photos], len(photos))
+        print(f"{name:34} {rate:6.2f} photos/s {1000 / rate:7.0f} ms")
+
+    detector = Detector(
+        SavedModel(str(zoo.fetch(EmbedOptions.detector))),
+        EmbedOptions.min_face_size, EmbedOptions.detection_size,
+    )  # fmt: skip
+    embedder = SavedModel(str(zoo.fetch(EmbedOptions.model)))
+    embed_crops(embedder, [np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)])
+    image = decode(photos[0]).image
+    seen = tuple(round(side * EmbedOptions.detection_size / max(SIZE)) for side in SIZE)
+    steps = {
+        "reduce to the detector's size": lambda: image.resize(seen, Image.Resampling.BOX),
+        "reduce and detect": lambda: detector.detect([image]),
+    }
+    for name, step in steps.items():
+        print(f"{name:34} {1000 / photos_a_second(step, 1):25.0f} ms")
+
+    def ours() -> int:
+        n_faces = 0
+        for start in range(0, len(photos), PHOTOS_PER_BATCH):
+            images = [decoder.decode(c).image for c in photos[start : start + PHOTOS_PER_BATCH]]
+            found = [found.boxes for found in detector.detect(images)]
+            n_faces += embed_faces(embedder, images, found)
+        return n_faces
+
+    rates = [measured("facecluster", ours, len(photos))]
+    rates.append(measured("Pillow and mtcnn", plain_loop(embedder, photos), len(photos)))
+    print(f"{rates[0] / rates[1]:.1f} times the plain loop")
+    decoder.close()
+
+
+def made_photos(folder: Path, n: int) -> list[bytes]:
+    """n JPEGs of SIZE, of four photos each, with a camera's noise and quality."""
+    rng = np.random.default_rng(0)
+    sources = sorted(folder.glob("*.jp*g")) if folder.exists() else []
+    photos = []
+    for i in range(n):
+        image = Image.new("RGB", SIZE)
+        for corner in range(4):
+            half = SIZE[0] // 2, SIZE[1] // 2
+            if sources:
+                with Image.open(sources[(4 * i + corner) % len(sources)]) as source:
+                    part = source.convert("RGB").resize(half, Image.Resampling.BICUBIC)
+            else:
+                part = Image.linear_gradient("L").rotate(90 * corner).resize(half).convert("RGB")
+            image.paste(part, (half[0] * (corner % 2), half[1] * (corner // 2)))
+        noisy = np.asarray(image) + rng.normal(0, 4, (SIZE[1], SIZE[0], 1))
+        file = io.BytesIO()
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+        photos.append(file.getvalue())
+    return photos
+
+
+def drafted(content: bytes, reduction: int) -> Image.Image:
+    image = Image.open(io.BytesIO(content))
+    image.draft("RGB", (SIZE[0] // reduction, SIZE[1] // reduction))
+    image.load()
+    return image
+
+
+def plain_loop(embedder: SavedModel, photos: Sequence[bytes]) -> Callable[[], int]:
+    """What one writes first: a photo at a time, the detector as it comes, the same embedder."""
+    from mtcnn import MTCNN
+
+    detector = MTCNN()
+    detector.detect_faces(np.zeros((200, 200, 3), np.uint8))  # the first time does not count
+
+    def loop() -> int:
+        n_faces = 0
+        for content in photos:
+            image = Image.open(io.BytesIO(content)).convert("RGB")
+            faces = detector.detect_faces(np.asarray(image), box_format="xyxy")
+            n_faces += embed_faces(embedder, [image], [[face["box"] for face in faces]])
+        return n_faces
+
+    return loop
+
+
+def embed_faces(embedder: SavedModel, images: Sequence[Image.Image], found: Sequence) -> int:
+    """Embeds the faces that were found in each image; returns how many they are."""
+    crops = []
+    for image, boxes in zip(images, found, strict=True):
+        for box in boxes:
+            box = np.clip(np.asarray(box, float), 0, [*image.size, *image.size])
+            if min(box[2:] - box[:2]) > 1:
+                crops.append(np.asarray(crop_face(image, box, INPUT_SIZE, MARGIN)))
+    if crops:
+        embed_crops(embedder, crops)
+    return len(crops)
+
+
+def measured(name: str, road: Callable[[], int], n_photos: int) -> float:
+    started = time.perf_counter()
+    n_faces = road()
+    rate = n_photos / (time.perf_counter() - started)
+    print(f"{name:34} {rate:6.2f} photos/s, {n_faces} faces")
+    return rate
+
+
+def photos_a_second(work: Callable, n: int) -> float:
+    """After a first time that does not count."""
+    work()
+    started = time.perf_counter()
+    work()
+    return n / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
