@@ -81,12 +81,13 @@ class EmbedJob:
         }
         self._check_settings(settings)
         models = self._models(card)
+        plan = EmbedPlan.of(self.run)  # before anything is written: it may be of another version
         self.run.update_manifest(
             "embed", {"state": "running", "options": settings, "models": models}
         )
 
         self.run.remove_unfinished()
-        plan = EmbedPlan.of(self.run).settled()
+        plan = plan.settled()
         execution = choose_execution(self.beam_arguments, len(plan.unread(listing.uris)))
         plan = plan.with_inputs(
             listing.uris, lambda n: self._photos_per_shard(n, execution.n_workers), self.retry_all
@@ -107,6 +108,9 @@ class EmbedJob:
                     raise
                 except Exception as error:
                     raise EmbedError(cause_of(error)) from error
+            missing = sizes.keys() - set(self.run.complete_shards())
+            if missing:  # a runner may end a cancelled job without an error
+                raise EmbedError(f"{len(missing)} of {len(sizes)} shards were not written")
             EmbedPlan.of(self.run).settled()
         photos, _ = self.run.read_shards("photos", ["n_faces"])
         failures, _ = self.run.read_shards("failures", ["step", "error"])

@@ -1,5 +1,6 @@
 """Whatever happens in between, a run ends with one row for each input, in the shards it planned."""
 
+import contextlib
 import os
 import random
 import tempfile
@@ -248,3 +249,22 @@ def test_many_inputs_are_planned_in_seconds(tmp_path):
     todo = again.with_inputs(uris, lambda n: 10, False).todo(uris)
     assert [uri for _, part in todo for uri in part] == uris
     assert {shard.n_photos for shard, _ in todo} == {256, 200_000 % 256}
+
+
+def test_a_killed_retry_goes_on_and_begins_no_other(tmp_path):
+    job(tmp_path, NAMES, dict.fromkeys(NAMES, unreadable("before")))
+    with pytest.raises(Killed), killed_at(2):  # the plan and one table
+        job(tmp_path, NAMES, {})
+    assert job(tmp_path, NAMES, {}) == len(NAMES)
+    assert inputs_of(tables(tmp_path)) == NAMES
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_where_a_lost_plan_leaves_a_failure_and_a_photo_the_photo_counts(tmp_path, n):
+    job(tmp_path, NAMES, {NAMES[0]: unreadable("before")})
+    with contextlib.suppress(Killed), killed_at(n):
+        job(tmp_path, NAMES, {})
+    os.remove(tmp_path / "plan.parquet")
+    job(tmp_path, NAMES, {})
+    assert tables(tmp_path)["failures"] == []
+    assert inputs_of(tables(tmp_path)) == NAMES
