@@ -86,12 +86,13 @@ class EmbedJob:
         }
         self._check_settings(settings)
         models = self._models(card)
+        plan = EmbedPlan.of(self.run)  # before anything is written: it may be of another version
         self.run.update_manifest(
             "embed", {"state": "running", "options": settings, "models": models}
         )
 
         self.run.remove_unfinished()
-        plan = EmbedPlan.of(self.run).settled()
+        plan = plan.settled()
         sources = listing.sources
         execution = choose_execution(self.beam_arguments, len(plan.unread(sources)))
         plan = plan.with_inputs(
@@ -113,6 +114,9 @@ class EmbedJob:
                     raise
                 except Exception as error:
                     raise EmbedError(cause_of(error)) from error
+            missing = sizes.keys() - set(self.run.complete_shards())
+            if missing:  # a runner may end a cancelled job without an error
+                raise EmbedError(f"{len(missing)} of {len(sizes)} shards were not written")
             EmbedPlan.of(self.run).settled()
         photos, _ = self.run.read_shards(
             "photos", ["photo_id", "width", "height", "taken_at", "n_faces", "perceptual_hash"]

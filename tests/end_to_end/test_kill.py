@@ -114,9 +114,12 @@ def test_killed_three_ways_it_ends_as_if_nothing_had_happened(few_photos, few_ru
     assert job.workers() == []
 
     job = start(few_photos, run, *TWO_PROCESSES)
-    wait_for_shards(job, run, 3)
+    while str(job.process.pid) not in (run / "run.lock").read_text():
+        assert job.process.poll() is None, job.log.read_text()
+        time.sleep(0.05)
     second = start(few_photos, run.with_name("second"), "--output", run)
     assert finish(second) == 1
+    wait_for_shards(job, run, 3)
     assert f"at work in {run} (process {job.process.pid} on " in second.log.read_text()
     job.kill("driver", rng)
     job.process.wait()

@@ -250,3 +250,22 @@ def test_many_inputs_are_planned_in_seconds(tmp_path):
     todo = again.with_inputs(sources, lambda n: 10, False).todo(sources)
     assert [source for _, part in todo for source in part] == sources
     assert {shard.n_photos for shard, _ in todo} == {256, 200_000 % 256}
+
+
+def test_a_killed_retry_goes_on_and_begins_no_other(tmp_path):
+    job(tmp_path, NAMES, dict.fromkeys(NAMES, unreadable("before")))
+    with pytest.raises(Killed), killed_at(2):  # the plan and one table
+        job(tmp_path, NAMES, {})
+    assert job(tmp_path, NAMES, {}) == len(NAMES)
+    assert inputs_of(tables(tmp_path)) == NAMES
+
+
+def test_where_a_lost_plan_leaves_a_failure_and_a_photo_the_photo_counts(tmp_path):
+    job(tmp_path, NAMES, {NAMES[0]: BROKEN})
+    with pytest.raises(Killed), killed_at(4):  # the plan and three tables; not settled
+        job(tmp_path, NAMES, {}, retry_all=True)
+    assert inputs_of(tables(tmp_path)) == [NAMES[0], *NAMES]
+    os.remove(tmp_path / "plan.parquet")
+    assert job(tmp_path, NAMES, {}) == 0
+    assert tables(tmp_path)["failures"] == []
+    assert inputs_of(tables(tmp_path)) == NAMES
