@@ -18,7 +18,7 @@ from facecluster.pipeline.run_directory import PLAN_NAME, RunDirectory
 from facecluster.transforms import schema
 from facecluster.transforms.photo import Shard
 from facecluster.transforms.read_photos import plan_shards
-from facecluster.transforms.sources import Source
+from facecluster.transforms.sources import Source, printable
 from facecluster.transforms.tables import read_table, write_table
 
 
@@ -76,17 +76,7 @@ class EmbedPlan:
 
         They leave the tables first. Killed in between, another call does the rest.
         """
-        superseded = self._superseded()
-        if not superseded.any():
-            return replace(self, complete=self._without_empty_shards(self.rows))
-        old = self.rows.filter(pa.array(superseded))
-        kept = self.rows.filter(pa.array(~superseded))
-        for shard in pc.unique(old["shard"].filter(_in(old["shard"], self.complete))).to_pylist():
-            of_shard = old["uri"].filter(pc.equal(old["shard"], shard))
-            self._remove_failures(shard, of_shard)
-        plan = replace(self, rows=kept, complete=self._without_empty_shards(kept))
-        plan.save()
-        return plan
+        return self._without(pa.array(self._superseded()))
 
     def with_inputs(
         self, sources: Sequence[Source], photos_per_shard: Callable[[int], int], retry_all: bool
@@ -94,7 +84,8 @@ class EmbedPlan:
         """The plan, saved, with shards for inputs that are new or to be tried again.
 
         A shard that is not complete stays as it is, unless some of its inputs are not among the
-        sources any more. Then the others are as good as new.
+        sources any more. Then the others are as good as new. A container that could not be listed
+        to its end before, and now could, is no failure any more.
 
         Args:
           sources: all inputs.
@@ -102,10 +93,11 @@ class EmbedPlan:
           retry_all: whether to try all failures again, and not only those in reading.
         """
         listed = uris_of(sources)
-        pending = _not(_in(self.rows["shard"], self.complete))
-        gone = pc.and_(pending, _not(_in(self.rows["uri"], listed)))
-        broken = pc.unique(self.rows["shard"].filter(gone))
-        plan = replace(self, rows=self.rows.filter(_not(_in(self.rows["shard"], broken))))
+        plan = self._without(self._mended(sources))
+        pending = _not(_in(plan.rows["shard"], plan.complete))
+        gone = pc.and_(pending, _not(_in(plan.rows["uri"], listed)))
+        broken = pc.unique(plan.rows["shard"].filter(gone))
+        plan = replace(plan, rows=plan.rows.filter(_not(_in(plan.rows["shard"], broken))))
 
         again = pc.and_(_in(listed, plan._failed(retry_all)), _not(_in(listed, plan._pending())))
         for chosen in (_not(_in(listed, plan.rows["uri"])), again):
@@ -127,6 +119,26 @@ class EmbedPlan:
             part = tuple(sources[i] for _, i in rows)
             shards.append((Shard(name, len(part)), part))
         return shards
+
+    def _without(self, rows: pa.Array) -> "EmbedPlan":
+        """The plan without some rows, which are of failures; these leave the tables first."""
+        if not pc.any(rows).as_py():
+            return replace(self, complete=self._without_empty_shards(self.rows))
+        old, kept = self.rows.filter(rows), self.rows.filter(_not(rows))
+        for shard in pc.unique(old["shard"].filter(_in(old["shard"], self.complete))).to_pylist():
+            of_shard = old["uri"].filter(pc.equal(old["shard"], shard))
+            self._remove_failures(shard, of_shard)
+        plan = replace(self, rows=kept, complete=self._without_empty_shards(kept))
+        plan.save()
+        return plan
+
+    def _mended(self, sources: Sequence[Source]) -> pa.Array:
+        """(n_rows,) bool: failures of containers that could be listed to their end this time."""
+        listed = {printable(source.container.path) for source in sources if source.container}
+        listed -= set(uris_of(sources).to_pylist())
+        uris = self.rows["uri"].combine_chunks()
+        mended = _in(uris, pa.array(sorted(listed), pa.string()))
+        return pc.and_(mended, _in(uris, self._failed(in_any_step=True)))
 
     def _with_shards(self, sources: Sequence[Source], photos_per_shard: int) -> "EmbedPlan":
         """The plan with inputs cut into shards behind its rows; the spot where shards are made."""

@@ -51,7 +51,15 @@ class DecodeError(Exception):
 
 
 class DecoderCrashed(DecodeError):
-    """The photo ended the process that decoded it."""
+    """The process came to its end while it decoded the photo.
+
+    Attributes:
+      exit_code: of the process, or less than 0: the signal that ended it.
+    """
+
+    def __init__(self, exit_code: int):
+        super().__init__(f"the decoder {_end(exit_code)}")
+        self.exit_code = exit_code
 
 
 class DecoderHung(DecodeError):
@@ -112,19 +120,12 @@ class DecoderProcess:
           DecoderStartError: there is no process, and none starts.
         """
         with self._lock:
-            self._start()
             try:
-                answer, pixels = self._ask(content)
-            except TimeoutError:
-                self._stop(kill=True)
-                raise DecoderHung(
-                    f"decoding took longer than {self.limits.max_seconds:g} s"
-                ) from None
-            except (OSError, EOFError, ValueError, LookupError, TypeError):
-                raise DecoderCrashed(f"the decoder {_end(self._stop())}") from None
-            except BaseException:  # an answer is still to come, which the next photo must not get
-                self._stop(kill=True)
-                raise
+                answer, pixels = self._try(content)
+            except DecoderCrashed as error:
+                if error.exit_code != -signal.SIGKILL:
+                    raise
+                answer, pixels = self._try(content)  # somebody killed it: no fault of the photo's
         if pixels is None:
             raise type(answer["error"], (DecodeError,), {})(answer["message"])
         taken_at = answer["taken_at"] and datetime.fromisoformat(answer["taken_at"])
@@ -162,6 +163,20 @@ class DecoderProcess:
                 f"the process that decodes photos does not start: it {end}; its last words are in "
                 "the log"
             ) from error
+
+    def _try(self, content: bytes) -> tuple[dict, mmap.mmap | None]:
+        """As `_ask`, in a process that is started if there is none."""
+        self._start()
+        try:
+            return self._ask(content)
+        except TimeoutError:
+            self._stop(kill=True)
+            raise DecoderHung(f"decoding took longer than {self.limits.max_seconds:g} s") from None
+        except (OSError, EOFError, ValueError, LookupError, TypeError):
+            raise DecoderCrashed(self._stop()) from None
+        except BaseException:  # an answer is still to come, which the next photo must not get
+            self._stop(kill=True)
+            raise
 
     def _stop(self, kill: bool = False) -> int:
         """Ends the process; returns its exit code, or less than 0: the signal that ended it."""

@@ -7,6 +7,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from threadpoolctl import threadpool_limits
 
 from facecluster.transforms import schema
 
@@ -52,7 +53,8 @@ def near_duplicates(
 
     for start in range(0, len(hashes), BLOCK):
         rows = np.arange(start, min(start + BLOCK, len(hashes)))
-        limits, _, found = index.range_search(codes[rows], max_distance + 1)  # less than that
+        with threadpool_limits(1):  # threads for so short a search cost more than they save
+            limits, _, found = index.range_search(codes[rows], max_distance + 1)  # less than that
         copies, earlier = np.repeat(rows, np.diff(limits.astype(np.int64))), indexed[found]
         agreeing = agree(copies, earlier)
         np.minimum.at(original, copies[agreeing], earlier[agreeing])

@@ -112,15 +112,8 @@ def test_worker_processes_give_the_same_tables(some_photos, some_run, tmp_path):
                        "--direct_num_workers", "2", "--photos-per-shard", "7")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "run" / "photos").iterdir())) >= 3
-    for table in ("photos", "failures"):
+    for table in TABLES:
         assert read(tmp_path / "run", table) == read(some_run, table)
-    faces, others = read(tmp_path / "run", "faces"), read(some_run, "faces")
-    assert [face["face_id"] for face in faces] == [face["face_id"] for face in others]
-    for face, other in zip(faces, others, strict=True):  # batches differ, so the last bits may too
-        assert face["box"] == pytest.approx(other["box"], abs=0.01)
-        assert (
-            max(abs(a - b) for a, b in zip(face["embedding"], other["embedding"], strict=True)) <= 1
-        )
 
 
 def test_a_killed_job_goes_on_and_ends_with_the_same_tables(some_photos, some_run, tmp_path):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 COMMAND = Path(sys.executable).with_name("facecluster")
-TABLES = ("photos", "faces", "failures", "people", "assignments")
+TABLES = ("photos", "faces", "failures", "near_duplicates", "people", "assignments")
 TWO_PROCESSES = ("--direct_num_workers=2", "--photos-per-shard=4")
 N_KILLS = 20
 

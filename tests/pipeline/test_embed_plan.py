@@ -16,10 +16,12 @@ from facecluster.pipeline.embed_plan import EmbedPlan
 from facecluster.pipeline.run_directory import SHARDED_TABLES, RunDirectory
 from facecluster.transforms.codec import Codec
 from facecluster.transforms.photo import Face, Failure, Photo
-from facecluster.transforms.sources import Source
+from facecluster.transforms.quality import Quality
+from facecluster.transforms.sources import Container, Source
 from facecluster.transforms.tables import TableError, write_bytes
 from facecluster.transforms.write_shards import ShardWriter
 
+QUALITY = Quality(100.0, 0.2, 0.5, 0.0, 0.0, 0.0)
 DIMENSIONS = 4
 
 
@@ -53,7 +55,7 @@ def embedded(uri: str, shard, failure: Failure | None) -> Photo:
     if failure:
         return Photo(uri, shard, failure=failure)
     vector = np.eye(DIMENSIONS, dtype=np.float32)[len(uri) % DIMENSIONS]
-    face = Face(np.zeros(4, np.float32), np.zeros((5, 2), np.float32), 1.0, None, b"", vector)
+    face = Face(np.zeros(4, np.float32), np.zeros((5, 2), np.float32), 1.0, None, b"", vector, QUALITY)
     return Photo(uri, shard, photo_id=f"id of {uri}", width=1, height=1, n_frames=1, faces=(face,))
 
 
@@ -67,7 +69,7 @@ def job(root, inputs, failures, size=3, retry_all=False, seed=0) -> int:
     writer = ShardWriter(str(root), Codec("float32"), DIMENSIONS, "model", "space")
     run.remove_unfinished()
     plan = EmbedPlan.of(run).settled()
-    sources = [Source(uri) for uri in inputs]
+    sources = [source if isinstance(source, Source) else Source(source) for source in inputs]
     plan = plan.with_inputs(sources, lambda n: size, retry_all)
     todo = plan.todo(sources)
     random.Random(seed).shuffle(todo)
@@ -216,6 +218,23 @@ def test_what_failed_in_reading_is_tried_again_and_what_failed_in_decoding_only_
     assert job(tmp_path, NAMES[:1], {}, retry_all=True) == 1
     assert tables(tmp_path)["failures"] == []
     assert inputs_of(tables(tmp_path)) == NAMES
+
+
+def test_a_container_that_can_be_listed_now_is_no_failure_any_more(tmp_path):
+    def members(*names):
+        return [Source(f"a.tar!/{name}", Container("a.tar", "tar")) for name in names]
+
+    cut = Source("a.tar", failure=Failure("read", "DamagedError", "it breaks off"))
+    other = Source("b.tar", failure=cut.failure)
+    failures = {source.uri: source.failure for source in (cut, other)}
+    for size in (1, 5):  # the failure alone in its shard, and with photos
+        root = tmp_path / str(size)
+        job(root, [cut, *members("1"), other], failures, size)
+        assert inputs_of(tables(root)) == ["a.tar", "a.tar!/1", "b.tar"]
+        job(root, members("1", "2"), failures, size)  # the other is not among the inputs
+        assert inputs_of(tables(root)) == ["a.tar!/1", "a.tar!/2", "b.tar"]
+        job(root, [cut, *members("1")], failures, size)
+        assert inputs_of(tables(root)) == ["a.tar", "a.tar!/1", "a.tar!/2", "b.tar"]
 
 
 def test_one_that_fails_for_ever_leaves_no_shards_behind(tmp_path):

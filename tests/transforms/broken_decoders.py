@@ -23,6 +23,12 @@ def obey(content: bytes, max_pixels: int) -> Decoded:
         os._exit(3)
     if content == b"be killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if content.startswith(b"be killed once "):
+        mark = content.removeprefix(b"be killed once ")
+        if os.path.exists(mark):
+            raise ValueError("second time")
+        os.mkdir(mark)
+        os.kill(os.getpid(), signal.SIGKILL)
     if content == b"hang":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         while True:

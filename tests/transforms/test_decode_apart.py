@@ -158,6 +158,13 @@ def test_a_crash_is_the_failure_of_one_photo(obedient, content, message):
     assert_decodes(obedient)
 
 
+def test_a_photo_is_tried_again_when_somebody_killed_its_process(obedient, tmp_path):
+    mark = tmp_path / "was here"
+    with pytest.raises(DecodeError, match="second time"):
+        obedient.decode(b"be killed once " + bytes(mark))
+    assert_decodes(obedient)
+
+
 def test_a_hang_ends_in_time(obedient):
     assert_decodes(obedient)
     pid = obedient._process.pid
