@@ -92,7 +92,7 @@ def _lock_of(arguments: argparse.Namespace) -> contextlib.AbstractContextManager
     if not folder or is_training:
         return contextlib.nullcontext()
     directory = _run_directory(folder)
-    if arguments.command in ("run", "embed"):
+    if arguments.command in ("run", "embed", "evaluate verification"):
         directory.check_foreign()
     elif not arguments.makes_run and not directory.is_run():
         return contextlib.nullcontext()  # the command says what it misses
@@ -198,7 +198,7 @@ def _is_retry(arguments: argparse.Namespace) -> bool:
     """Whether the inputs are the failures of the run that they go to."""
     failures = absolute(_run_directory(arguments.output).path("failures"))
     inputs = getattr(arguments, "input", None) or ()
-    return failures in (absolute(name.rstrip("/")) for name in inputs)
+    return any(f"{absolute(name)}/".startswith(f"{failures}/") for name in inputs)
 
 
 def _embed(arguments: argparse.Namespace, listing: Listing) -> RunDirectory:

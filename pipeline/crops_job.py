@@ -28,7 +28,7 @@ from facecluster.pipeline.evaluate_job import (
     read_assignments,
 )
 from facecluster.pipeline.options import CropOptions
-from facecluster.pipeline.run_directory import RunDirectory
+from facecluster.pipeline.run_directory import TEMPORARY_ENDING, RunDirectory
 from facecluster.pipeline.runner import choose_execution, run_pipeline
 from facecluster.transforms import schema
 from facecluster.transforms.decode_photos import DecodePhotos
@@ -295,10 +295,13 @@ class CropsJob:
         even = -(-len(plan) // LEAST_SHARDS)
         size = min(self.options.photos_per_shard, max(even, LEAST_PHOTOS_PER_SHARD))
         failures = {wanted.uri: wanted.failure for wanted in plan}
-        sources = locate(list(failures))
-        return plan_shards(
-            [s._replace(failure=failures[s.uri]) if failures[s.uri] else s for s in sources], size
-        )
+        located = {
+            source.uri: source._replace(failure=failures[source.uri] or source.failure)
+            for source in locate(list(failures))
+        }
+        # In the order of their names, which does not change when a container is packed anew.
+        shards = plan_shards([Source(uri) for uri in sorted(located)], size)
+        return [(shard, tuple(located[uri] for uri, *_ in part)) for shard, part in shards]
 
     def _counts(self, plan: Sequence[Wanted]) -> dict[str, int]:
         files = list_files(self._path(MARKER_TABLE))
@@ -322,7 +325,7 @@ class CropsJob:
 
     def _remove_temporary_files(self) -> None:
         """Deletes what a killed job was writing; readers pass over it, but it takes room."""
-        delete_files([path for path in all_files(self.output) if path.endswith(".tmp")])
+        delete_files([path for path in all_files(self.output) if TEMPORARY_ENDING.search(path)])
 
     def _write_manifest(self, entry: dict[str, Any]) -> None:
         text = json.dumps(entry, indent=2, sort_keys=True) + "\n"

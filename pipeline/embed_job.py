@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from apache_beam.ml.inference.base import RunInference
 
 from facecluster.pipeline.embed_plan import EmbedPlan
-from facecluster.pipeline.options import EmbedOptions, FailureLimit
+from facecluster.pipeline.failure_limit import FailureLimit
+from facecluster.pipeline.options import EmbedOptions
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.pipeline.runner import choose_execution, run_pipeline
 from facecluster.transforms.align import align_faces
@@ -32,11 +33,14 @@ from facecluster.transforms.write_shards import ShardWriter, WriteShards
 # A small input is split finer than the option says, so that every worker has its share and
 # progress shows; below the second number a file of its own is not worth it.
 SHARDS_PER_WORKER, LEAST_PHOTOS_PER_SHARD = 16, 16
-COMMONEST_ERRORS = 3  # that a sentence about many failures names
 
 
 class EmbedError(Exception):
     """An embed job that cannot start or went wrong."""
+
+
+class TooManyFailures(EmbedError):
+    """More inputs failed than may."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,11 @@ class EmbedJob:
         self._check_settings(settings)
         models = self._models(card)
         plan = EmbedPlan.of(self.run)  # before anything is written: it may be of another version
+        if self.retry_all and plan.n_pending:
+            raise EmbedError(
+                f"{plan.n_pending:,} inputs of {self.run.root} are still to be done: go on with "
+                "the command that was stopped, and try its failures again then"
+            )
         self.run.update_manifest(
             "embed", {"state": "running", "options": settings, "models": models}
         )
@@ -94,9 +103,10 @@ class EmbedJob:
         self.run.remove_unfinished()
         plan = plan.settled()
         sources = listing.sources
+        n_gone = plan.n_gone(sources)
         execution = choose_execution(self.beam_arguments, len(plan.unread(sources)))
         plan = plan.with_inputs(
-            sources, lambda n: self._photos_per_shard(n, execution.n_workers), self.retry_all
+            listing, lambda n: self._photos_per_shard(n, execution.n_workers), self.retry_all
         )
         shards = plan.todo(sources)
         sizes = {shard.name: shard.n_photos for shard, _ in shards}
@@ -110,7 +120,10 @@ class EmbedJob:
                     pipeline = beam.Pipeline(execution.runner, execution.options)
                     self._build(pipeline, shards, writer, card, execution.threads)
                     run_pipeline(pipeline, self._early_check(plan))
-                except EmbedError:
+                except TooManyFailures:
+                    self.run.update_manifest(
+                        "embed", {"state": "failed", "options": settings, "models": models}
+                    )
                     raise
                 except Exception as error:
                     raise EmbedError(cause_of(error)) from error
@@ -124,9 +137,8 @@ class EmbedJob:
         near_duplicates = near_duplicates_table(photos)
         self.run.write("near_duplicates", near_duplicates)
         failures, _ = self.run.read_shards("failures", ["step", "error"])
-        too_many = self._too_many(failures, len(photos) + len(failures))
         entry = {
-            "state": "failed" if too_many else "done",
+            "state": "done",
             "options": settings,
             "models": models,
             "seconds": round(time.monotonic() - started, 1),
@@ -137,16 +149,20 @@ class EmbedJob:
                 "faces": pc.sum(photos["n_faces"]).as_py() or 0,
                 "failures": len(failures),
                 "photos_already_done": len(sources) - n_todo,
+                "inputs_gone": n_gone,
                 "files_that_are_no_photos": listing.n_other_files,
             },
         }
+        try:
+            self._check_failures(failures, len(photos) + len(failures))
+        except TooManyFailures:
+            self.run.update_manifest("embed", {**entry, "state": "failed"})
+            raise
         self.run.update_manifest("embed", entry)
-        if too_many:
-            raise EmbedError(too_many)
         return entry
 
     def _early_check(self, plan: EmbedPlan) -> Callable[[], None]:
-        """Raises EmbedError as soon as it is certain that too many inputs fail."""
+        """Raises TooManyFailures as soon as it is certain that too many inputs fail."""
         if self.max_failures is None:
             return lambda: None
         seen = set(plan.complete.to_pylist())
@@ -157,28 +173,13 @@ class EmbedJob:
             if new:
                 seen.update(new)
                 failures.append(self.run.read_shards("failures", ["step", "error"], new)[0])
-                too_many = self._too_many(pa.concat_tables(failures), plan.n_inputs)
-                if too_many:
-                    raise EmbedError(too_many)
+                self._check_failures(pa.concat_tables(failures), plan.n_inputs)
 
         return check
 
-    def _too_many(self, failures: pa.Table, n_inputs: int) -> str | None:
-        """A sentence when there are more failures than may be."""
-        n = len(failures)
-        if self.max_failures is None or self.max_failures.allows(n, n_inputs):
-            return None
-        kinds = failures.group_by(["step", "error"]).aggregate([([], "count_all")])
-        kinds = kinds.sort_by([("count_all", "descending"), ("error", "ascending")])
-        commonest = ", ".join(
-            f"{kind['count_all']:,} x {kind['step']}: {kind['error']}"
-            for kind in kinds[:COMMONEST_ERRORS].to_pylist()
-        )
-        return (
-            f"{n:,} of {n_inputs:,} inputs ({n / n_inputs:.1%}) could not be used, more than "
-            f"--max-failures {self.max_failures} allows ({commonest}); "
-            f"{self.run.path('failures')} says which and why"
-        )
+    def _check_failures(self, failures: pa.Table, n_inputs: int) -> None:
+        if self.max_failures and (said := self.max_failures.sentence(failures, n_inputs)):
+            raise TooManyFailures(f"{said}; {self.run.path('failures')} says which and why")
 
     def _build(self, pipeline, shards, writer, card, threads):
         options = self.options

@@ -16,9 +16,10 @@ from apache_beam.io.filesystems import FileSystems
 
 from facecluster.pipeline.run_directory import PLAN_NAME, RunDirectory
 from facecluster.transforms import schema
+from facecluster.transforms.listing import Listing
 from facecluster.transforms.photo import Shard
 from facecluster.transforms.read_photos import plan_shards
-from facecluster.transforms.sources import Source, printable
+from facecluster.transforms.sources import Source
 from facecluster.transforms.tables import read_table, write_table
 
 
@@ -55,6 +56,11 @@ class EmbedPlan:
         write_table(self.run.path(PLAN_NAME), rows)
 
     @property
+    def n_pending(self) -> int:
+        """Inputs in shards that are not complete."""
+        return len(self._pending())
+
+    @property
     def n_inputs(self) -> int:
         return pc.count_distinct(self.rows["uri"]).as_py()
 
@@ -63,6 +69,10 @@ class EmbedPlan:
         uris = uris_of(sources)
         done = self.rows["uri"].filter(_in(self.rows["shard"], self.complete))
         return uris.filter(_not(_in(uris, done)))
+
+    def n_gone(self, sources: Sequence[Source]) -> int:
+        """Inputs in shards that are not complete and are not among the sources any more."""
+        return pc.sum(_not(_in(self._pending(), uris_of(sources)))).as_py() or 0
 
     def failures_that_stay(self) -> pa.Table:
         """(step, error) of the failures that no pending shard is about to try again."""
@@ -79,21 +89,22 @@ class EmbedPlan:
         return self._without(pa.array(self._superseded()))
 
     def with_inputs(
-        self, sources: Sequence[Source], photos_per_shard: Callable[[int], int], retry_all: bool
+        self, listing: Listing, photos_per_shard: Callable[[int], int], retry_all: bool
     ) -> "EmbedPlan":
         """The plan, saved, with shards for inputs that are new or to be tried again.
 
         A shard that is not complete stays as it is, unless some of its inputs are not among the
-        sources any more. Then the others are as good as new. A container that could not be listed
-        to its end before, and now could, is no failure any more.
+        sources any more. Then the others are as good as new. What could not be listed to its end
+        before, and now could, is no failure any more.
 
         Args:
-          sources: all inputs.
+          listing: all inputs.
           photos_per_shard: from a number of inputs to the size of their shards.
           retry_all: whether to try all failures again, and not only those in reading.
         """
+        sources = listing.sources
         listed = uris_of(sources)
-        plan = self._without(self._mended(sources))
+        plan = self._without(self._mended(listing))
         pending = _not(_in(plan.rows["shard"], plan.complete))
         gone = pc.and_(pending, _not(_in(plan.rows["uri"], listed)))
         broken = pc.unique(plan.rows["shard"].filter(gone))
@@ -132,12 +143,10 @@ class EmbedPlan:
         plan.save()
         return plan
 
-    def _mended(self, sources: Sequence[Source]) -> pa.Array:
-        """(n_rows,) bool: failures of containers that could be listed to their end this time."""
-        listed = {printable(source.container.path) for source in sources if source.container}
-        listed -= set(uris_of(sources).to_pylist())
+    def _mended(self, listing: Listing) -> pa.Array:
+        """(n_rows,) bool: failures of what could be listed to its end this time."""
         uris = self.rows["uri"].combine_chunks()
-        mended = _in(uris, pa.array(sorted(listed), pa.string()))
+        mended = _in(uris, pa.array(sorted(listing.whole), pa.string()))
         return pc.and_(mended, _in(uris, self._failed(in_any_step=True)))
 
     def _with_shards(self, sources: Sequence[Source], photos_per_shard: int) -> "EmbedPlan":
@@ -204,15 +213,15 @@ class EmbedPlan:
         """
         unknown = self.complete.filter(_not(_in(self.complete, self.rows["shard"]))).to_pylist()
         planned = self.rows.filter(_in(self.rows["shard"], self.complete))["uri"]
-        plan = self
+        uris, shards = [pa.array([], pa.string())], [pa.array([], pa.string())]
         for table in ("failures", "photos"):
             for shard in unknown:
                 found, _ = self.run.read_shards(table, ["uri"], [shard])
-                uris = found["uri"].combine_chunks()
-                uris = uris.filter(_not(_in(uris, planned)))
-                shards = pa.array([shard], pa.string()).take(pa.array(np.zeros(len(uris), int)))
-                plan = replace(plan, rows=_behind(plan.rows, uris, shards))
-        return plan
+                of_shard = found["uri"].combine_chunks()
+                uris.append(of_shard.filter(_not(_in(of_shard, planned))))
+                shards.append(pa.repeat(pa.scalar(shard, pa.string()), len(uris[-1])))
+        rows = _behind(self.rows, pa.concat_arrays(uris), pa.concat_arrays(shards))
+        return replace(self, rows=rows)
 
 
 # A failure in this step may be gone at the next try: a disk that was not there, a permission. What

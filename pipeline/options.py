@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
+from facecluster.pipeline.failure_limit import FailureLimit
 from facecluster.transforms.codec import CODECS
 from facecluster.transforms.decode_apart import DecodeLimits
 
@@ -40,22 +41,6 @@ def between(least: float, most: float, kind: Callable = float) -> Callable[[str]
 
     read.__name__ = kind.__name__
     return read
-
-
-@dataclass(frozen=True)
-class FailureLimit:
-    """How many inputs may fail: a number, or a share of all inputs in percent."""
-
-    number: float
-    is_percentage: bool
-
-    def allows(self, n_failures: int, n_inputs: int) -> bool:
-        """Whether a run of so many inputs may have so many failures."""
-        most = n_inputs * self.number / 100 if self.is_percentage else self.number
-        return n_failures <= most
-
-    def __str__(self) -> str:
-        return f"{self.number:g}{'%' * self.is_percentage}"
 
 
 def failure_limit(text: str) -> FailureLimit:

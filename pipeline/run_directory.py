@@ -100,10 +100,13 @@ class RunDirectory:
     def remove_everything(self) -> None:
         """Deletes what facecluster wrote; other files, the log and the lock stay.
 
-        The manifest goes last: until then this is a run, and can be called again.
+        The manifest stays too, and tells of nothing: this is a run, also when it is killed now.
         """
-        names = sorted(filter(_is_ours, _names(self.root)), key=lambda name: name == MANIFEST_NAME)
-        delete_files([self.path(*name.split("/")) for name in names])
+        write_bytes(self.path(MANIFEST_NAME), b'{"steps": {}}\n')
+        ours = [name for name in _names(self.root) if _is_ours(name) and name != MANIFEST_NAME]
+        delete_files([self.path(*name.split("/")) for name in ours])
+        for table in (*SHARDED_TABLES, *OTHER_TABLES):  # where these are links to folders elsewhere
+            delete_files(list_files(self.path(table)))
         if FileSystems.get_scheme(self.root) is None:
             for folder in OUR_FOLDERS:
                 for top, _, _ in os.walk(self.path(folder), topdown=False):

@@ -50,6 +50,12 @@ def format_summary(manifest: Mapping[str, Any]) -> str:
     if seconds:
         text.append(f"{'time':14}{', '.join(seconds)}")
     doubts = _doubts(steps.get("cluster", {}).get("diagnostics", {}))
+    n_gone = embed.get("inputs_gone") if embed else 0
+    if n_gone:
+        inputs = "1 input" if n_gone == 1 else f"{n_gone:,} inputs"
+        doubts.insert(
+            0, f"{inputs} that an earlier command had left to do were not named this time"
+        )
     return "\n".join(text + [f"{'note':14}{doubt}" for doubt in doubts])
 
 

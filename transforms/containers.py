@@ -42,7 +42,7 @@ PHOTO_SUFFIXES = {
 # How containers are named; of compressed ones only gzip's can be read.
 NAMES = {
     "tar": re.compile(r"\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2|txz)$", re.IGNORECASE),
-    "tfrecord": re.compile(r"\.(tfrecords?|tfrec)(\.gz)?$", re.IGNORECASE),
+    "tfrecord": re.compile(r"\.(tfrecords?|tfrec)(-\d+-of-\d+)?(\.gz)?$", re.IGNORECASE),
     "parquet": re.compile(r"\.parquet$", re.IGNORECASE),
 }
 NUMBERED = re.compile(r"-\d+-of-\d+(\.gz)?$")  # mostly TFRecords, without a suffix that says so
@@ -99,6 +99,7 @@ def form_by_content(path: str) -> str | None:
 
     Raises:
       OSError: it cannot be read.
+      DamagedError: it is compressed by gzip, and damaged.
     """
     with open_file(path) as file:
         head = file.read(tarfile.BLOCKSIZE)
@@ -106,8 +107,8 @@ def form_by_content(path: str) -> str | None:
             file.seek(0)
             try:
                 head = gzip.GzipFile(fileobj=file).read(tarfile.BLOCKSIZE)
-            except STREAM_ERRORS:
-                return None
+            except STREAM_ERRORS as error:
+                raise DamagedError(f"it cannot be unpacked: {error}") from error
     if head.startswith(MAGIC):
         return "parquet"
     if tfrecord.record_size(head[: tfrecord.HEADER_BYTES]) is not None:

@@ -51,19 +51,11 @@ class DecodeError(Exception):
 
 
 class DecoderCrashed(DecodeError):
-    """The process came to its end while it decoded the photo.
-
-    Attributes:
-      exit_code: of the process, or less than 0: the signal that ended it.
-    """
-
-    def __init__(self, exit_code: int):
-        super().__init__(f"the decoder {_end(exit_code)}")
-        self.exit_code = exit_code
+    """The process came to its end while it decoded the photo, twice."""
 
 
 class DecoderHung(DecodeError):
-    """Decoding the photo took longer than it may."""
+    """Decoding the photo took longer than it may, twice."""
 
 
 class DecoderStartError(Exception):
@@ -122,10 +114,10 @@ class DecoderProcess:
         with self._lock:
             try:
                 answer, pixels = self._try(content)
-            except DecoderCrashed as error:
-                if error.exit_code != -signal.SIGKILL:
-                    raise
-                answer, pixels = self._try(content)  # somebody killed it: no fault of the photo's
+            except (DecoderCrashed, DecoderHung):
+                # It need not be this photo's fault: the process may have been killed or stopped
+                # from outside, or harmed by a photo before.
+                answer, pixels = self._try(content)
         if pixels is None:
             raise type(answer["error"], (DecodeError,), {})(answer["message"])
         taken_at = answer["taken_at"] and datetime.fromisoformat(answer["taken_at"])
@@ -163,6 +155,9 @@ class DecoderProcess:
                 f"the process that decodes photos does not start: it {end}; its last words are in "
                 "the log"
             ) from error
+        except BaseException:  # its greeting is still to come
+            self._stop(kill=True)
+            raise
 
     def _try(self, content: bytes) -> tuple[dict, mmap.mmap | None]:
         """As `_ask`, in a process that is started if there is none."""
@@ -173,7 +168,7 @@ class DecoderProcess:
             self._stop(kill=True)
             raise DecoderHung(f"decoding took longer than {self.limits.max_seconds:g} s") from None
         except (OSError, EOFError, ValueError, LookupError, TypeError):
-            raise DecoderCrashed(self._stop()) from None
+            raise DecoderCrashed(f"the decoder {_end(self._stop())}") from None
         except BaseException:  # an answer is still to come, which the next photo must not get
             self._stop(kill=True)
             raise

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from apache_beam.io.filesystems import FileSystems
@@ -21,7 +21,13 @@ from facecluster.transforms.containers import (
 )
 from facecluster.transforms.photo import Photo, Shard, failing
 from facecluster.transforms.photo_lists import LIST_SUFFIXES, beside, read_list
-from facecluster.transforms.sources import SEPARATOR, Source, name_on_disk, printable
+from facecluster.transforms.sources import (
+    SEPARATOR,
+    DamagedError,
+    Source,
+    name_on_disk,
+    printable,
+)
 
 LIST_IN_LIST = "a list names it, and it is itself a list: give it by itself"
 LISTING_THREADS = 16  # containers listed at once: they wait for the file system
@@ -39,10 +45,12 @@ class Listing:
       sources: photos, sorted by their URIs and each once; also what may have photos and could not
         be listed, as a source that carries its failure.
       n_other_files: files, and members of containers, that are not named like photos.
+      whole: URIs of the folders, containers and lists that could be looked into to their end.
     """
 
     sources: tuple[Source, ...]
     n_other_files: int
+    whole: frozenset[str] = frozenset()
 
     @property
     def uris(self) -> tuple[str, ...]:
@@ -78,7 +86,7 @@ def list_photos(inputs: Sequence[str], containers: bool = True) -> Listing:
         known = " ".join(sorted(PHOTO_SUFFIXES))
         raise InputError(f"there are no photos in {where}{none}; photos end in {known}")
     found = sorted(finder.sources.values(), key=lambda source: source.uri)
-    return Listing(tuple(found), finder.n_other_files())
+    return Listing(tuple(found), finder.n_other_files(), frozenset(finder.whole))
 
 
 def locate(uris: Sequence[str]) -> list[Source]:
@@ -117,7 +125,7 @@ class _Wish:
 
     path: str
     form: str | None
-    members: frozenset[str] = frozenset()
+    members: set[str] = field(default_factory=set)
     is_whole: bool = True
     is_input: bool = False
     is_listed: bool = False
@@ -137,11 +145,13 @@ class _Finder:
     Attributes:
       sources: {uri: source}.
       tables: files that are tables of a run.
+      whole: as in Listing.
     """
 
     def __init__(self, with_containers: bool):
         self.sources: dict[str, Source] = {}
         self.tables: set[str] = set()
+        self.whole: set[str] = set()
         self._with_containers = with_containers
         self._others: set[str] = set()
         self._n_others_in: dict[str, int] = {}
@@ -161,7 +171,7 @@ class _Finder:
         if not is_remote and os.path.exists(name):
             self._add_path(name)
         elif self._with_containers and (container := _container_of(name)):
-            self._want(_Wish(container, None, frozenset([name]), is_whole=False))
+            self._want(_Wish(container, None, {name}, is_whole=False))
         elif is_remote:
             files, is_folder = _remote_files(name)
             for path in files:
@@ -187,7 +197,8 @@ class _Finder:
 
     def _add_path(self, path: str) -> None:
         if os.path.isdir(path):
-            files, closed = _files_below(path)
+            files, opened, closed = _files_below(path)
+            self.whole.update(map(printable, opened))
             for file in files:
                 self._add_found(file, path)
             for folder in closed:
@@ -227,7 +238,7 @@ class _Finder:
         elif not is_remote and os.path.exists(path):
             self._add_named(_Wish(path, None, is_listed=True))
         elif container := _container_of(uri):
-            self._want(_Wish(container, None, frozenset([uri]), is_whole=False))
+            self._want(_Wish(container, None, {uri}, is_whole=False))
         elif not is_remote or is_photo(PurePosixPath(uri)):
             self._add_photo(uri)
         elif form_by_name(uri):
@@ -249,7 +260,12 @@ class _Finder:
 
     def _add_photo(self, path: str) -> None:
         uri = printable(path)
-        self.sources[uri] = Source(uri)
+        if uri != path and os.path.exists(uri):  # and `name_on_disk` would take that file
+            self._add_failure(
+                f"{path}#2", ValueError(f"another file is written as {uri}: rename one")
+            )
+        else:
+            self.sources[uri] = Source(uri)
 
     def _add_other(self, path: str) -> None:
         """Adds a file of a folder that was looked into and has no photos."""
@@ -269,8 +285,12 @@ class _Finder:
         other = self._waiting.setdefault(wish.path, wish)
         if other is not wish:
             first, second = (wish, other) if wish.is_input or not other.is_whole else (other, wish)
-            whole = first if first.is_whole else second
-            self._waiting[wish.path] = replace(whole, members=wish.members | other.members)
+            whole, part = (first, second) if first.is_whole else (second, first)
+            # One set grows: there may be a million members, each a wish of its own.
+            larger, smaller = sorted((whole.members, part.members), key=len, reverse=True)
+            larger |= smaller
+            whole.members = larger
+            self._waiting[wish.path] = whole
 
     def _require(self, members: Iterable[str], problem: Exception | None = None) -> None:
         """Makes members failures that their container has not."""
@@ -295,6 +315,8 @@ class _Finder:
         self._require(wish.members, contents.problem)
         if not wish.is_whole:
             return
+        if not contents.problem:
+            self.whole.add(printable(wish.path))
         self._n_others_in[wish.path] = contents.n_other_files
         layout = contents.layout
         if wish.form == "list" or (layout is not None and layout.kind != "photos"):
@@ -346,8 +368,8 @@ def _look_into(wish: _Wish) -> Contents | None:
         return contents
     try:
         form = wish.form or form_by_name(wish.path) or form_by_content(wish.path)
-    except OSError as error:
-        return None if wish.is_whole else Contents(problem=error)
+    except (OSError, DamagedError) as error:
+        return Contents(problem=error)
     if form is None:
         return None
     contents = list_container(wish.path, form)
@@ -356,15 +378,28 @@ def _look_into(wish: _Wish) -> Contents | None:
     return contents
 
 
-def _files_below(folder: str) -> tuple[list[str], list[str]]:
-    """All files in a local folder and its subfolders, and the subfolders that are closed to us."""
-    closed: list[OSError] = []
-    files = [
-        os.path.join(top, name)
-        for top, _, names in os.walk(folder, onerror=closed.append)
-        for name in names
-    ]
-    return files, [str(error.filename) for error in closed]
+def _files_below(folder: str) -> tuple[list[str], list[str], list[str]]:
+    """All files in a local folder and its subfolders; the folders read; those closed to us.
+
+    Links to folders elsewhere are followed, to each of these once.
+    """
+    root, elsewhere = os.path.realpath(folder), set()
+
+    def is_new(path: str) -> bool:
+        if not os.path.islink(path):
+            return True
+        target = os.path.realpath(path)
+        if os.path.commonpath([root, target]) in (root, target) or target in elsewhere:
+            return False  # it is in the folder by itself, or the folder is in it
+        elsewhere.add(target)
+        return True
+
+    files, opened, closed = [], [], []
+    for top, folders, names in os.walk(folder, onerror=closed.append, followlinks=True):
+        folders[:] = sorted(name for name in folders if is_new(os.path.join(top, name)))
+        files += [os.path.join(top, name) for name in names]
+        opened.append(top)
+    return files, opened, [str(error.filename) for error in closed]
 
 
 def _remote_files(name: str) -> tuple[list[str], bool]:

@@ -7,11 +7,16 @@ from dataclasses import replace
 from itertools import groupby
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 
 from facecluster.transforms.containers import read_members
 from facecluster.transforms.photo import Photo, Shard, failing, step
-from facecluster.transforms.sources import Container, Source, TooLargeError, name_on_disk
+from facecluster.transforms.sources import (
+    Container,
+    Source,
+    TooLargeError,
+    name_on_disk,
+    open_file,
+)
 
 MAX_PHOTO_BYTES = 100 << 20  # no camera writes more, and a worker holds several
 CHUNK_BYTES = 1 << 20
@@ -118,7 +123,7 @@ def _with_content(photo: Photo, content: bytes) -> Photo:
 
 def _read_file(path: str, max_bytes: int) -> bytes:
     chunks, size = [], 0
-    with FileSystems.open(path, mime_type="application/octet-stream") as file:
+    with open_file(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             chunks.append(chunk)
             size += len(chunk)

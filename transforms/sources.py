@@ -100,8 +100,15 @@ class TooLargeError(ValueError):
 
 
 def open_file(path: str) -> BinaryIO:
-    """The file as it is on disk: Beam would unpack what is named like a compressed one."""
+    """The file as it is on disk: Beam would unpack what is named like a compressed one.
+
+    Raises:
+      OSError: it cannot be opened.
+      ValueError: it is a pipe or a device, which may never come to an end.
+    """
     if FileSystems.get_scheme(path) is None:
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise ValueError("it is a pipe or a device, not a file")
         return open(path, "rb")
     return FileSystems.open(path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
 

@@ -292,7 +292,7 @@ def test_a_second_run_does_nothing_and_a_killed_one_goes_on(tmp_path):
     unfinished = sorted(output.glob("*.tar"))[1]
     unfinished.unlink()
     (output / "failures" / f"{unfinished.stem}.parquet").unlink()
-    (output / f"{unfinished.name}.0.tmp").write_text("half")
+    (output / f"{unfinished.name}.{'0' * 32}.tmp").write_text("half")
     manifest = json.loads((output / "crops.json").read_text())
     (output / "crops.json").write_text(
         json.dumps({"state": "running", "options": manifest["options"]})
@@ -313,6 +313,23 @@ def test_the_parts_are_a_function_of_the_photos_alone(tmp_path):
         found.append({f.name: f.read_bytes() for f in (tmp_path / name).glob("*.tar")})
     assert len(found[0]) == 3  # of 16 photos, at least
     assert found[0] == found[1]
+
+
+def test_the_parts_stay_when_their_photos_are_packed_anew(run, tmp_path):
+    container, folder = tmp_path / "photos.tar", tmp_path / "photos"
+    plan = [
+        replace(w, uri=w.uri.replace(str(folder), f"{container}!"))
+        for w in plan_run(run, "people", "tar")
+    ]
+    written = []
+    for order in (1, -1):
+        with tarfile.open(container, "w") as tar:
+            for path in sorted(path for path in folder.rglob("*") if path.is_file())[::order]:
+                tar.add(path, path.relative_to(folder))
+        cut(tmp_path / str(order), plan, replace(OPTIONS, form="tar", photos_per_shard=1))
+        written.append({file.name for file in (tmp_path / str(order)).glob("*.tar")})
+    assert written[0] == written[1]
+    assert len(written[0]) > 1
 
 
 THREE_THREADS = ["--direct_running_mode=multi_threading", "--direct_num_workers=3"]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from facecluster.pipeline.embed_plan import EmbedPlan
 from facecluster.pipeline.run_directory import SHARDED_TABLES, RunDirectory
 from facecluster.transforms.codec import Codec
+from facecluster.transforms.listing import Listing
 from facecluster.transforms.photo import Face, Failure, Photo
 from facecluster.transforms.quality import Quality
 from facecluster.transforms.sources import Container, Source
@@ -55,22 +56,24 @@ def embedded(uri: str, shard, failure: Failure | None) -> Photo:
     if failure:
         return Photo(uri, shard, failure=failure)
     vector = np.eye(DIMENSIONS, dtype=np.float32)[len(uri) % DIMENSIONS]
-    face = Face(np.zeros(4, np.float32), np.zeros((5, 2), np.float32), 1.0, None, b"", vector, QUALITY)
+    box, landmarks = np.zeros(4, np.float32), np.zeros((5, 2), np.float32)
+    face = Face(box, landmarks, 1.0, None, b"", vector, QUALITY)
     return Photo(uri, shard, photo_id=f"id of {uri}", width=1, height=1, n_frames=1, faces=(face,))
 
 
-def job(root, inputs, failures, size=3, retry_all=False, seed=0) -> int:
+def job(root, inputs, failures, size=3, retry_all=False, seed=0, whole=()) -> int:
     """An embed job without networks; returns how many inputs it worked on.
 
     Args:
+      whole: containers that could be listed to their end.
       failures: {uri: Failure} of the inputs that cannot be used at this time.
     """
     run = RunDirectory(str(root))
     writer = ShardWriter(str(root), Codec("float32"), DIMENSIONS, "model", "space")
     run.remove_unfinished()
     plan = EmbedPlan.of(run).settled()
-    sources = [source if isinstance(source, Source) else Source(source) for source in inputs]
-    plan = plan.with_inputs(sources, lambda n: size, retry_all)
+    sources = tuple(source if isinstance(source, Source) else Source(source) for source in inputs)
+    plan = plan.with_inputs(Listing(sources, 0, frozenset(whole)), lambda n: size, retry_all)
     todo = plan.todo(sources)
     random.Random(seed).shuffle(todo)
     for shard, part in todo:
@@ -231,10 +234,24 @@ def test_a_container_that_can_be_listed_now_is_no_failure_any_more(tmp_path):
         root = tmp_path / str(size)
         job(root, [cut, *members("1"), other], failures, size)
         assert inputs_of(tables(root)) == ["a.tar", "a.tar!/1", "b.tar"]
-        job(root, members("1", "2"), failures, size)  # the other is not among the inputs
+        job(root, members("1", "2"), failures, size, whole=["a.tar"])  # the other is no input now
         assert inputs_of(tables(root)) == ["a.tar!/1", "a.tar!/2", "b.tar"]
         job(root, [cut, *members("1")], failures, size)
         assert inputs_of(tables(root)) == ["a.tar", "a.tar!/1", "a.tar!/2", "b.tar"]
+
+
+def test_inputs_that_were_left_to_do_and_are_not_named_any_more_are_counted(tmp_path):
+    def plan(*names):
+        sources = tuple(map(Source, names))
+        return EmbedPlan.of(RunDirectory(str(tmp_path))).with_inputs(
+            Listing(sources, 0), lambda n: 2, retry_all=False
+        )
+
+    assert plan("a", "b", "c").n_pending == 3
+    now = EmbedPlan.of(RunDirectory(str(tmp_path)))
+    assert now.n_gone([Source("b")]) == 2
+    assert now.n_gone([Source(name) for name in "abcd"]) == 0
+    assert plan("b").n_pending == 1
 
 
 def test_one_that_fails_for_ever_leaves_no_shards_behind(tmp_path):
@@ -261,13 +278,14 @@ def test_a_damaged_plan_is_named(tmp_path):
 
 
 def test_many_inputs_are_planned_in_seconds(tmp_path):
-    sources = [Source(f"/photos/{i:08}.jpg") for i in range(200_000)]
+    sources = tuple(Source(f"/photos/{i:08}.jpg") for i in range(200_000))
+    listing = Listing(sources, 0)
     run = RunDirectory(str(tmp_path))
-    plan = EmbedPlan.of(run).with_inputs(sources, lambda n: 256, False)
+    plan = EmbedPlan.of(run).with_inputs(listing, lambda n: 256, False)
     again = EmbedPlan.of(run)
     assert again.rows.equals(plan.rows)
-    todo = again.with_inputs(sources, lambda n: 10, False).todo(sources)
-    assert [source for _, part in todo for source in part] == sources
+    todo = again.with_inputs(listing, lambda n: 10, False).todo(sources)
+    assert [source for _, part in todo for source in part] == list(sources)
     assert {shard.n_photos for shard, _ in todo} == {256, 200_000 % 256}
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -218,12 +219,13 @@ def test_everything_of_ours_is_removed_and_nothing_else(tmp_path):
         (tmp_path / name).write_text("not ours")
     run.remove_everything()
     left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(left) == sorted(others)
+    assert sorted(left) == sorted([*others, "manifest.json"])
+    assert run.manifest() == {"steps": {}}
     assert not (tmp_path / "faces").exists()
     run.remove_everything()
 
 
-@pytest.mark.parametrize("n", range(12))
+@pytest.mark.parametrize("n", range(11))
 def test_removing_everything_may_be_killed_anywhere(tmp_path, monkeypatch, n):
     run = full_run(tmp_path)
     remove, left = os.remove, [n]
@@ -240,7 +242,15 @@ def test_removing_everything_may_be_killed_anywhere(tmp_path, monkeypatch, n):
             run.remove_everything()
     assert run.is_run()
     run.remove_everything()
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["manifest.json"]
+
+
+def test_tables_elsewhere_are_removed_too(tmp_path):
+    run = full_run(tmp_path / "run")
+    shutil.move(tmp_path / "run" / "photos", tmp_path / "large disk")
+    (tmp_path / "run" / "photos").symlink_to(tmp_path / "large disk")
+    run.remove_everything()
+    assert run.complete_shards() == []
 
 
 @pytest.mark.parametrize(

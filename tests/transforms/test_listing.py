@@ -15,7 +15,7 @@ import pytest
 
 from facecluster.transforms import schema
 from facecluster.transforms.containers import PHOTO_SUFFIXES
-from facecluster.transforms.listing import InputError, Listing, list_photos
+from facecluster.transforms.listing import InputError, Listing, list_photos, locate
 from facecluster.transforms.photo import Photo, Shard
 from facecluster.transforms.read_photos import plan_shards, read_photo, read_task
 from facecluster.transforms.tables import write_table
@@ -162,6 +162,55 @@ def test_a_broken_link_is_a_photo_that_fails(tmp_path):
     assert (failure.step, failure.error) == ("read", "FileNotFoundError")
 
 
+def test_links_to_folders_are_followed_once(tmp_path):
+    photos = make(tmp_path, "in/a.jpg", "out/b.jpg", "out/deep/c.jpg")
+    inside, out = tmp_path / "in", tmp_path / "out"
+    for link, target in {
+        "album": out,
+        "again": out,
+        "self": inside,
+        "up": tmp_path,
+    }.items():
+        (inside / link).symlink_to(target)
+    (out / "deep" / "back").symlink_to(out)
+    listing = list_photos([str(inside)])
+    assert listing.uris == (photos[0], f"{inside}/again/b.jpg", f"{inside}/again/deep/c.jpg")
+    assert list_photos([str(tmp_path)]).uris == tuple(photos)
+
+
+def test_a_pipe_is_a_photo_that_fails(tmp_path):
+    for name in ("a.jpg", "b.tar"):
+        os.mkfifo(tmp_path / name)
+    listing = list_photos([str(tmp_path)])
+    assert [source.uri for source in listing.sources] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.tar"]
+    assert "a pipe or a device" in listing.sources[1].failure.message
+    failure = read_photo(Photo(listing.uris[0], Shard("s", 1))).failure
+    assert "a pipe or a device" in failure.message
+
+
+def test_of_two_names_that_are_written_alike_neither_is_lost(tmp_path):
+    plain, bytes_ = os.fsencode(tmp_path / r"\xff.jpg"), os.fsencode(tmp_path) + b"/\xff.jpg"
+    for path in (plain, bytes_):
+        with open(path, "wb") as file:
+            file.write(path)
+    listing = list_photos([str(tmp_path)])
+    assert [bool(source.failure) for source in listing.sources] == [False, True]
+    assert "written as" in listing.sources[1].failure.message
+    assert read_photo(Photo(listing.uris[0], Shard("s", 1))).content == plain
+
+
+def test_what_was_looked_into_to_its_end(tmp_path):
+    make(tmp_path, "sub/a.jpg")
+    whole, empty = write_tar(tmp_path / "b.tar", "x.jpg"), write_tar(tmp_path / "c.tar")
+    cut = Path(write_tar(tmp_path / "d.tar", "x.jpg"))
+    cut.write_bytes(cut.read_bytes()[:1100])
+    (tmp_path / "list.txt").write_text("sub/a.jpg")
+    listing = list_photos([str(tmp_path), f"{tmp_path}/list.txt"])
+    names = {str(tmp_path), f"{tmp_path}/sub", whole, empty, f"{tmp_path}/list.txt"}
+    assert listing.whole == names
+    assert list_photos([f"{whole}!/x.jpg"]).whole == set()
+
+
 def test_object_stores(bucket):
     names = [
         "a.jpg",
@@ -283,6 +332,22 @@ def test_a_broken_container_is_a_failure_beside_its_photos(tmp_path):
         assert "no record begins at byte 0" in found.pop(f"{tmp_path}/d.tfrecord")
         assert "no Parquet file" in found.pop(f"{tmp_path}/e.parquet")
         assert not found
+
+
+def test_a_damaged_part_of_a_data_set_is_not_passed_over(tmp_path):
+    for name in ("a.tfrecord-00000-of-00002", "b-00000-of-00002.gz"):
+        (tmp_path / name).write_bytes(b"\x1f\x8b\x08 nothing of the kind")
+    found = contents(list_photos([str(tmp_path)]))
+    assert sorted(found) == [
+        f"{tmp_path}/a.tfrecord-00000-of-00002",
+        f"{tmp_path}/b-00000-of-00002.gz",
+    ]
+
+
+def test_many_members_of_a_container(tmp_path):
+    tar = write_tar(tmp_path / "c.tar", *(f"{i}.jpg" for i in range(50_000)))
+    uris = [f"{tar}!/{i}.jpg" for i in range(50_000)]  # minutes, if each were to copy those before
+    assert [source.uri for source in locate(uris)] == uris
 
 
 def test_without_containers_they_are_files(tmp_path):
