@@ -190,6 +190,8 @@ def _list_inputs(arguments: argparse.Namespace) -> Listing:
         raise InputError(f"{directory.path('failures')} is tried again by itself: name no other")
     if arguments.overwrite:
         raise InputError("--overwrite would delete the failures that are to be tried again")
+    if not directory.is_run():
+        raise InputError(f"{directory.path('failures')} does not exist: {directory.root} is no run")
     failures, _ = directory.read_shards("failures", ["uri"])
     return list_photos(arguments.input) if len(failures) else Listing((), n_other_files=0)
 

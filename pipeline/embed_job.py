@@ -19,6 +19,7 @@ from facecluster.pipeline.failure_limit import FailureLimit
 from facecluster.pipeline.options import EmbedOptions
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.pipeline.runner import choose_execution, run_pipeline
+from facecluster.transforms import schema
 from facecluster.transforms.align import align_faces
 from facecluster.transforms.codec import make_codec
 from facecluster.transforms.decode_photos import DecodePhotos
@@ -121,6 +122,7 @@ class EmbedJob:
                     self._build(pipeline, shards, writer, card, execution.threads)
                     run_pipeline(pipeline, self._early_check(plan))
                 except TooManyFailures:
+                    EmbedPlan.of(self.run).settled()
                     self.run.update_manifest(
                         "embed", {"state": "failed", "options": settings, "models": models}
                     )
@@ -136,7 +138,7 @@ class EmbedJob:
         )
         near_duplicates = near_duplicates_table(photos)
         self.run.write("near_duplicates", near_duplicates)
-        failures, _ = self.run.read_shards("failures", ["step", "error"])
+        failures, _ = self.run.read_shards("failures", schema.FAILURES.names)
         entry = {
             "state": "done",
             "options": settings,
@@ -146,7 +148,7 @@ class EmbedJob:
                 "photos": len(photos),
                 "copies": len(photos) - pc.count_distinct(photos["photo_id"]).as_py(),
                 "near_duplicates": len(near_duplicates),
-                "faces": pc.sum(photos["n_faces"]).as_py() or 0,
+                "faces": self._n_faces(photos),
                 "failures": len(failures),
                 "photos_already_done": len(sources) - n_todo,
                 "inputs_gone": n_gone,
@@ -172,7 +174,7 @@ class EmbedJob:
             new = [shard for shard in self.run.complete_shards() if shard not in seen]
             if new:
                 seen.update(new)
-                failures.append(self.run.read_shards("failures", ["step", "error"], new)[0])
+                failures.append(self.run.read_shards("failures", schema.FAILURES.names, new)[0])
                 self._check_failures(pa.concat_tables(failures), plan.n_inputs)
 
         return check
@@ -215,6 +217,11 @@ class EmbedJob:
     def _photos_per_shard(self, n_photos: int, n_workers: int) -> int:
         even = math.ceil(n_photos / (n_workers * SHARDS_PER_WORKER))
         return min(self.options.photos_per_shard, max(even, LEAST_PHOTOS_PER_SHARD))
+
+    def _n_faces(self, photos: pa.Table) -> int:
+        """Faces, those of a photo with several names counted once."""
+        once = photos.group_by("photo_id").aggregate([("n_faces", "max")])
+        return pc.sum(once["n_faces_max"]).as_py() or 0
 
     def _photos_done(self, sizes: dict[str, int]) -> int:
         return sum(sizes.get(name, 0) for name in self.run.complete_shards())

@@ -75,11 +75,11 @@ class EmbedPlan:
         return pc.sum(_not(_in(self._pending(), uris_of(sources)))).as_py() or 0
 
     def failures_that_stay(self) -> pa.Table:
-        """(step, error) of the failures that no pending shard is about to try again."""
+        """The failures that no pending shard is about to try again."""
         failures, _ = self.run.read_shards(
-            "failures", ["uri", "step", "error"], self.complete.to_pylist()
+            "failures", schema.FAILURES.names, self.complete.to_pylist()
         )
-        return failures.filter(_not(_in(failures["uri"], self._pending()))).drop_columns("uri")
+        return failures.filter(_not(_in(failures["uri"], self._pending())))
 
     def settled(self) -> "EmbedPlan":
         """The plan without failures that a later, complete shard has in their place.

@@ -23,7 +23,7 @@ class FailureLimit:
         """What to say of more failures than may be; None where they are not.
 
         Args:
-          failures: columns step and error.
+          failures: a failures table.
         """
         n = len(failures)
         if self.allows(n, n_inputs):
@@ -34,9 +34,10 @@ class FailureLimit:
             f"{kind['count_all']:,} x {kind['step']}: {kind['error']}"
             for kind in kinds[:COMMONEST_ERRORS].to_pylist()
         )
+        one = failures[:1].to_pylist()[0]
         return (
             f"{n:,} of {n_inputs:,} inputs ({n / n_inputs:.1%}) could not be used, more than "
-            f"--max-failures {self} allows ({commonest})"
+            f"--max-failures {self} allows ({commonest}), such as {one['uri']}: {one['message']}"
         )
 
     def __str__(self) -> str:

@@ -120,13 +120,12 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
 
     manifest = run.manifest()
     doubtful = set(heterogeneous(largest)["person_id"].to_pylist())
-    n_photos = len(pc.unique(photos["photo_id"]))
     page = _template().render(
         name=PurePosixPath(run.root).name or run.root,
         versions=manifest.get("versions", {}),
         steps=_steps(manifest),
-        n_photos=n_photos,
-        n_copies=len(photos) - n_photos,
+        n_photos=len(photos),
+        n_copies=len(photos) - len(pc.unique(photos["photo_id"])),
         n_faces=len(assignments),
         n_people=len(people),
         n_unassigned=len(unassigned),
@@ -224,7 +223,10 @@ def _face(
 
 
 def _file_name(uri: str) -> str:
-    return PurePosixPath(uri).name or uri
+    """The last part of a path; of a member of a container, behind the container's."""
+    path, separator, member = uri.rpartition(SEPARATOR)
+    name = PurePosixPath(path).name + separator + member if separator else PurePosixPath(uri).name
+    return name or uri
 
 
 def _link(uri: str) -> str | None:

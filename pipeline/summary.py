@@ -37,7 +37,8 @@ def format_summary(manifest: Mapping[str, Any]) -> str:
             lines.append(("left out", cluster["left_out"], [in_words(reasons)]))
     if embed:
         others = embed["files_that_are_no_photos"]
-        notes = [f"{others:,} files in the folders are not named like photos"] * bool(others)
+        files = "1 other file is" if others == 1 else f"{others:,} other files are"
+        notes = [f"{files} not named like photos"] * bool(others)
         lines.append(("failures", embed["failures"], notes))
     width = max((len(f"{number:,}") for _, number, _ in lines), default=0)
     text = [

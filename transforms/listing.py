@@ -323,7 +323,7 @@ class _Finder:
             self._add_list(wish, contents)
         elif contents.problem:
             n = len(contents.sources)
-            taken = f" (the {n:,} photos before that are taken)" if n else ""
+            taken = f" (the {n:,} photos listed before that go on)" if n else ""
             self._add_failure(wish.path, contents.problem, taken)
 
     def _add_list(self, wish: _Wish, contents: Contents) -> None:

@@ -293,7 +293,7 @@ def test_a_photo_under_two_names_is_shown_once(tmp_path):
     run.write("assignments", doubled)
     page = page_of(run)
     assert sorted(names(page.sheets()[0])) == ["1.jpg", "2.jpg"]
-    assert "2 photos 2 faces 1 person 0 unassigned faces" in page.text
+    assert "3 photos 2 faces 1 person 0 unassigned faces" in page.text
     assert "1 file is a copy" in page.text
     assert "twice" not in page.text
 

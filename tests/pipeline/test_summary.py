@@ -58,7 +58,7 @@ def test_counts_stand_in_a_column_with_notes():
         "faces         2,345,678",
         "people              321  (largest 4,567 faces)",
         "unassigned           99",
-        "failures              5  (12 files in the folders are not named like photos)",
+        "failures              5  (12 other files are not named like photos)",
         "time          embed 3,721.5 s, cluster 4.2 s",
     ]
 
