@@ -58,8 +58,8 @@ class DecoderHung(DecodeError):
     """Decoding the photo took longer than it may, twice."""
 
 
-class DecoderStartError(Exception):
-    """The process that decodes does not start, which is no photo's fault."""
+class NoDecoderError(Exception):
+    """The process that decodes does not start, or has no room; it is no photo's fault."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class DecoderProcess:
         """Starts the process if there is none; `decode` does so too.
 
         Raises:
-          DecoderStartError: it does not start.
+          NoDecoderError: it does not start.
         """
         with self._lock:
             self._start()
@@ -109,7 +109,7 @@ class DecoderProcess:
           DecodeError: `decode` raised an error, whose type this one has as its name.
           DecoderCrashed: the process came to its end.
           DecoderHung: it took longer than limits.max_seconds.
-          DecoderStartError: there is no process, and none starts.
+          NoDecoderError: there is no process and none starts, or no room for the pixels.
         """
         with self._lock:
             try:
@@ -151,7 +151,7 @@ class DecoderProcess:
             _receive(self._socket, 1)
         except (OSError, EOFError) as error:
             end = _end(self._stop(kill=isinstance(error, TimeoutError)))
-            raise DecoderStartError(
+            raise NoDecoderError(
                 f"the process that decodes photos does not start: it {end}; its last words are in "
                 "the log"
             ) from error
@@ -202,6 +202,8 @@ class DecoderProcess:
         try:
             (length,) = struct.unpack(">I", head + _receive(self._socket, 4 - len(head)))
             answer = json.loads(_receive(self._socket, length))
+            if "no_room" in answer:
+                raise NoDecoderError(f"there is no room for a photo's pixels: {answer['no_room']}")
             if "error" in answer:
                 return answer, None
             width, height = answer["size"]
@@ -248,18 +250,19 @@ def _answer(decode, parent: socket.socket, length: int, max_pixels: int) -> tupl
     content = _receive(parent, length)
     try:
         image, taken_at, n_frames = decode(content, max_pixels)
-        answer = {
-            "size": image.size,
-            "taken_at": taken_at and taken_at.isoformat(),
-            "n_frames": n_frames,
-        }
-        return answer, [_memory_file(pa.array(image).buffers()[-1])]
+        pixels = pa.array(image).buffers()[-1]
     except MemoryError:
         message = "decoding takes more memory than a photo of the most pixels may"
         return {"error": "MemoryError", "message": message}, []
     except Exception as error:  # any photo may be broken in any way
         message = str(error)[:LONGEST_MESSAGE].encode(errors="backslashreplace").decode()
         return {"error": type(error).__name__, "message": message}, []
+    try:
+        file = _memory_file(pixels)
+    except OSError as error:
+        return {"no_room": str(error)}, []
+    taken_at = taken_at and taken_at.isoformat()
+    return {"size": image.size, "taken_at": taken_at, "n_frames": n_frames}, [file]
 
 
 def _memory_file(content) -> int:

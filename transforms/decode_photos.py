@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import apache_beam as beam
 
 from facecluster.transforms.decode import decode_photo
-from facecluster.transforms.decode_apart import DecodeLimits, DecoderProcess
+from facecluster.transforms.decode_apart import DecodeLimits, DecoderProcess, NoDecoderError
 from facecluster.transforms.photo import Photo
 
 
@@ -27,8 +27,10 @@ class _DecodeFn(beam.DoFn):
         self.decoder = DecoderProcess(self.limits)
 
     def process(self, photo: Photo) -> Iterator[Photo]:
-        self.decoder.start()  # here, since it is no failure of the photo if that goes wrong
-        yield decode_photo(photo, self.decoder.decode)
+        decoded = decode_photo(photo, self.decoder.decode)
+        if decoded.failure and decoded.failure.error == NoDecoderError.__name__:
+            raise NoDecoderError(decoded.failure.message)  # it would be every photo's failure
+        yield decoded
 
     def teardown(self):
         self.decoder.close()

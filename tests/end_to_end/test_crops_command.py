@@ -95,7 +95,7 @@ def test_photos_without_a_crop_are_failures(some_crops):
 
 def test_beside_the_crops_there_are_only_named_files(some_crops):
     others = {path.name for path in some_crops.iterdir() if not list(path.glob("*.png"))}
-    assert others == {"crops.json", "failures", "facecluster.log"}
+    assert others == {"crops.json", "failures", "facecluster.log", "run.lock"}
     manifest = json.loads((some_crops / "crops.json").read_text())
     assert manifest["state"] == "done"
     assert manifest["options"]["crop_size"] == 182

@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -25,9 +26,9 @@ from facecluster.transforms.decode_apart import (
     DecoderCrashed,
     DecoderHung,
     DecoderProcess,
-    DecoderStartError,
+    NoDecoderError,
 )
-from facecluster.transforms.decode_photos import DecodePhotos
+from facecluster.transforms.decode_photos import DecodePhotos, _DecodeFn
 from facecluster.transforms.photo import Failure, Photo, Shard
 
 LIMITS = DecodeLimits(max_bytes=10 << 20, max_pixels=1_000_000, max_seconds=20)
@@ -208,8 +209,21 @@ def test_a_process_that_dies_between_photos_costs_none(obedient):
 
 def test_a_process_that_does_not_start_is_no_failure_of_a_photo():
     decoder = DecoderProcess(LIMITS, "facecluster.transforms.no_such_module:decode")
-    with pytest.raises(DecoderStartError, match="exit code 1"):
+    with pytest.raises(NoDecoderError, match="exit code 1"):
         decoder.start()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux's limits of other processes")
+def test_no_room_for_pixels_is_no_failure_of_a_photo():
+    step = _DecodeFn(LIMITS)
+    step.setup()
+    step.decoder.start()
+    resource.prlimit(step.decoder._process.pid, resource.RLIMIT_FSIZE, (100, 100))
+    photo = Photo("a.png", Shard("s", 1), content=SOUND)
+    with pytest.raises(NoDecoderError, match="no room for a photo's pixels"):
+        next(step.process(photo))
+    assert next(step.process(photo)).image.size == (40, 30)  # by another process
+    step.teardown()
 
 
 # --- its end
