@@ -27,6 +27,7 @@ setup(
         "numpy==2.2.6; python_version < '3.11'",
         "pillow==12.3.0",
         "pillow-heif==1.8.1",
+        "protobuf",
         "pyarrow==25.0.1",
         "scikit-learn==1.9.1; python_version >= '3.11'",
         "scikit-learn==1.7.2; python_version < '3.11'",

@@ -92,46 +92,33 @@ class EmbedJob:
         self._check_settings(settings)
         models = self._models(card)
         plan = EmbedPlan.of(self.run)  # before anything is written: it may be of another version
-        if self.retry_all and plan.n_pending:
+        sources = listing.sources
+        n_gone = plan.n_gone(sources)
+        if self.retry_all and n_gone:
             raise EmbedError(
-                f"{plan.n_pending:,} inputs of {self.run.root} are still to be done: go on with "
-                "the command that was stopped, and try its failures again then"
+                f"{n_gone:,} inputs of {self.run.root} are still to be done: go on with the "
+                "command that was stopped, and try its failures again then"
             )
-        self.run.update_manifest(
-            "embed", {"state": "running", "options": settings, "models": models}
-        )
+        begun = {"state": "running", "options": settings, "models": models}
+        self.run.update_manifest("embed", begun)
 
         self.run.remove_unfinished()
         plan = plan.settled()
-        sources = listing.sources
-        n_gone = plan.n_gone(sources)
         execution = choose_execution(self.beam_arguments, len(plan.unread(sources)))
         plan = plan.with_inputs(
             listing, lambda n: self._photos_per_shard(n, execution.n_workers), self.retry_all
         )
         shards = plan.todo(sources)
-        sizes = {shard.name: shard.n_photos for shard, _ in shards}
-        n_todo = sum(sizes.values())
         if shards:
             writer = ShardWriter(
                 self.run.root, codec, card["dimensions"], card["sha256"], card["embedding_space"]
             )
-            with watch(lambda: self._photos_done(sizes), n_todo):
-                try:
-                    pipeline = beam.Pipeline(execution.runner, execution.options)
-                    self._build(pipeline, shards, writer, card, execution.threads)
-                    run_pipeline(pipeline, self._early_check(plan))
-                except TooManyFailures:
-                    EmbedPlan.of(self.run).settled()
-                    self.run.update_manifest(
-                        "embed", {"state": "failed", "options": settings, "models": models}
-                    )
-                    raise
-                except Exception as error:
-                    raise EmbedError(cause_of(error)) from error
-            missing = sizes.keys() - set(self.run.complete_shards())
-            if missing:  # a runner may end a cancelled job without an error
-                raise EmbedError(f"{len(missing)} of {len(sizes)} shards were not written")
+            try:
+                self._embed(plan, shards, writer, card, execution, watch)
+            except TooManyFailures:
+                EmbedPlan.of(self.run).settled()
+                self.run.update_manifest("embed", {**begun, "state": "failed"})
+                raise
             EmbedPlan.of(self.run).settled()
         photos, _ = self.run.read_shards(
             "photos", ["photo_id", "width", "height", "taken_at", "n_faces", "perceptual_hash"]
@@ -140,9 +127,8 @@ class EmbedJob:
         self.run.write("near_duplicates", near_duplicates)
         failures, _ = self.run.read_shards("failures", schema.FAILURES.names)
         entry = {
+            **begun,
             "state": "done",
-            "options": settings,
-            "models": models,
             "seconds": round(time.monotonic() - started, 1),
             "counts": {
                 "photos": len(photos),
@@ -150,7 +136,7 @@ class EmbedJob:
                 "near_duplicates": len(near_duplicates),
                 "faces": self._n_faces(photos),
                 "failures": len(failures),
-                "photos_already_done": len(sources) - n_todo,
+                "photos_already_done": len(sources) - sum(shard.n_photos for shard, _ in shards),
                 "inputs_gone": n_gone,
                 "files_that_are_no_photos": listing.n_other_files,
             },
@@ -162,6 +148,21 @@ class EmbedJob:
             raise
         self.run.update_manifest("embed", entry)
         return entry
+
+    def _embed(self, plan, shards, writer, card, execution, watch) -> None:
+        sizes = {shard.name: shard.n_photos for shard, _ in shards}
+        with watch(lambda: self._photos_done(sizes), sum(sizes.values())):
+            try:
+                pipeline = beam.Pipeline(execution.runner, execution.options)
+                self._build(pipeline, shards, writer, card, execution.threads)
+                run_pipeline(pipeline, self._early_check(plan))
+            except TooManyFailures:
+                raise
+            except Exception as error:
+                raise EmbedError(cause_of(error)) from error
+        missing = sizes.keys() - set(self.run.complete_shards())
+        if missing:  # a runner may end a cancelled job without an error
+            raise EmbedError(f"{len(missing)} of {len(sizes)} shards were not written")
 
     def _early_check(self, plan: EmbedPlan) -> Callable[[], None]:
         """Raises TooManyFailures as soon as it is certain that too many inputs fail."""

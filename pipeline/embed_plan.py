@@ -56,11 +56,6 @@ class EmbedPlan:
         write_table(self.run.path(PLAN_NAME), rows)
 
     @property
-    def n_pending(self) -> int:
-        """Inputs in shards that are not complete."""
-        return len(self._pending())
-
-    @property
     def n_inputs(self) -> int:
         return pc.count_distinct(self.rows["uri"]).as_py()
 
