@@ -93,11 +93,11 @@ class EmbedJob:
         models = self._models(card)
         plan = EmbedPlan.of(self.run)  # before anything is written: it may be of another version
         sources = listing.sources
-        n_gone = plan.n_gone(sources)
+        n_gone = plan.n_gone(listing)
         if self.retry_all and n_gone:
             raise EmbedError(
-                f"{n_gone:,} inputs of {self.run.root} are still to be done: go on with the "
-                "command that was stopped, and try its failures again then"
+                f"{n_gone:,} inputs of {self.run.root} are still to be done: first go on with the "
+                "command that was stopped, or with those of its inputs that are still there"
             )
         begun = {"state": "running", "options": settings, "models": models}
         self.run.update_manifest("embed", begun)
@@ -113,13 +113,14 @@ class EmbedJob:
             writer = ShardWriter(
                 self.run.root, codec, card["dimensions"], card["sha256"], card["embedding_space"]
             )
+            check = self._early_check(plan, listing)
             try:
-                self._embed(plan, shards, writer, card, execution, watch)
+                self._embed(shards, writer, card, execution, watch, check)
             except TooManyFailures:
                 EmbedPlan.of(self.run).settled()
                 self.run.update_manifest("embed", {**begun, "state": "failed"})
                 raise
-            EmbedPlan.of(self.run).settled()
+        EmbedPlan.of(self.run).settled().without_mended(listing)
         photos, _ = self.run.read_shards(
             "photos", ["photo_id", "width", "height", "taken_at", "n_faces", "perceptual_hash"]
         )
@@ -149,13 +150,13 @@ class EmbedJob:
         self.run.update_manifest("embed", entry)
         return entry
 
-    def _embed(self, plan, shards, writer, card, execution, watch) -> None:
+    def _embed(self, shards, writer, card, execution, watch, check) -> None:
         sizes = {shard.name: shard.n_photos for shard, _ in shards}
         with watch(lambda: self._photos_done(sizes), sum(sizes.values())):
             try:
                 pipeline = beam.Pipeline(execution.runner, execution.options)
                 self._build(pipeline, shards, writer, card, execution.threads)
-                run_pipeline(pipeline, self._early_check(plan))
+                run_pipeline(pipeline, check)
             except TooManyFailures:
                 raise
             except Exception as error:
@@ -164,12 +165,12 @@ class EmbedJob:
         if missing:  # a runner may end a cancelled job without an error
             raise EmbedError(f"{len(missing)} of {len(sizes)} shards were not written")
 
-    def _early_check(self, plan: EmbedPlan) -> Callable[[], None]:
+    def _early_check(self, plan: EmbedPlan, listing: Listing) -> Callable[[], None]:
         """Raises TooManyFailures as soon as it is certain that too many inputs fail."""
         if self.max_failures is None:
             return lambda: None
         seen = set(plan.complete.to_pylist())
-        failures = [plan.failures_that_stay()]
+        failures = [plan.failures_that_stay(listing)]
 
         def check() -> None:
             new = [shard for shard in self.run.complete_shards() if shard not in seen]

@@ -65,16 +65,19 @@ class EmbedPlan:
         done = self.rows["uri"].filter(_in(self.rows["shard"], self.complete))
         return uris.filter(_not(_in(uris, done)))
 
-    def n_gone(self, sources: Sequence[Source]) -> int:
-        """Inputs in shards that are not complete and are not among the sources any more."""
-        return pc.sum(_not(_in(self._pending(), uris_of(sources)))).as_py() or 0
+    def n_gone(self, listing: Listing) -> int:
+        """Inputs in shards that are not complete, which the listing does not have any more."""
+        current = replace(self, rows=self.rows.filter(pa.array(~self._superseded())))
+        listed = pa.concat_arrays([uris_of(listing.sources), _mended(listing)])
+        return pc.sum(_not(_in(current._pending(), listed))).as_py() or 0
 
-    def failures_that_stay(self) -> pa.Table:
-        """The failures that no pending shard is about to try again."""
+    def failures_that_stay(self, listing: Listing) -> pa.Table:
+        """The failures that no pending shard is about to try again, and that are not mended."""
         failures, _ = self.run.read_shards(
             "failures", schema.FAILURES.names, self.complete.to_pylist()
         )
-        return failures.filter(_not(_in(failures["uri"], self._pending())))
+        going = pa.concat_arrays([self._pending(), _mended(listing)])
+        return failures.filter(_not(_in(failures["uri"], going)))
 
     def settled(self) -> "EmbedPlan":
         """The plan without failures that a later, complete shard has in their place.
@@ -83,14 +86,26 @@ class EmbedPlan:
         """
         return self._without(pa.array(self._superseded()))
 
+    def without_mended(self, listing: Listing) -> "EmbedPlan":
+        """The plan without failures of what could be listed to its end this time.
+
+        To be called when all photos of it are done: until then a killed job needs them, to be
+        tried again.
+        """
+        mended = _in(self.rows["uri"].combine_chunks(), _mended(listing))
+        shards = pc.unique(self.rows["shard"].filter(mended))
+        shards = shards.filter(_in(shards, self.complete)).to_pylist()
+        photos, _ = self.run.read_shards("photos", ["uri"], shards)
+        was_read = _in(self.rows["uri"].combine_chunks(), photos["uri"])
+        return self._without(pc.and_(mended, _not(was_read)))
+
     def with_inputs(
         self, listing: Listing, photos_per_shard: Callable[[int], int], retry_all: bool
     ) -> "EmbedPlan":
         """The plan, saved, with shards for inputs that are new or to be tried again.
 
         A shard that is not complete stays as it is, unless some of its inputs are not among the
-        sources any more. Then the others are as good as new. What could not be listed to its end
-        before, and now could, is no failure any more.
+        sources any more. Then the others are as good as new.
 
         Args:
           listing: all inputs.
@@ -99,11 +114,10 @@ class EmbedPlan:
         """
         sources = listing.sources
         listed = uris_of(sources)
-        plan = self._without(self._mended(listing))
-        pending = _not(_in(plan.rows["shard"], plan.complete))
-        gone = pc.and_(pending, _not(_in(plan.rows["uri"], listed)))
-        broken = pc.unique(plan.rows["shard"].filter(gone))
-        plan = replace(plan, rows=plan.rows.filter(_not(_in(plan.rows["shard"], broken))))
+        pending = _not(_in(self.rows["shard"], self.complete))
+        gone = pc.and_(pending, _not(_in(self.rows["uri"], listed)))
+        broken = pc.unique(self.rows["shard"].filter(gone))
+        plan = replace(self, rows=self.rows.filter(_not(_in(self.rows["shard"], broken))))
 
         again = pc.and_(_in(listed, plan._failed(retry_all)), _not(_in(listed, plan._pending())))
         for chosen in (_not(_in(listed, plan.rows["uri"])), again):
@@ -137,12 +151,6 @@ class EmbedPlan:
         plan = replace(self, rows=kept, complete=self._without_empty_shards(kept))
         plan.save()
         return plan
-
-    def _mended(self, listing: Listing) -> pa.Array:
-        """(n_rows,) bool: failures of what could be listed to its end this time."""
-        uris = self.rows["uri"].combine_chunks()
-        mended = _in(uris, pa.array(sorted(listing.whole), pa.string()))
-        return pc.and_(mended, _in(uris, self._failed(in_any_step=True)))
 
     def _with_shards(self, sources: Sequence[Source], photos_per_shard: int) -> "EmbedPlan":
         """The plan with inputs cut into shards behind its rows; the spot where shards are made."""
@@ -227,6 +235,12 @@ TRANSIENT_STEP = "read"
 def uris_of(sources: Sequence[Source]) -> pa.Array:
     """(n,) string: the URI of each input."""
     return pa.array([source.uri for source in sources], pa.string())
+
+
+def _mended(listing: Listing) -> pa.Array:
+    """URIs of what is no input by itself, and was listed to its end; it may have failed before."""
+    whole = pa.array(sorted(listing.whole), pa.string())
+    return whole.filter(_not(_in(whole, uris_of(listing.sources))))
 
 
 def _behind(rows: pa.Table, uris: pa.Array, shards: pa.Array) -> pa.Table:

@@ -101,7 +101,9 @@ class RunDirectory:
         """Deletes what facecluster wrote; other files, the log and the lock stay.
 
         The manifest stays too, and tells of nothing: this is a run, also when it is killed now.
+        What makes shards complete goes first, while the manifest knows how they were made.
         """
+        delete_files(list_files(self.path("photos")))
         write_bytes(self.path(MANIFEST_NAME), b'{"steps": {}}\n')
         ours = [name for name in _names(self.root) if _is_ours(name) and name != MANIFEST_NAME]
         delete_files([self.path(*name.split("/")) for name in ours])

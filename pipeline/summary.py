@@ -53,10 +53,8 @@ def format_summary(manifest: Mapping[str, Any]) -> str:
     doubts = _doubts(steps.get("cluster", {}).get("diagnostics", {}))
     n_gone = embed.get("inputs_gone") if embed else 0
     if n_gone:
-        inputs = "1 input" if n_gone == 1 else f"{n_gone:,} inputs"
-        doubts.insert(
-            0, f"{inputs} that an earlier command had left to do were not named this time"
-        )
+        inputs = "1 input is" if n_gone == 1 else f"{n_gone:,} inputs are"
+        doubts.insert(0, f"{inputs} left out that an earlier command had still to do")
     return "\n".join(text + [f"{'note':14}{doubt}" for doubt in doubts])
 
 

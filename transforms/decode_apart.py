@@ -134,18 +134,23 @@ class DecoderProcess:
             if self._process.poll() is None:
                 return
             self._stop()  # it died since the last photo, of nothing that this one did
-        self._socket, theirs = socket.socketpair()
         # Paths as here, where the package may not be installed.
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
             f"from {__name__} import serve; serve(*sys.argv[1:])"
         )
         settings = [self.function, json.dumps(asdict(self.limits))]
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", program, *settings],
-                stdin=theirs, stdout=2, env={**os.environ, **ENVIRONMENT},
-            )  # fmt: skip
+        try:
+            self._socket, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", program, *settings],
+                    stdin=theirs, stdout=2, env={**os.environ, **ENVIRONMENT},
+                )  # fmt: skip
+        except OSError as error:  # no more processes, memory or open files
+            raise NoDecoderError(
+                f"the process that decodes photos does not start: {error}"
+            ) from error
         try:
             self._socket.settimeout(SECONDS_TO_START)
             _receive(self._socket, 1)

@@ -23,7 +23,6 @@ from facecluster.transforms.photo import Photo, Shard, failing
 from facecluster.transforms.photo_lists import LIST_SUFFIXES, beside, read_list
 from facecluster.transforms.sources import (
     SEPARATOR,
-    DamagedError,
     Source,
     name_on_disk,
     printable,
@@ -368,7 +367,7 @@ def _look_into(wish: _Wish) -> Contents | None:
         return contents
     try:
         form = wish.form or form_by_name(wish.path) or form_by_content(wish.path)
-    except (OSError, DamagedError) as error:
+    except (OSError, ValueError) as error:
         return Contents(problem=error)
     if form is None:
         return None
@@ -381,7 +380,8 @@ def _look_into(wish: _Wish) -> Contents | None:
 def _files_below(folder: str) -> tuple[list[str], list[str], list[str]]:
     """All files in a local folder and its subfolders; the folders read; those closed to us.
 
-    Links to folders elsewhere are followed, to each of these once.
+    Links to folders elsewhere are followed, to each of these once. Where one is within another,
+    its photos have two names, as copies have.
     """
     root, elsewhere = os.path.realpath(folder), set()
 

@@ -73,13 +73,14 @@ def job(root, inputs, failures, size=3, retry_all=False, seed=0, whole=()) -> in
     run.remove_unfinished()
     plan = EmbedPlan.of(run).settled()
     sources = tuple(source if isinstance(source, Source) else Source(source) for source in inputs)
-    plan = plan.with_inputs(Listing(sources, 0, frozenset(whole)), lambda n: size, retry_all)
+    listing = Listing(sources, 0, frozenset(whole))
+    plan = plan.with_inputs(listing, lambda n: size, retry_all)
     todo = plan.todo(sources)
     random.Random(seed).shuffle(todo)
     for shard, part in todo:
         assert shard.n_photos == len(part)
         writer.write(shard.name, [embedded(uri, shard, failures.get(uri)) for uri, *_ in part])
-    EmbedPlan.of(run).settled()
+    EmbedPlan.of(run).settled().without_mended(listing)
     return sum(shard.n_photos for shard, _ in todo)
 
 
@@ -240,6 +241,24 @@ def test_a_container_that_can_be_listed_now_is_no_failure_any_more(tmp_path):
         assert inputs_of(tables(root)) == ["a.tar", "a.tar!/1", "a.tar!/2", "b.tar"]
 
 
+@pytest.mark.parametrize("n", range(12))
+def test_a_mended_container_whose_retry_is_killed_is_not_lost(tmp_path, n):
+    members = [Source(f"a.tar!/{i}", Container("a.tar", "tar")) for i in range(3)]
+    cut = Source("a.tar", failure=Failure("read", "DamagedError", "it breaks off"))
+    job(tmp_path, [cut, *members[:1]], {cut.uri: cut.failure}, size=2)
+    try:
+        with killed_at(n):
+            job(tmp_path, members, {}, size=2, retry_all=True, whole=["a.tar"])
+    except Killed:
+        rows = tables(tmp_path)
+        assert inputs_of(rows) == sorted(s.uri for s in members) or cut.uri in inputs_of(rows)
+        plan = EmbedPlan.of(RunDirectory(str(tmp_path)))
+        assert plan.n_gone(Listing(tuple(members), 0, frozenset(["a.tar"]))) == 0
+        job(tmp_path, members, {}, size=2, retry_all=True, whole=["a.tar"])
+    assert inputs_of(tables(tmp_path)) == sorted(source.uri for source in members)
+    assert plan_of(tmp_path).keys() == {source.uri for source in members}
+
+
 def test_inputs_that_were_left_to_do_and_are_not_named_any_more_are_counted(tmp_path):
     def plan(*names):
         sources = tuple(map(Source, names))
@@ -247,11 +266,17 @@ def test_inputs_that_were_left_to_do_and_are_not_named_any_more_are_counted(tmp_
             Listing(sources, 0), lambda n: 2, retry_all=False
         )
 
-    assert plan("a", "b", "c").n_gone([]) == 3
-    now = EmbedPlan.of(RunDirectory(str(tmp_path)))
-    assert now.n_gone([Source("b")]) == 2
-    assert now.n_gone([Source(name) for name in "abcd"]) == 0
-    assert plan("b").n_gone([]) == 1
+    def gone(*names, whole=()):
+        sources = tuple(map(Source, names))
+        plan = EmbedPlan.of(RunDirectory(str(tmp_path)))
+        return plan.n_gone(Listing(sources, 0, frozenset(whole)))
+
+    plan("a", "b", "c")
+    assert gone() == 3
+    assert gone("b") == 2
+    assert gone(*"abcd") == gone(*"ab", whole=["c"]) == 0
+    plan("b")
+    assert gone() == 1
 
 
 def test_one_that_fails_for_ever_leaves_no_shards_behind(tmp_path):
