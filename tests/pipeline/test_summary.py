@@ -1,3 +1,5 @@
+import pytest
+
 from facecluster.pipeline.summary import format_summary
 
 EMBED = {
@@ -61,6 +63,13 @@ def test_counts_stand_in_a_column_with_notes():
         "failures              5  (12 other files are not named like photos)",
         "time          embed 3,721.5 s, cluster 4.2 s",
     ]
+
+
+@pytest.mark.parametrize(("n", "inputs"), [(1, "1 input is"), (1200, "1,200 inputs are")])
+def test_inputs_that_were_left_out_are_told(n, inputs):
+    counts = EMBED["counts"] | {"inputs_gone": n}
+    note = f"note          {inputs} left out that an earlier command had still to do"
+    assert summary(embed=EMBED | {"counts": counts})[-1] == note
 
 
 def test_photos_that_show_what_others_show_are_counted():
