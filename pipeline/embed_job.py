@@ -88,6 +88,7 @@ class EmbedJob:
             "codec": codec.identity,
             "min_face_size": self.options.min_face_size,
             "detection_size": self.options.detection_size,
+            "jpeg_size": self.options.jpeg_size,
         }
         self._check_settings(settings)
         models = self._models(card)

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from facecluster.pipeline.failure_limit import FailureLimit
@@ -122,10 +122,18 @@ class EmbedOptions(DetectionOptions):
         "the embedding model: a name that `facecluster model list` knows, or a folder with "
         "saved_model/ and model_card.json",
     )
+    jpeg_size: int | None = option(
+        None, "let JPEG's decoder halve the sides of large photos as long as the longer one keeps "
+        "so many px: faster, and small faces are less sharp (default: decode in full)",
+        type=at_least(100),
+    )  # fmt: skip
     codec: str | None = option(
         None, "how an embedding is stored; default: pca128 (128 bytes) where the model has it, "
         "else float32", choices=CODECS,
     )  # fmt: skip
+
+    def limits(self) -> DecodeLimits:
+        return replace(super().limits(), jpeg_size=self.jpeg_size)
 
 
 @dataclass(frozen=True)

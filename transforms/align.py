@@ -15,14 +15,26 @@ THUMBNAIL_QUALITY = 85  # JPEG
 
 @step("align")
 def align_faces(photo: Photo, input_size: int, margin: int) -> Photo:
-    """Fills in crop, thumbnail and quality of every face; drops the image."""
+    """Fills in crop, thumbnail and quality of every face; drops the image.
+
+    Boxes and landmarks come in px of the image and go in px of the photo, which differ where it was
+    decoded at a scale.
+    """
     faces = []
+    scale = np.float32(photo.width / photo.image.width)
     for face in photo.faces:
         crop = crop_face(photo.image, face.box, input_size, margin)
         luma = np.asarray(crop_face(photo.image, face.box, LUMA_SIZE, 0).convert("L"))
-        quality = quality_of(face.box, face.landmarks, luma)
+        box, landmarks = face.box * scale, face.landmarks * scale
         faces.append(
-            replace(face, crop=np.asarray(crop), thumbnail=thumbnail(crop), quality=quality)
+            replace(
+                face,
+                box=box,
+                landmarks=landmarks,
+                crop=np.asarray(crop),
+                thumbnail=thumbnail(crop),
+                quality=quality_of(box, landmarks, luma),
+            )
         )
     return replace(photo, image=None, faces=tuple(faces))
 

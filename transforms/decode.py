@@ -40,21 +40,34 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+TURNED = (5, 6, 7, 8)  # those that exchange width and height
 
 
 class Decoded(NamedTuple):
-    """An upright RGB image, when it was taken as far as EXIF says, and the frames of the file."""
+    """A photo as a person would see it.
+
+    Attributes:
+      image: upright, RGB.
+      size: width and height of the upright photo; the image's, but for one decoded at a scale.
+      taken_at: when, as far as EXIF says.
+      n_frames: of the file.
+    """
 
     image: Image.Image
+    size: tuple[int, int]
     taken_at: datetime | None
     n_frames: int
 
 
-def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
+def decode(content: bytes, max_pixels: int = MAX_PIXELS, jpeg_size: int | None = None) -> Decoded:
     """Decodes a photo as a person would see it: EXIF orientation applied, alpha over white.
 
     Of animations and files of several pages it is the first frame, of a HEIF file the one that it
     names as primary.
+
+    Args:
+      jpeg_size: a JPEG is decoded at the smallest scale of 1/2, 1/4 and 1/8 at which its longer
+        side still has so many px, by its decoder; None for always in full.
 
     Raises:
       OSError: it is no image, or is damaged.
@@ -67,21 +80,34 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
                 f"{image.width} x {image.height} pixels are more than the limit of {max_pixels:,}"
             )
         n_frames = _n_frames(image, content)
+        full, is_scaled = image.size, jpeg_size is not None and _scale(image, jpeg_size)
         image.load()  # a TIFF is upright from here on, and says so
         exif = _exif(image)
         turn = UPRIGHT.get(exif.get(ExifTags.Base.Orientation))
         upright = _rgb(image if turn is None else image.transpose(turn))
-        return Decoded(upright, _taken_at(exif), n_frames)
+        size = upright.size
+        if is_scaled:
+            size = full if exif.get(ExifTags.Base.Orientation) not in TURNED else full[::-1]
+        return Decoded(upright, size, _taken_at(exif), n_frames)
 
 
 @step("decode")
 def decode_photo(photo: Photo, decoder: Callable[[bytes], Decoded] = decode) -> Photo:
     """Fills in image, its size and perceptual_hash, taken_at and n_frames; drops the content."""
-    image, taken_at, n_frames = decoder(photo.content)
+    image, (width, height), taken_at, n_frames = decoder(photo.content)
     return replace(
-        photo, content=None, image=image, width=image.width, height=image.height,
+        photo, content=None, image=image, width=width, height=height,
         taken_at=taken_at, n_frames=n_frames, perceptual_hash=perceptual_hash(image),
     )  # fmt: skip
+
+
+def _scale(image: Image.Image, jpeg_size: int) -> bool:
+    """Makes a JPEG's decoder halve the sides as often as it may; whether it does."""
+    full = image.size
+    if image.format in ("JPEG", "MPO"):
+        wide = image.width >= image.height
+        image.draft(None, (jpeg_size, 1) if wide else (1, jpeg_size))
+    return image.size != full
 
 
 def _opened(content: bytes) -> Image.Image:

@@ -64,11 +64,16 @@ class NoDecoderError(Exception):
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What a photo may cost: bytes of the file, pixels, seconds of decoding."""
+    """What a photo may cost: bytes of the file, pixels, seconds of decoding.
+
+    Attributes:
+      jpeg_size: see `decode`.
+    """
 
     max_bytes: int
     max_pixels: int
     max_seconds: float
+    jpeg_size: int | None = None
 
     @property
     def max_memory(self) -> int:
@@ -121,7 +126,8 @@ class DecoderProcess:
         if pixels is None:
             raise type(answer["error"], (DecodeError,), {})(answer["message"])
         taken_at = answer["taken_at"] and datetime.fromisoformat(answer["taken_at"])
-        return Decoded(_image(pixels, answer["size"]), taken_at, answer["n_frames"])
+        image = _image(pixels, answer["size"])
+        return Decoded(image, tuple(answer["full_size"]), taken_at, answer["n_frames"])
 
     def close(self) -> None:
         """Ends the process."""
@@ -237,7 +243,7 @@ def serve(function: str, limits: str) -> None:
             return
         # The parent keeps time, unless it has died.
         signal.setitimer(signal.ITIMER_REAL, limits.max_seconds + SECONDS_TO_END)
-        answer, files = _answer(decode, parent, length, limits.max_pixels)
+        answer, files = _answer(decode, parent, length, limits)
         text = json.dumps(answer).encode()
         head = struct.pack(">I", len(text))
         if files:
@@ -250,11 +256,13 @@ def serve(function: str, limits: str) -> None:
             os.close(file)
 
 
-def _answer(decode, parent: socket.socket, length: int, max_pixels: int) -> tuple[dict, list[int]]:
+def _answer(
+    decode, parent: socket.socket, length: int, limits: DecodeLimits
+) -> tuple[dict, list[int]]:
     """What is said of a photo, and the open file with its pixels, if there are any."""
     content = _receive(parent, length)
     try:
-        image, taken_at, n_frames = decode(content, max_pixels)
+        image, size, taken_at, n_frames = decode(content, limits.max_pixels, limits.jpeg_size)
         pixels = pa.array(image).buffers()[-1]
     except MemoryError:
         message = "decoding takes more memory than a photo of the most pixels may"
@@ -266,8 +274,13 @@ def _answer(decode, parent: socket.socket, length: int, max_pixels: int) -> tupl
         file = _memory_file(pixels)
     except OSError as error:
         return {"no_room": str(error)}, []
-    taken_at = taken_at and taken_at.isoformat()
-    return {"size": image.size, "taken_at": taken_at, "n_frames": n_frames}, [file]
+    answer = {
+        "size": image.size,
+        "full_size": size,
+        "taken_at": taken_at and taken_at.isoformat(),
+        "n_frames": n_frames,
+    }
+    return answer, [file]
 
 
 def _memory_file(content) -> int:

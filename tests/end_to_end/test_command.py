@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -114,6 +115,27 @@ def test_worker_processes_give_the_same_tables(some_photos, some_run, tmp_path):
     assert len(list((tmp_path / "run" / "photos").iterdir())) >= 3
     for table in TABLES:
         assert read(tmp_path / "run", table) == read(some_run, table)
+
+
+def test_jpegs_decoded_at_a_scale_have_their_faces_in_the_same_places(group_photos, tmp_path):
+    photo, faces = group_photos / "obama_and_biden.jpg", []  # 2000 x 1428
+    for name, options in (("full", ()), ("scaled", ("--jpeg-size", "1000"))):
+        done = facecluster("embed", "--input", photo, "--output", tmp_path / name, *options)
+        assert done.returncode == 0, done.stderr
+        (row,) = read(tmp_path / name, "photos")
+        assert (row["width"], row["height"]) == (2000, 1428)
+        faces.append(read(tmp_path / name, "faces"))
+    full, scaled = faces
+    for one, other in zip(full[:2], scaled[:2], strict=True):  # a third is small and blurred
+        for column in ("box", "landmarks"):
+            assert one[column] == pytest.approx(other[column], abs=20)
+        assert one["embedding"] != other["embedding"]
+        vectors = np.array([one["embedding"], other["embedding"]], float)
+        vectors /= np.linalg.norm(vectors, axis=1)[:, None]
+        assert vectors[0] @ vectors[1] > 0.95
+    refused = facecluster("embed", "--input", photo, "--output", tmp_path / "full", *options)
+    assert refused.returncode == 1
+    assert "jpeg_size" in refused.stderr
 
 
 def test_a_killed_job_goes_on_and_ends_with_the_same_tables(some_photos, some_run, tmp_path):

@@ -13,7 +13,7 @@ from facecluster.transforms.decode import Decoded, decode
 HEAVY = ("tensorflow", "apache_beam")
 
 
-def obey(content: bytes, max_pixels: int) -> Decoded:
+def obey(content: bytes, max_pixels: int, jpeg_size: int | None) -> Decoded:
     """Decodes a photo; other contents are what to do instead."""
     if content == b"segfault":
         ctypes.string_at(0)
@@ -44,4 +44,4 @@ def obey(content: bytes, max_pixels: int) -> Decoded:
         raise ValueError(" ".join(name for name in HEAVY if name in sys.modules) or "nothing heavy")
     if content == b"break the rules":
         os.write(0, b"\0\0\0\2[]")
-    return decode(content, max_pixels)
+    return decode(content, max_pixels, jpeg_size)

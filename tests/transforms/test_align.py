@@ -144,3 +144,20 @@ def test_a_face_outside_the_photo_is_a_failure():
     photo = align_faces(replace(PHOTO, faces=(face(300, 300, 400, 400),)), 160, 32)
     assert photo.failure.step == "align"
     assert align_faces(photo, 160, 32) is photo
+
+
+def test_of_a_photo_decoded_at_a_scale_boxes_are_in_px_of_the_photo():
+    def aligned(reduction):
+        size = SIDE // reduction
+        image = RAMP.resize((size, size), Image.Resampling.BOX)
+        box = np.array([40, 30, 80, 90], np.float32) / reduction
+        landmarks = np.array([[50, 50], [70, 50], [60, 60], [52, 80], [68, 80]], np.float32)
+        face = Face(box, landmarks / reduction, 1.0)
+        photo = Photo("a.jpg", Shard("s", 1), image=image, width=SIDE, height=SIDE, faces=(face,))
+        return align_faces(photo, 32, 8).faces[0]
+
+    full, scaled = aligned(1), aligned(2)
+    np.testing.assert_array_equal(full.box, scaled.box)
+    np.testing.assert_array_equal(full.landmarks, scaled.landmarks)
+    assert np.abs(full.crop.astype(int) - scaled.crop).max() < 8
+    assert full.quality.size_px == scaled.quality.size_px == pytest.approx(np.sqrt(40 * 60))

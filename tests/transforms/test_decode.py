@@ -312,7 +312,7 @@ def test_any_other_date_is_none(text):
 
 
 def test_no_exif_no_date():
-    assert decode(encoded(Image.new("RGB", (2, 2)), "PNG"))[1] is None
+    assert decode(encoded(Image.new("RGB", (2, 2)), "PNG")).taken_at is None
 
 
 # --- damage
@@ -462,7 +462,7 @@ def test_every_orientation_of_what_phones_write(file_format, orientation):
     pixels = shades(96, 64)
     exif = exif_of(orientation=orientation, taken="2019:01:02 03:04:05")
     content = encoded(Image.fromarray(pixels), file_format, quality=90, exif=exif.tobytes())
-    image, taken_at, n_frames = decode(content)
+    image, _, taken_at, n_frames = decode(content)
     np.testing.assert_allclose(np.asarray(image), upright(pixels, orientation), atol=12)
     assert (taken_at, n_frames) == (datetime(2019, 1, 2, 3, 4, 5), 1)
 
@@ -544,3 +544,28 @@ def test_damage_behind_the_first_frame_costs_no_photo(file_format):
     photo = decode_content(content[: len(content) * 2 // 3])
     assert photo.failure is None
     assert 1 <= photo.n_frames <= 3
+
+
+# --- at a scale
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("jpeg_size", "reduction"), [(401, 1), (400, 2), (200, 4), (50, 8)])
+def test_large_jpegs_may_be_decoded_at_a_scale(orientation, jpeg_size, reduction):
+    x, y = np.meshgrid(np.arange(800), np.arange(608))
+    pixels = np.stack([x * 255 // 800, y * 255 // 608, np.full_like(x, 128)], 2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = encoded(Image.fromarray(pixels), "JPEG", exif=exif, quality=95)
+    full, scaled = decode(content), decode(content, jpeg_size=jpeg_size)
+    assert full.size == full.image.size == scaled.size
+    assert scaled.image.size == tuple(side // reduction for side in full.size)
+    assert max(scaled.image.size) >= min(jpeg_size, 800)
+    small = np.asarray(full.image.resize(scaled.image.size, Image.Resampling.BOX), int)
+    assert np.abs(np.asarray(scaled.image, int) - small).mean() < 2
+
+
+def test_only_jpegs_are_decoded_at_a_scale():
+    image = Image.new("RGB", (640, 480))
+    for form in ("PNG", "WEBP", "BMP", "TIFF"):
+        assert decode(encoded(image, form), jpeg_size=100).image.size == (640, 480)

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def obedient():
 
 
 def assert_decodes(decoder: DecoderProcess) -> None:
-    image, taken_at, n_frames = decoder.decode(SOUND)
+    image, _, taken_at, n_frames = decoder.decode(SOUND)
     np.testing.assert_array_equal(np.asarray(image), np.asarray(decode(SOUND).image))
     assert (taken_at, n_frames) == (datetime(2019, 1, 2, 3, 4, 5), 1)
 
@@ -138,6 +139,16 @@ def test_threads_share_a_process(decoder):
         thread.join()
     for i, content in enumerate(contents):
         np.testing.assert_array_equal(np.asarray(images[i]), np.asarray(decode(content).image))
+
+
+def test_a_jpeg_is_decoded_at_a_scale_there_too():
+    file = io.BytesIO()
+    Image.effect_mandelbrot((800, 600), (-2, -1.5, 1, 1.5), 50).save(file, "JPEG")
+    decoder = DecoderProcess(replace(LIMITS, jpeg_size=200))
+    found, expected = decoder.decode(file.getvalue()), decode(file.getvalue(), jpeg_size=200)
+    decoder.close()
+    assert (found.image.size, found.size) == ((200, 150), (800, 600))
+    np.testing.assert_array_equal(np.asarray(found.image), np.asarray(expected.image))
 
 
 # --- what photos do to it
