@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -129,11 +130,19 @@ def _keep_beating(path: str, mine: dict[str, Any], stop: threading.Event) -> Non
         try:
             if _read(path).get("token", mine["token"]) != mine["token"]:
                 logger.error("%s was taken over: this job stood still too long, and ends", path)
-                _thread.interrupt_main()
+                _end_this_job()
                 return
             _beat(path, mine)
         except Exception:  # the store may be back at the next beat
             logger.warning("%s could not be renewed", path, exc_info=True)
+
+
+def _end_this_job() -> None:
+    """As Ctrl-C would; as SIGTERM where Ctrl-C is ignored, as in the background of a shell."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        _thread.interrupt_main()
 
 
 def _beat(path: str, mine: dict[str, Any]) -> None:

@@ -185,15 +185,29 @@ def test_in_a_store_of_two_that_come_at_once_one_is_refused(store):
     assert store == {}
 
 
-def test_in_a_store_a_job_whose_lock_was_taken_over_ends(store, monkeypatch):
+@pytest.fixture
+def set_signal():
+    """Sets the handler of a signal for as long as the test runs."""
+    before = {}
+
+    def set_handler(number, handler):
+        before[number] = signal.signal(number, handler)
+
+    yield set_handler
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_in_a_store_a_job_whose_lock_was_taken_over_ends(
+    store, monkeypatch, set_signal, in_background
+):
     monkeypatch.setattr(locks, "SECONDS_BETWEEN_BEATS", 0.05)
-
-    def work():
-        with run_lock(RUN):
-            sign(store, time.time())
-            for _ in range(500):
-                time.sleep(0.01)
-
+    if in_background:  # of a shell, which makes its jobs there ignore Ctrl-C
+        set_signal(signal.SIGINT, signal.SIG_IGN)
+        set_signal(signal.SIGTERM, signal.default_int_handler)
+    else:
+        set_signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
-        work()
+        _hold_while_another_signs(store)
     assert json.loads(store[LOCK])["host"] == "far"

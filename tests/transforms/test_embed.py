@@ -32,7 +32,9 @@ def faces(lfw_images) -> list[Face]:
     for person in PEOPLE:
         for path in sorted((lfw_images / person).iterdir())[:2]:
             image = Image.open(path).convert("RGB")
-            photo = Photo(str(path), Shard("s", 6), image=image, faces=(face,))
+            photo = Photo(
+                str(path), Shard("s", 6), image=image, width=250, height=250, faces=(face,)
+            )
             aligned += align_faces(photo, 160, 32).faces
     return aligned
 
