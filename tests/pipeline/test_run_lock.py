@@ -208,6 +208,13 @@ def test_in_a_store_a_job_whose_lock_was_taken_over_ends(
         set_signal(signal.SIGTERM, signal.default_int_handler)
     else:
         set_signal(signal.SIGINT, signal.default_int_handler)
+
+    def work():
+        with run_lock(RUN):
+            sign(store, time.time())
+            for _ in range(500):
+                time.sleep(0.01)
+
     with pytest.raises(KeyboardInterrupt):
-        _hold_while_another_signs(store)
+        work()
     assert json.loads(store[LOCK])["host"] == "far"
