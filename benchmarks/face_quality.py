@@ -15,22 +15,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from quality import HALVES, Half, read_half, through_codec
+from quality import HALVES, Half, in_columns, read_half, through_codec
 
-from facecluster.model_export import zoo
 from facecluster.pipeline.clustering_metrics import clustering_scores
 from facecluster.pipeline.face_filter import FILTER_COLUMNS, REASONS, left_out
 from facecluster.pipeline.grouping import group_faces
 from facecluster.pipeline.options import (
     ClusterOptions,
-    EmbedOptions,
     FaceFilterOptions,
     add_options,
     from_arguments,
 )
 from facecluster.pipeline.run_directory import RunDirectory
 from facecluster.transforms.hdbscan_labels import NOISE
-from facecluster.transforms.saved_model import SavedModel
 
 EVERY_FACE = FaceFilterOptions(0.0, 0.0, 0.0, 90.0)
 LIMIT_OF = {"size": "min_face_px", "sharpness": "min_sharpness", "score": "min_detection_score",
@@ -44,7 +41,6 @@ def main() -> None:
     add_options(parser, FaceFilterOptions)
     arguments = parser.parse_args()
     limits = from_arguments(FaceFilterOptions, arguments)
-    shipped = SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays()
 
     print("people    faces         ", *(f"{reason:>9}" for reason in REASONS), " left out")
     grouped = []
@@ -66,14 +62,8 @@ def main() -> None:
     )
     for name, half, kept in grouped:
         for kind, rows in (("all", np.ones_like(kept)), ("kept", kept)):
-            scores = clustering(half, rows, through_codec("pca128", shipped))
-            figures = [
-                f"{scores[f'{measure}_{figure}']:7.4f}"
-                for measure in ("bcubed", "pairwise")
-                for figure in ("precision", "recall", "f")
-            ]
-            people, unassigned = scores["n_people_found"], scores["share_unassigned"]
-            print(f"{name:9} {kind:4} {rows.sum():8,}", *figures, f"{people:7,} {unassigned:11.3f}")
+            scores = clustering(half, rows, through_codec("pca128"))
+            print(f"{name:9} {kind:4} {rows.sum():8,}", in_columns(scores))
 
 
 def kept_by(faces, limits: FaceFilterOptions, reason: str) -> np.ndarray:

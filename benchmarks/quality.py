@@ -46,13 +46,7 @@ def main() -> None:
     for name, half in halves.items():
         for codec in ("float32", "pca128"):
             scores = half.clustering(through_codec(codec))
-            figures = [
-                f"{scores[f'{measure}_{figure}']:7.4f}"
-                for measure in ("bcubed", "pairwise")
-                for figure in ("precision", "recall", "f")
-            ]
-            people, unassigned = scores["n_people_found"], scores["share_unassigned"]
-            print(f"{name:9} {codec:8}", *figures, f"{people:7,} {unassigned:11.3f}")
+            print(f"{name:9} {codec:8}", in_columns(scores))
     if arguments.pairs:
         print("pairs     codec     accuracy          VAL at FAR 1e-3   AUC     EER")
         for codec in ("float32", "pca128"):
@@ -114,6 +108,18 @@ def read_half(images: Path, half: str, work: Path) -> Half:
 
 def half_of(name: str) -> str:
     return HALVES[hashlib.sha256(name.encode()).digest()[-1] % 2]
+
+
+def in_columns(scores: dict) -> str:
+    """A line's columns: BCubed and pairwise precision, recall and F, people, share unassigned."""
+    figures = [
+        f"{scores[f'{measure}_{figure}']:7.4f}"
+        for measure in ("bcubed", "pairwise")
+        for figure in ("precision", "recall", "f")
+    ]
+    return " ".join(
+        [*figures, f"{scores['n_people_found']:7,}", f"{scores['share_unassigned']:11.3f}"]
+    )
 
 
 def through_codec(name: str) -> Callable[[np.ndarray], np.ndarray]:

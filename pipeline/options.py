@@ -83,7 +83,7 @@ class DecodingOptions:
         200_000_000, "photos of more pixels are not decoded", type=between(1, 500_000_000, int)
     )
     max_photo_seconds: float = option(
-        60.0, "decoding that takes longer is given up", type=between(0.1, 86_400)
+        60.0, "decoding that takes longer, twice, is given up", type=between(0.1, 86_400)
     )
 
     def limits(self) -> DecodeLimits:

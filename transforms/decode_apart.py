@@ -29,6 +29,7 @@ import pyarrow as pa
 from PIL import Image
 
 from facecluster.transforms.decode import Decoded
+from facecluster.transforms.photo import NoPhotosFault
 
 DECODE = "facecluster.transforms.decode:decode"
 SECONDS_TO_START, SECONDS_TO_END = 120, 5
@@ -58,7 +59,7 @@ class DecoderHung(DecodeError):
     """Decoding the photo took longer than it may, twice."""
 
 
-class NoDecoderError(Exception):
+class NoDecoderError(NoPhotosFault):
     """The process that decodes does not start, or has no room; it is no photo's fault."""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import apache_beam as beam
 
 from facecluster.transforms.decode import decode_photo
-from facecluster.transforms.decode_apart import DecodeLimits, DecoderProcess, NoDecoderError
+from facecluster.transforms.decode_apart import DecodeLimits, DecoderProcess
 from facecluster.transforms.photo import Photo
 
 
@@ -27,10 +27,7 @@ class _DecodeFn(beam.DoFn):
         self.decoder = DecoderProcess(self.limits)
 
     def process(self, photo: Photo) -> Iterator[Photo]:
-        decoded = decode_photo(photo, self.decoder.decode)
-        if decoded.failure and decoded.failure.error == NoDecoderError.__name__:
-            raise NoDecoderError(decoded.failure.message)  # it would be every photo's failure
-        yield decoded
+        yield decode_photo(photo, self.decoder.decode)
 
     def teardown(self):
         self.decoder.close()

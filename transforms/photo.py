@@ -85,6 +85,10 @@ class Photo:
     failure: Failure | None = None
 
 
+class NoPhotosFault(Exception):
+    """What would be every photo's failure, so is none: it ends the job."""
+
+
 def failing(photo: Photo, step: str, error: Exception) -> Photo:
     """The photo with its failure, and without the bytes and pixels that nobody needs any more."""
     message = " ".join(str(error).split()) or type(error).__name__
@@ -93,7 +97,10 @@ def failing(photo: Photo, step: str, error: Exception) -> Photo:
 
 
 def step(name: str) -> Callable[[Callable], Callable]:
-    """Makes a function on a photo total: it skips failed photos and catches what it raises."""
+    """Makes a function on a photo total: it skips failed photos and catches what it raises.
+
+    But for NoPhotosFault.
+    """
 
     def decorate(function: Callable[..., Photo]) -> Callable[..., Photo]:
         @wraps(function)
@@ -102,6 +109,8 @@ def step(name: str) -> Callable[[Callable], Callable]:
                 return photo
             try:
                 return function(photo, *args, **kwargs)
+            except NoPhotosFault:
+                raise
             except Exception as error:  # any photo may be broken in any way
                 return failing(photo, name, error)
 
