@@ -1,8 +1,6 @@
 """The facecluster package; the same file is what Dataflow installs on its workers."""
 
-from setuptools import setup
-
-PACKAGES = ["pipeline", "transforms", "model_export"]
+from setuptools import find_packages, setup
 
 setup(
     name="facecluster",
@@ -10,11 +8,14 @@ setup(
     description="Groups the faces of a photo collection into people, offline and at scale",
     license="MIT",
     python_requires=">=3.10,<3.13",
-    packages=[f"facecluster.{name}" for name in PACKAGES],
-    package_dir={f"facecluster.{name}": name for name in PACKAGES},
+    package_dir={
+        "": "."
+    },  # makes an editable install a plain path, which editors and type checkers follow
+    packages=find_packages(include=["facecluster", "facecluster.*"]),
     package_data={
-        "facecluster.pipeline": ["report.html.j2"],
-        "facecluster.model_export": ["published/*"],
+        "facecluster": ["py.typed"],
+        "facecluster.pipeline.report": ["report.html.j2"],
+        "facecluster.model_export.weights": ["published/*"],
     },
     install_requires=[
         "apache-beam==2.77.0",
@@ -44,5 +45,5 @@ setup(
         "bench": ["infomap==2.16.0", "matplotlib==3.11.2"],
         "test": ["pytest==8.4.2", "hypothesis==6.142.1", "ruff==0.14.1", "mtcnn==1.0.0"],
     },
-    entry_points={"console_scripts": ["facecluster = facecluster.pipeline.cli:script"]},
+    entry_points={"console_scripts": ["facecluster = facecluster.pipeline.cli.main:script"]},
 )

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facecluster.model_export import zoo
+from facecluster.model_export.weights import zoo
 from facecluster.pipeline.options import EmbedOptions
-from facecluster.transforms.align import crop_face
-from facecluster.transforms.decode import decode
-from facecluster.transforms.decode_apart import DecoderProcess
-from facecluster.transforms.detect import PHOTOS_PER_BATCH, Detector
-from facecluster.transforms.embed import embed_crops
-from facecluster.transforms.saved_model import SavedModel
+from facecluster.transforms.faces.align import crop_face
+from facecluster.transforms.faces.detect import PHOTOS_PER_BATCH, Detector
+from facecluster.transforms.faces.embed import embed_crops
+from facecluster.transforms.faces.saved_model import SavedModel
+from facecluster.transforms.photos.decode import decode
+from facecluster.transforms.photos.decoder_process import DecoderProcess
 
 SIZE = 4000, 3000  # px
 INPUT_SIZE, MARGIN = 160, 32  # px, of the default model

@@ -37,10 +37,10 @@ def holds_centre(box, image):
 
 
 def facecluster(threads, min_face_size):
-    from facecluster.model_export import zoo
+    from facecluster.model_export.weights import zoo
     from facecluster.pipeline.options import EmbedOptions
-    from facecluster.transforms.detect import PHOTOS_PER_BATCH, Detector
-    from facecluster.transforms.saved_model import SavedModel
+    from facecluster.transforms.faces.detect import PHOTOS_PER_BATCH, Detector
+    from facecluster.transforms.faces.saved_model import SavedModel
 
     model = SavedModel(str(zoo.fetch(EmbedOptions.detector)), threads)
     detector = Detector(model, min_face_size, EmbedOptions.detection_size)

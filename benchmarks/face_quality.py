@@ -17,17 +17,13 @@ from pathlib import Path
 import numpy as np
 from quality import HALVES, Half, in_columns, read_half, through_codec
 
-from facecluster.pipeline.clustering_metrics import clustering_scores
-from facecluster.pipeline.face_filter import FILTER_COLUMNS, REASONS, left_out
-from facecluster.pipeline.grouping import group_faces
-from facecluster.pipeline.options import (
-    ClusterOptions,
-    FaceFilterOptions,
-    add_options,
-    from_arguments,
-)
-from facecluster.pipeline.run_directory import RunDirectory
-from facecluster.transforms.hdbscan_labels import NOISE
+from facecluster.pipeline.jobs.clustering_metrics import clustering_scores
+from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.transforms.grouping.face_filter import FILTER_COLUMNS, REASONS, left_out
+from facecluster.transforms.grouping.grouping import group_faces
+from facecluster.transforms.grouping.hdbscan_labels import NOISE
+from facecluster.transforms.grouping.options import ClusterOptions, FaceFilterOptions
+from facecluster.transforms.option_fields import add_options, from_arguments
 
 EVERY_FACE = FaceFilterOptions(0.0, 0.0, 0.0, 90.0)
 LIMIT_OF = {"size": "min_face_px", "sharpness": "min_sharpness", "score": "min_detection_score",

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from quality import HALVES, Half, read_half, through_codec
 
-from facecluster.pipeline.clustering_metrics import NOISE, bcubed, pairwise
-from facecluster.pipeline.grouping import group_faces
-from facecluster.pipeline.options import ClusterOptions
+from facecluster.pipeline.jobs.clustering_metrics import NOISE, bcubed, pairwise
+from facecluster.transforms.grouping.grouping import group_faces
+from facecluster.transforms.grouping.options import ClusterOptions
 
 try:
     from grouping_methods import METHODS

@@ -16,8 +16,8 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
-from facecluster.transforms.listing import list_photos
-from facecluster.transforms.tfrecord import make_record
+from facecluster.transforms.inputs.listing import list_photos
+from facecluster.transforms.inputs.tfrecord import make_record
 
 FILES_PER_FOLDER = 1000
 

@@ -22,8 +22,8 @@ import pyarrow as pa
 from PIL import Image, ImageDraw, ImageEnhance
 from quality import HALVES, half_of
 
-from facecluster.transforms.near_duplicates import near_duplicates_table
-from facecluster.transforms.perceptual_hash import perceptual_hash
+from facecluster.transforms.photos.near_duplicates import near_duplicates_table
+from facecluster.transforms.photos.perceptual_hash import perceptual_hash
 
 DISTANCES = (0, 2, 4, 6, 8, 10)
 EVERY = 5  # a photo in so many is saved again

@@ -17,15 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from facecluster.model_export import zoo
-from facecluster.model_export.verification import read_pairs, verify
-from facecluster.pipeline.clustering_metrics import clustering_scores
-from facecluster.pipeline.evaluate_job import labelled_faces
-from facecluster.pipeline.grouping import group_faces
-from facecluster.pipeline.options import ClusterOptions, EmbedOptions
-from facecluster.pipeline.run_directory import RunDirectory
-from facecluster.transforms.codec import decode, fit_pca128, make_codec
-from facecluster.transforms.saved_model import SavedModel
+from facecluster.model_export.validation.verification import read_pairs, verify
+from facecluster.model_export.weights import zoo
+from facecluster.pipeline.jobs.clustering_metrics import clustering_scores
+from facecluster.pipeline.jobs.evaluate import labelled_faces
+from facecluster.pipeline.options import EmbedOptions
+from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.transforms.faces.saved_model import SavedModel
+from facecluster.transforms.grouping.grouping import group_faces
+from facecluster.transforms.grouping.options import ClusterOptions
+from facecluster.transforms.tables.codec import decode, fit_pca128, make_codec
 
 HALVES = ("tuning", "held-out")
 

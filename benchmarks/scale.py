@@ -45,8 +45,8 @@ vectors = np.load(path)
 loaded = time.perf_counter()
 said = {}
 if name == "facecluster":
-    from facecluster.pipeline.grouping import group_faces
-    from facecluster.pipeline.options import ClusterOptions
+    from facecluster.transforms.grouping.grouping import group_faces
+    from facecluster.transforms.grouping.options import ClusterOptions
     loaded = time.perf_counter()
     grouping = group_faces(vectors, np.arange(len(vectors)), ClusterOptions(**options))
     labels, said = grouping.labels.labels, grouping.diagnostics
@@ -151,8 +151,8 @@ def peers(arguments, folder: Path) -> None:
 def workers(arguments, folder: Path) -> None:
     from synthetic import EIGHT_BIT, write_run
 
-    from facecluster.pipeline.evaluate_job import evaluate_clustering
-    from facecluster.pipeline.run_directory import RunDirectory
+    from facecluster.pipeline.jobs.evaluate import evaluate_clustering
+    from facecluster.pipeline.run.directory import RunDirectory
 
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
@@ -221,7 +221,7 @@ def run_worker(python: str, name: str, path: Path, options: dict, patience: floa
 
 
 def scores(labels: np.ndarray, path: Path) -> str:
-    from facecluster.pipeline.clustering_metrics import bcubed, pairwise
+    from facecluster.pipeline.jobs.clustering_metrics import bcubed, pairwise
 
     found = np.load(f"{path}.labels.npy")
     return f"{bcubed(labels, found)[2]:9.4f} {pairwise(labels, found)[2]:9.4f}"

@@ -23,11 +23,10 @@ import numpy as np
 from quality import HALVES, Half, read_half, through_codec
 from sklearn.cluster import KMeans
 
-from facecluster.pipeline.run_directory import RunDirectory
-from facecluster.transforms.codec import COMPONENTS, Codec
-from facecluster.transforms.photo import Face, Photo, Shard
-from facecluster.transforms.quality import Quality
-from facecluster.transforms.write_shards import ShardWriter
+from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.transforms.photos.write import ShardWriter
+from facecluster.transforms.records import Face, Photo, Quality, Shard
+from facecluster.transforms.tables.codec import COMPONENTS, Codec
 
 FACES_PER_BLOCK = 10_000  # drawn, and written as one shard, at a time; about
 # What fit chooses from.

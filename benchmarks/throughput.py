@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facecluster.model_export import zoo
+from facecluster.model_export.weights import zoo
 from facecluster.pipeline.options import EmbedOptions
-from facecluster.transforms.align import crop_face
-from facecluster.transforms.embed import CROPS_PER_CALL, embed_crops
-from facecluster.transforms.saved_model import SavedModel
+from facecluster.transforms.faces.align import crop_face
+from facecluster.transforms.faces.embed import CROPS_PER_CALL, embed_crops
+from facecluster.transforms.faces.saved_model import SavedModel
 
 DETECTOR_WORKER = Path(__file__).with_name("detector_worker.py")
 

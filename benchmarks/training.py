@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from facecluster.model_export import zoo
-from facecluster.model_export.calibration import validation_rate
 from facecluster.model_export.crops import Crops, list_crops, select_people
-from facecluster.model_export.held_out import HeldOut, sample_pairs
-from facecluster.model_export.saved_model import export, load_networks, weights_sha256
-from facecluster.model_export.validate import embed_with_model
-from facecluster.pipeline.model_commands import find_model
+from facecluster.model_export.networks.export import export, load_networks, weights_sha256
+from facecluster.model_export.validation.calibration import validation_rate
+from facecluster.model_export.validation.held_out import HeldOut, sample_pairs
+from facecluster.model_export.validation.validate import embed_with_model
+from facecluster.model_export.weights import zoo
+from facecluster.pipeline.cli.model_commands import find_model
+from facecluster.pipeline.jobs.train import TrainJob
 from facecluster.pipeline.options import EmbedOptions, TrainOptions
-from facecluster.pipeline.train_job import TrainJob
-from facecluster.transforms.codec import decode, fit_pca128, make_codec
-from facecluster.transforms.saved_model import SavedModel
+from facecluster.transforms.faces.saved_model import SavedModel
+from facecluster.transforms.tables.codec import decode, fit_pca128, make_codec
 
 # Chosen on people set apart from the training people (--validation-share 0.2), never on those
 # scored here.
@@ -110,7 +110,7 @@ def harmonic(sources: list[str], training: Crops, held_out: Crops, work: Path) -
 
 def weak_head(base: SavedModel, folder: Path) -> SavedModel:
     """A random projection of the model's vectors, exported as a model of its own."""
-    from facecluster.model_export.heads import Projection, linear_head, on_trunk
+    from facecluster.model_export.networks.heads import Projection, linear_head, on_trunk
 
     random = np.random.default_rng(0)
     card = base.card()

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facecluster.transforms.containers import COMPRESSED, GZIP, PHOTO_SUFFIXES, is_photo
-from facecluster.transforms.listing import InputError, list_photos
-from facecluster.transforms.sources import DamagedError, open_file
-from facecluster.transforms.tfrecord import list_records, parse_example
+from facecluster.transforms.inputs.containers import COMPRESSED, GZIP, PHOTO_SUFFIXES, is_photo
+from facecluster.transforms.inputs.listing import InputError, list_photos
+from facecluster.transforms.inputs.sources import DamagedError, open_file
+from facecluster.transforms.inputs.tfrecord import list_records, parse_example
 
 TO_THE_END = -1  # the size of a crop that ends where its file does
 

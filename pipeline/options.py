@@ -1,46 +1,12 @@
 """Every option once: its name, default, unit and help; the command line is made from these."""
 
 import argparse
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
 
 from facecluster.pipeline.failure_limit import FailureLimit
-from facecluster.transforms.codec import CODECS
-from facecluster.transforms.decode_apart import DecodeLimits
-
-Options = TypeVar("Options")
-
-
-def option(default: Any, help: str, *, type: Callable = str, choices=None) -> Any:
-    """A field that is also a command-line option; `type` checks and converts its text."""
-    return field(default=default, metadata={"help": help, "type": type, "choices": choices})
-
-
-def at_least(least: float, kind: Callable = int) -> Callable[[str], Any]:
-    """Reads a number and refuses what is below `least`."""
-
-    def read(text: str):
-        value = kind(text)
-        if not value >= least:  # nor is nan
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-        return value
-
-    read.__name__ = kind.__name__
-    return read
-
-
-def between(least: float, most: float, kind: Callable = float) -> Callable[[str], Any]:
-    """Reads a number and refuses what is outside [least, most]."""
-
-    def read(text: str):
-        value = kind(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
-        return value
-
-    read.__name__ = kind.__name__
-    return read
+from facecluster.transforms.option_fields import at_least, between, option
+from facecluster.transforms.photos.decoder_process import DecodeLimits
+from facecluster.transforms.tables.codec import CODECS
 
 
 def failure_limit(text: str) -> FailureLimit:
@@ -271,75 +237,6 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class FaceFilterOptions:
-    """Which faces are grouped; the others keep their place in the tables, see face_filter.py.
-
-    Of LFW's people they leave out not one face in a thousand, of those behind them one in three
-    (benchmarks/face_quality.py).
-    """
-
-    min_face_px: float = option(
-        24.0, "smaller faces are not grouped: geometric mean of the box's sides, px of the upright "
-        "photo; 0: of any size", type=at_least(0, float),
-    )  # fmt: skip
-    min_sharpness: float = option(
-        0.08, "faces more blurred than this are not grouped: column sharpness of the faces table; "
-        "0: however blurred", type=between(0, 1),
-    )  # fmt: skip
-    min_detection_score: float = option(
-        0.9, "what is less probably a face is not grouped; 0: however improbable",
-        type=between(0, 1),
-    )  # fmt: skip
-    max_yaw: float = option(
-        60.0, "faces turned further to either side are not grouped, degrees; 90: however far",
-        type=between(0, 90),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ClusterOptions(FaceFilterOptions):
-    """How faces become people. Distances are Euclidean between unit vectors: sqrt(2 - 2 cos)."""
-
-    n_neighbors: int = option(64, "nearest neighbours searched for each face", type=at_least(2))
-    min_cluster_size: int = option(
-        2, "faces that make a person, at least; 1 leaves no face unassigned", type=at_least(1)
-    )
-    min_samples: int = option(
-        1,
-        "neighbours that a face must have within a distance to count as dense there, not "
-        "counting itself",
-        type=at_least(1),
-    )
-    min_distance: float = option(
-        0.65,
-        "faces nearer than this count as this far apart, so that copies of a photo and bursts do "
-        "not become people of their own",
-        type=between(0.01, 2),
-    )
-    max_distance: float = option(
-        0.89, "faces farther apart than this never join directly; large collections join less far, "
-        "see --chance-neighbors", type=between(0, 2),
-    )  # fmt: skip
-    chance_neighbors: float = option(
-        0.5, "strangers that a face may have within --max-distance, as far as can be told from the "
-        "collection; 0: any number", type=at_least(0, float),
-    )  # fmt: skip
-    join_distance: float = option(
-        0.89, "people and unassigned faces whose mean faces are this near become one person, the "
-        "larger they are the nearer they must be; never more than what --max-distance comes to; "
-        "0: never", type=between(0, 2),
-    )  # fmt: skip
-    ignore_photos: bool = option(
-        False, "let two faces of one photo be the same person like any others", type=bool
-    )
-    probes: int = option(
-        16, "beyond 50,000 faces, a face is compared with those in so many of 4 sqrt(faces) cells; "
-        "0: with all, which takes long and lets no worker do with less than all",
-        type=at_least(0),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class WorkerOptions:
     """Where faces are grouped."""
 
@@ -350,28 +247,3 @@ class WorkerOptions:
     worker_memory: int = option(
         2048, "with --distribute: what a worker may use, MiB", type=at_least(64)
     )
-
-
-def add_options(parser: argparse.ArgumentParser, options: type) -> None:
-    """Adds a command-line option for every field of an options class."""
-    group = parser.add_argument_group((options.__doc__ or "").split(".")[0])
-    for item in fields(options):
-        assert item.default is not MISSING
-        name, read = "--" + item.name.replace("_", "-"), item.metadata["type"]
-        if read is bool:
-            group.add_argument(name, action="store_true", help=item.metadata["help"])
-            continue
-        shown = "" if item.default is None else " (default: %(default)s)"
-        group.add_argument(
-            name,
-            default=item.default,
-            type=read,
-            choices=item.metadata["choices"],
-            metavar=None if item.metadata["choices"] else read.__name__.upper(),
-            help=item.metadata["help"] + shown,
-        )
-
-
-def from_arguments(options: type[Options], arguments: argparse.Namespace) -> Options:
-    """The options object with the values that the command line gave."""
-    return options(**{item.name: getattr(arguments, item.name) for item in fields(options)})

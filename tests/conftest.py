@@ -42,7 +42,7 @@ def group_photos() -> Path:
 @pytest.fixture(scope="session")
 def mtcnn_folder() -> str:
     """The exported detector, fetched when it is not there yet."""
-    from facecluster.model_export import zoo
+    from facecluster.model_export.weights import zoo
 
     return str(zoo.fetch("mtcnn"))
 
@@ -50,7 +50,7 @@ def mtcnn_folder() -> str:
 @pytest.fixture(scope="session")
 def facenet_folder() -> str:
     """The exported default embedder, fetched when it is not there yet."""
-    from facecluster.model_export import zoo
+    from facecluster.model_export.weights import zoo
 
     return str(zoo.fetch("facenet-casia-webface"))
 

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from facecluster.transforms.align import crop_face
-from facecluster.transforms.decode import decode
-from facecluster.transforms.detect import Detector
-from facecluster.transforms.saved_model import SavedModel
+from facecluster.transforms.faces.align import crop_face
+from facecluster.transforms.faces.detect import Detector
+from facecluster.transforms.faces.saved_model import SavedModel
+from facecluster.transforms.photos.decode import decode
 
 COMMAND = Path(sys.executable).with_name("facecluster")
 N_PEOPLE, N_PHOTOS = 3, 2

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from facecluster.transforms.sources import SEPARATOR
-from facecluster.transforms.tfrecord import make_record
+from facecluster.transforms.inputs.sources import SEPARATOR
+from facecluster.transforms.inputs.tfrecord import make_record
 
 COMMAND = Path(sys.executable).with_name("facecluster")
 

@@ -60,7 +60,11 @@ class Job:
                 command = (folder / "cmdline").read_bytes().split(b"\0")
             except OSError:  # it has just ended
                 continue
-            if command[1:4] == [b"-m", b"facecluster.pipeline.worker", b"%d" % self.process.pid]:
+            if command[1:4] == [
+                b"-m",
+                b"facecluster.pipeline.beam.worker",
+                b"%d" % self.process.pid,
+            ]:
                 found.append(int(folder.name))
         return sorted(found)
 

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from facecluster.model_export.crops import list_crops
-from facecluster.model_export.saved_model import export, weights_sha256
-from facecluster.model_export.validate import validate_pairs
-from facecluster.model_export.verification import read_pairs
-from facecluster.pipeline.cli import main
-from facecluster.transforms.saved_model import SavedModel
+from facecluster.model_export.networks.export import export, weights_sha256
+from facecluster.model_export.validation.validate import validate_pairs
+from facecluster.model_export.validation.verification import read_pairs
+from facecluster.pipeline.cli.main import main
+from facecluster.transforms.faces.saved_model import SavedModel
 
 COMMAND = Path(sys.executable).with_name("facecluster")
 SIZE, DIMENSIONS, MARGIN = 32, 16, 6

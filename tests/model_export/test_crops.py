@@ -24,7 +24,7 @@ from facecluster.model_export.crops import (
     list_crops,
     select_people,
 )
-from facecluster.model_export.training_data import (
+from facecluster.model_export.training.training_data import (
     Augmentation,
     evaluation_batches,
     training_batches,

@@ -7,18 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facecluster.pipeline.options import (
-    ClusterOptions,
-    CropOptions,
-    EmbedOptions,
-    TrainOptions,
-    WorkerOptions,
-    add_options,
-    at_least,
-    between,
-    from_arguments,
-)
-from facecluster.transforms.codec import CODECS
+from facecluster.pipeline.options import CropOptions, EmbedOptions, TrainOptions, WorkerOptions
+from facecluster.transforms.grouping.options import ClusterOptions
+from facecluster.transforms.option_fields import add_options, at_least, between, from_arguments
+from facecluster.transforms.tables.codec import CODECS
 
 TOGETHER = [EmbedOptions, ClusterOptions, WorkerOptions]
 ALL = [*TOGETHER, CropOptions, TrainOptions]
@@ -71,9 +63,9 @@ def test_a_switch_is_off_unless_it_is_given():
 
 
 def test_choices_are_those_of_what_they_choose_from():
-    from facecluster.model_export.losses import MININGS
-    from facecluster.model_export.saved_model import STANDARDISATIONS
-    from facecluster.model_export.trainer import OPTIMIZERS
+    from facecluster.model_export.networks.export import STANDARDISATIONS
+    from facecluster.model_export.training.losses import MININGS
+    from facecluster.model_export.training.trainer import OPTIMIZERS
 
     choices = {field.name: field.metadata["choices"] for field in fields(TrainOptions)}
     assert set(choices["mining"]) == set(MININGS)

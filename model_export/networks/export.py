@@ -1,0 +1,195 @@
+"""A Keras network as what the workers load: a SavedModel with its model card beside it.
+
+A model folder holds
+
+    saved_model/        what workers run: uint8 pixels in, results out
+    keras/NAME.keras    the same networks for Keras, to train on from or to export anew
+    model_card.json     what the model is and needs, see `export`
+    codec.npz           the 128-byte codec, where one was fitted
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from facecluster.transforms.faces.saved_model import (
+    CARD_NAME,
+    CARD_VERSION,
+    CODEC_NAME,
+    SAVED_MODEL_NAME,
+    ModelError,
+)
+from facecluster.transforms.tables.files import write_bytes
+
+if TYPE_CHECKING:
+    import keras
+
+KERAS_FOLDER = "keras"
+# How pixels become a network's input, by the names that a card's `standardisation` has for it.
+STANDARDISATIONS = ("fixed", "per-image")
+
+
+def export(
+    networks: Mapping[str, keras.Model],
+    card: Mapping[str, Any],
+    folder: Path,
+    codec: Mapping[str, np.ndarray] | None = None,
+    *,
+    float16: bool = False,
+) -> None:
+    """Writes a model folder, whole or not at all; one that is already there is replaced.
+
+    Each network becomes an endpoint of its name, the first also the serving signature, that takes
+    uint8 RGB pixels (any batch size), standardises them itself, and gives float32. The card's
+    `standardisation` says how:
+
+      fixed: (x - 127.5) / 128; the published CASIA-WebFace and VGGFace2 models, MTCNN.
+      per-image: (x - mean) / max(standard deviation, 1 / sqrt(values)) of the crop; older published
+        models (src/facenet.py, prewhiten).
+
+    Args:
+      networks: endpoint name to network.
+      card: what model_card.json says besides card_version and embedding_space, which is the
+        model's own unless the card names another's.
+      codec: arrays of the 128-byte codec.
+      float16: half floats for weights and arithmetic, for GPUs with fast half-float units.
+    """
+    import keras
+    import tensorflow as tf
+
+    card = {"card_version": CARD_VERSION, "embedding_space": card["sha256"], **card}
+    if float16:
+        card["compute"] = "float16"
+    temporary = f"{folder.name}.{uuid.uuid4().hex}"
+    building, replaced = (folder.with_name(f"{temporary}.{end}") for end in ("tmp", "old"))
+    building.mkdir(parents=True)
+    try:
+        archive = keras.export.ExportArchive()
+        (building / KERAS_FOLDER).mkdir()
+        for name, network in networks.items():
+            network.save(building / KERAS_FOLDER / f"{name}.keras")
+            if float16:
+                network = in_precision(network, "float16")
+            pixels = tf.TensorSpec((None, *network.input_shape[1:]), tf.uint8, name="pixels")
+            endpoint = _endpoint(network, card["standardisation"])
+            archive.add_endpoint(name, endpoint, input_signature=[pixels])
+        archive.write_out(str(building / SAVED_MODEL_NAME), verbose=False)
+        write_card(building, card)
+        if codec is not None:
+            np.savez(building / CODEC_NAME, **codec)
+        if folder.exists():
+            folder.rename(replaced)
+        building.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> Path:
+    """Replaces the card of a model folder; returns the file."""
+    path = folder / CARD_NAME
+    write_bytes(str(path), (json.dumps(card, indent=2) + "\n").encode())
+    return path
+
+
+def load_networks(folder: Path) -> dict[str, keras.Model]:
+    """The networks of a model folder for Keras: {endpoint name: network}.
+
+    Raises:
+      ModelError: the folder has none.
+    """
+    import keras
+
+    paths = sorted((folder / KERAS_FOLDER).glob("*.keras"))
+    if not paths:
+        raise ModelError(f"{folder} has no Keras network in {KERAS_FOLDER}/: export it again")
+    return {path.stem: keras.models.load_model(path, compile=False) for path in paths}
+
+
+def standardise(pixels, standardisation: str):
+    """Pixels (n, h, w, 3) of any kind of number to a network's float32 input; see `export`.
+
+    Raises:
+      ValueError: the standardisation is none of STANDARDISATIONS.
+    """
+    from keras import ops
+
+    pixels = ops.cast(pixels, "float32")
+    if standardisation == "fixed":
+        return (pixels - 127.5) / 128.0
+    if standardisation == "per-image":
+        mean = ops.mean(pixels, axis=(1, 2, 3), keepdims=True)
+        deviation = ops.std(pixels, axis=(1, 2, 3), keepdims=True)
+        n_values = pixels.shape[1] * pixels.shape[2] * pixels.shape[3]
+        return (pixels - mean) / ops.maximum(deviation, n_values**-0.5)
+    raise ValueError(
+        f"no standardisation is called {standardisation!r}: there are {', '.join(STANDARDISATIONS)}"
+    )
+
+
+def weights_sha256(network: keras.Model) -> str:
+    """The SHA-256 of a network's weights, by which tables know the model that made them."""
+    digest = hashlib.sha256()
+    for value in network.get_weights():
+        digest.update(str(value.shape).encode())
+        digest.update(np.ascontiguousarray(value, np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def in_precision(network: keras.Model, policy: str) -> keras.Model:
+    """A copy of the network with a Keras dtype policy, but for layers that stay in float32.
+
+    Those are what ends in unit vectors, whose sums of squares half floats cannot hold.
+    """
+    import keras
+
+    def cast(layer, config):
+        if not isinstance(layer, keras.layers.InputLayer | keras.layers.UnitNormalization):
+            config["dtype"] = policy
+
+    return _reconfigured(network, cast)
+
+
+def with_weight_decay(network: keras.Model, weight_decay: float) -> keras.Model:
+    """A copy of the network, with w / 2 * sum(squares) of every kernel as a penalty; 0 for none."""
+    import keras
+
+    def decay(layer, config):
+        if "kernel_regularizer" in config:
+            config["kernel_regularizer"] = (
+                keras.regularizers.L2(weight_decay / 2) if weight_decay else None
+            )
+
+    return _reconfigured(network, decay)
+
+
+def _reconfigured(network: keras.Model, change: Callable[[keras.Layer, dict], None]) -> keras.Model:
+    """A copy of the network with the configuration of each layer, in nested ones too, changed."""
+    import keras
+
+    def clone(layer):
+        config = layer.get_config()
+        change(layer, config)
+        return type(layer).from_config(config)
+
+    copy = keras.models.clone_model(network, clone_function=clone, recursive=True)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
+def _endpoint(network: keras.Model, standardisation: str):
+    import keras
+
+    def endpoint(pixels):
+        outputs = network(standardise(pixels, standardisation), training=False)
+        return keras.tree.map_structure(lambda out: keras.ops.cast(out, "float32"), outputs)
+
+    return endpoint

@@ -1,0 +1,107 @@
+"""People kept out of a training, and pairs of their faces to verify the network on."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from facecluster.model_export.crops import Crops, CropsError
+from facecluster.model_export.validation.calibration import validation_rate
+from facecluster.model_export.validation.verification import N_FOLDS_VIEW1, Pairs, verify
+
+MOST_PAIRS_OF_A_PERSON = 20  # so that nobody's hundred photos decide the score
+MOST_CROPS_OF_ALL_PAIRS = 5_000  # the first of them, which are of the first people
+
+
+def held_out_people(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """(n,) bool, the faces of a random share of the people.
+
+    Args:
+      labels: (n,) int, the person of each face, 0 to m - 1.
+    """
+    n_people = int(labels.max()) + 1
+    chosen = np.random.default_rng(seed).permutation(n_people)[: round(share * n_people)]
+    return np.isin(labels, chosen)
+
+
+def sample_pairs(labels: np.ndarray, names: tuple[str, ...], seed: int) -> Pairs | None:
+    """As many mismatched as matched pairs of n faces, in ten folds.
+
+    A person gives at most MOST_PAIRS_OF_A_PERSON matched pairs.
+
+    Args:
+      labels: (n,) int, the person of each face.
+      names: of the n faces.
+
+    Returns:
+      The pairs; None when there are too few for ten folds.
+    """
+    random = np.random.default_rng(seed)
+    matched = []
+    for person in np.unique(labels):
+        faces = np.flatnonzero(labels == person)
+        first, second = np.triu_indices(len(faces), 1)
+        some = random.permutation(len(first))[:MOST_PAIRS_OF_A_PERSON]
+        matched.append(np.stack([faces[first[some]], faces[second[some]]], axis=1))
+    matched = np.concatenate(matched)
+    n_pairs = len(matched)
+    if n_pairs < N_FOLDS_VIEW1 or len(np.unique(labels)) < 2:
+        return None
+    random.shuffle(matched)
+    mismatched = np.empty((0, 2), np.int64)
+    while len(mismatched) < n_pairs:
+        pairs = random.integers(0, len(labels), (2 * n_pairs, 2))
+        different = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
+        mismatched = np.concatenate([mismatched, different])[:n_pairs]
+    both = np.concatenate([matched, mismatched])
+    return Pairs(
+        [names[i] for i in both[:, 0]],
+        [names[i] for i in both[:, 1]],
+        np.repeat([True, False], n_pairs),
+        np.tile(np.arange(n_pairs) * N_FOLDS_VIEW1 // n_pairs, 2),
+    )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Crops that are not trained on, and pairs of them."""
+
+    crops: Crops
+    pairs: Pairs
+
+    @cached_property
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        row_of = {name: row for row, name in enumerate(self.crops.names)}
+        missing = sorted({*self.pairs.first, *self.pairs.second} - row_of.keys())
+        if missing:
+            raise CropsError(
+                f"{len(missing)} crops that the pairs name are not there, first {missing[0]}"
+            )
+        first, second = (
+            np.array([row_of[name] for name in names])
+            for names in (self.pairs.first, self.pairs.second)
+        )
+        return first, second
+
+    def scores(self, vectors: np.ndarray) -> dict[str, float]:
+        """How good the (n, d) vectors of the crops are.
+
+        Returns:
+          accuracy and auc of the pairs, by LFW's protocol; validation_rate, the VAL at a false
+          accept rate of 0.001 over all pairs of the first MOST_CROPS_OF_ALL_PAIRS crops, which are
+          many more.
+
+        Raises:
+          CropsError: a pair names a crop that is not there.
+          ValueError: the pairs or the crops do not suffice, see `verify` and `validation_rate`.
+        """
+        first, second = self._rows
+        found = verify(vectors[first], vectors[second], self.pairs.is_same, self.pairs.folds)
+        some = slice(MOST_CROPS_OF_ALL_PAIRS)
+        return {
+            "accuracy": found.accuracy,
+            "validation_rate": validation_rate(
+                vectors[some], vectors[some], self.crops.labels[some]
+            ),
+            "auc": found.auc,
+        }

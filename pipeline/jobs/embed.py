@@ -1,0 +1,237 @@
+"""Photos into the photos, faces and failures tables: read, decode, detect, align, embed, write.
+
+At the end all photos of the run are compared, for its table of near-duplicates.
+"""
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.ml.inference.base import RunInference
+
+from facecluster.pipeline.beam.runner import choose_execution, run_pipeline
+from facecluster.pipeline.failure_limit import FailureLimit
+from facecluster.pipeline.jobs.embed_plan import EmbedPlan
+from facecluster.pipeline.options import EmbedOptions
+from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.transforms.faces.align import align_faces
+from facecluster.transforms.faces.detect import DetectFaces
+from facecluster.transforms.faces.embed import FaceEmbedder
+from facecluster.transforms.faces.saved_model import SavedModel
+from facecluster.transforms.inputs.listing import Listing
+from facecluster.transforms.photos.decode_photos import DecodePhotos
+from facecluster.transforms.photos.near_duplicates import near_duplicates_table
+from facecluster.transforms.photos.read import ReadPhotos, plan_tasks
+from facecluster.transforms.photos.write import ShardWriter, WriteShards
+from facecluster.transforms.tables import schema
+from facecluster.transforms.tables.codec import make_codec
+
+# A small input is split finer than the option says, so that every worker has its share and
+# progress shows; below the second number a file of its own is not worth it.
+SHARDS_PER_WORKER, LEAST_PHOTOS_PER_SHARD = 16, 16
+
+
+class EmbedError(Exception):
+    """An embed job that cannot start or went wrong."""
+
+
+class TooManyFailures(EmbedError):
+    """More inputs failed than may."""
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """What an embed job works on.
+
+    Attributes:
+      run: where the tables go.
+      embedder, detector: the exported models.
+      options: how photos become faces.
+      beam_arguments: options for Beam, as on its command line.
+      max_failures: of the run's inputs; None for no limit.
+      retry_all: whether to try all listed failures again, and not only those in reading.
+    """
+
+    run: RunDirectory
+    embedder: SavedModel
+    detector: SavedModel
+    options: EmbedOptions
+    beam_arguments: Sequence[str] = ()
+    max_failures: FailureLimit | None = None
+    retry_all: bool = False
+
+    def __call__(self, listing: Listing, watch: Callable[[Callable[[], int], int], None]) -> dict:
+        """Embeds the photos that the run does not hold yet.
+
+        Args:
+          listing: the photos.
+          watch: given a function that counts the photos done so far and their total, returns a
+            context manager that shows progress while the job runs.
+
+        Returns:
+          The step's manifest entry: counts, seconds, options.
+
+        Raises:
+          EmbedError: the run was made with other options or another model, or Beam failed.
+        """
+        started = time.monotonic()
+        card = self.embedder.card()
+        codec = make_codec(self.options.codec, self.embedder.codec_arrays())
+        settings = {
+            "embedding_space": card["embedding_space"],
+            "detector_sha256": self.detector.card()["sha256"],
+            "codec": codec.identity,
+            "min_face_size": self.options.min_face_size,
+            "detection_size": self.options.detection_size,
+            "jpeg_size": self.options.jpeg_size,
+        }
+        self._check_settings(settings)
+        models = self._models(card)
+        plan = EmbedPlan.of(self.run)  # before anything is written: it may be of another version
+        sources = listing.sources
+        n_gone = plan.n_gone(listing)
+        if self.retry_all and n_gone:
+            raise EmbedError(
+                f"{n_gone:,} inputs of {self.run.root} are still to be done: first go on with the "
+                "command that was stopped, or with those of its inputs that are still there"
+            )
+        begun = {"state": "running", "options": settings, "models": models}
+        self.run.update_manifest("embed", begun)
+
+        self.run.remove_unfinished()
+        plan = plan.settled()
+        execution = choose_execution(self.beam_arguments, len(plan.unread(sources)))
+        plan = plan.with_inputs(
+            listing, lambda n: self._photos_per_shard(n, execution.n_workers), self.retry_all
+        )
+        shards = plan.todo(sources)
+        if shards:
+            writer = ShardWriter(
+                self.run.root, codec, card["dimensions"], card["sha256"], card["embedding_space"]
+            )
+            check = self._early_check(plan, listing)
+            try:
+                self._embed(shards, writer, card, execution, watch, check)
+            except TooManyFailures:
+                EmbedPlan.of(self.run).settled()
+                self.run.update_manifest("embed", {**begun, "state": "failed"})
+                raise
+        EmbedPlan.of(self.run).settled().without_mended(listing)
+        photos, _ = self.run.read_shards(
+            "photos", ["photo_id", "width", "height", "taken_at", "n_faces", "perceptual_hash"]
+        )
+        near_duplicates = near_duplicates_table(photos)
+        self.run.write("near_duplicates", near_duplicates)
+        failures, _ = self.run.read_shards("failures", schema.FAILURES.names)
+        entry = {
+            **begun,
+            "state": "done",
+            "seconds": round(time.monotonic() - started, 1),
+            "counts": {
+                "photos": len(photos),
+                "copies": len(photos) - pc.count_distinct(photos["photo_id"]).as_py(),
+                "near_duplicates": len(near_duplicates),
+                "faces": self._n_faces(photos),
+                "failures": len(failures),
+                "photos_already_done": len(sources) - sum(shard.n_photos for shard, _ in shards),
+                "inputs_gone": n_gone,
+                "files_that_are_no_photos": listing.n_other_files,
+            },
+        }
+        try:
+            self._check_failures(failures, len(photos) + len(failures))
+        except TooManyFailures:
+            self.run.update_manifest("embed", {**entry, "state": "failed"})
+            raise
+        self.run.update_manifest("embed", entry)
+        return entry
+
+    def _embed(self, shards, writer, card, execution, watch, check) -> None:
+        sizes = {shard.name: shard.n_photos for shard, _ in shards}
+        with watch(lambda: self._photos_done(sizes), sum(sizes.values())):
+            try:
+                pipeline = beam.Pipeline(execution.runner, execution.options)
+                self._build(pipeline, shards, writer, card, execution.threads)
+                run_pipeline(pipeline, check)
+            except TooManyFailures:
+                raise
+            except Exception as error:
+                raise EmbedError(cause_of(error)) from error
+        missing = sizes.keys() - set(self.run.complete_shards())
+        if missing:  # a runner may end a cancelled job without an error
+            raise EmbedError(f"{len(missing)} of {len(sizes)} shards were not written")
+
+    def _early_check(self, plan: EmbedPlan, listing: Listing) -> Callable[[], None]:
+        """Raises TooManyFailures as soon as it is certain that too many inputs fail."""
+        if self.max_failures is None:
+            return lambda: None
+        seen = set(plan.complete.to_pylist())
+        failures = [plan.failures_that_stay(listing)]
+
+        def check() -> None:
+            new = [shard for shard in self.run.complete_shards() if shard not in seen]
+            if new:
+                seen.update(new)
+                failures.append(self.run.read_shards("failures", schema.FAILURES.names, new)[0])
+                self._check_failures(pa.concat_tables(failures), plan.n_inputs)
+
+        return check
+
+    def _check_failures(self, failures: pa.Table, n_inputs: int) -> None:
+        if self.max_failures and (said := self.max_failures.sentence(failures, n_inputs)):
+            raise TooManyFailures(f"{said}; {self.run.path('failures')} says which and why")
+
+    def _build(self, pipeline, shards, writer, card, threads):
+        options = self.options
+        detector, embedder = (
+            replace(model, threads=threads) for model in (self.detector, self.embedder)
+        )
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create(plan_tasks(shards))
+            | "Read photos" >> ReadPhotos(options.limits().max_bytes)
+            | "Decode" >> DecodePhotos(options.limits())
+            | "Detect faces" >> DetectFaces(detector, options.min_face_size, options.detection_size)
+            | "Align" >> beam.Map(align_faces, card["input_size"], card["margin"])
+            | "Embed" >> RunInference(FaceEmbedder(embedder))
+            | "Write shards" >> WriteShards(writer)
+        )
+
+    def _check_settings(self, settings: dict) -> None:
+        before = self.run.manifest().get("steps", {}).get("embed", {}).get("options", settings)
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise EmbedError(
+                    f"{self.run.root} was made with {name} {before.get(name)}, now it is {value}; "
+                    "faces made in two ways cannot be compared: take another output folder, or "
+                    "start again with --overwrite"
+                )
+
+    def _models(self, card: dict) -> dict[str, str]:
+        """{name: SHA-256} of all models of this run's faces; they share an embedding space."""
+        before = self.run.manifest().get("steps", {}).get("embed", {}).get("models", {})
+        return {**before, card["name"]: card["sha256"]}
+
+    def _photos_per_shard(self, n_photos: int, n_workers: int) -> int:
+        even = math.ceil(n_photos / (n_workers * SHARDS_PER_WORKER))
+        return min(self.options.photos_per_shard, max(even, LEAST_PHOTOS_PER_SHARD))
+
+    def _n_faces(self, photos: pa.Table) -> int:
+        """Faces, those of a photo with several names counted once."""
+        once = photos.group_by("photo_id").aggregate([("n_faces", "max")])
+        return pc.sum(once["n_faces_max"]).as_py() or 0
+
+    def _photos_done(self, sizes: dict[str, int]) -> int:
+        return sum(sizes.get(name, 0) for name in self.run.complete_shards())
+
+
+def cause_of(error: BaseException) -> str:
+    """The last line of what Beam raises, the error that the worker met, without where in Beam."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    last = re.sub(r"( \[while running [^]]*\])+$", "", lines[-1].strip()) if lines else ""
+    return last or type(error).__name__

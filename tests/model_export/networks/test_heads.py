@@ -1,0 +1,222 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LinearRegression
+
+from facecluster.model_export.networks.export import export, load_networks, with_weight_decay
+from facecluster.model_export.networks.heads import (
+    Projection,
+    least_squares,
+    linear_head,
+    on_trunk,
+    principal_components,
+)
+from facecluster.model_export.training.objectives import Triplets
+from facecluster.model_export.training.schedule import Schedule
+from facecluster.model_export.training.trainer import OPTIMIZERS, Learner, train
+from facecluster.model_export.training.training_data import identity_batches, rows
+from facecluster.transforms.faces.saved_model import SavedModel
+from facecluster.transforms.tables.codec import CodecError
+
+N_FEATURES, DIMENSIONS = 24, 6
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def features(seed=0, n=200, d=N_FEATURES):
+    """(n, d) unit vectors of another variance in every direction, not around zero."""
+    random = np.random.default_rng(seed)
+    turned, _ = np.linalg.qr(random.normal(size=(d, d)))
+    return unit((random.normal(size=(n, d)) * 0.85 ** np.arange(d) + 0.5) @ turned)
+
+
+def projection(seed=0, f=N_FEATURES, d=DIMENSIONS) -> Projection:
+    random = np.random.default_rng(seed)
+    return Projection(
+        random.normal(size=(f, d)).astype(np.float32), random.normal(size=d).astype(np.float32)
+    )
+
+
+# ---- what a head starts from ----
+
+
+@pytest.mark.parametrize("dimensions", [1, DIMENSIONS, N_FEATURES])
+def test_principal_components_are_scikit_learns_up_to_their_signs(dimensions):
+    x = features()
+    expected = PCA(dimensions, svd_solver="full").fit(x).transform(x)
+    kernel, bias = principal_components(x, dimensions)
+    found = x @ kernel + bias
+    found *= np.sign(np.sum(found * expected, axis=0))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert (kernel.dtype, bias.dtype) == (np.float32, np.float32)
+
+
+def test_principal_components_may_be_scaled_to_a_variance_of_one():
+    x = features()
+    plain, scaled = (principal_components(x, DIMENSIONS, scaling) for scaling in (False, True))
+    projected = x @ scaled.kernel + scaled.bias
+    assert np.mean(np.var(projected, axis=0)) == pytest.approx(1, rel=1e-4)
+    np.testing.assert_allclose(
+        linear_head(scaled)(x), linear_head(plain)(x), atol=1e-4
+    )  # the same directions
+
+
+def test_there_are_no_more_components_than_features_or_vectors():
+    with pytest.raises(CodecError, match="200 vectors of 24 dimensions are too few for 25"):
+        principal_components(features(), 25)
+    with pytest.raises(CodecError, match="5 vectors of 24 dimensions are too few for 6"):
+        principal_components(features()[:5], 6)
+
+
+def test_least_squares_are_scikit_learns():
+    x, targets = features(0), features(1, d=DIMENSIONS)
+    kernel, bias = least_squares(x, targets)
+    expected = LinearRegression().fit(x, targets).predict(x)
+    np.testing.assert_allclose(x @ kernel + bias, expected, atol=1e-4)
+    assert (kernel.dtype, bias.dtype) == (np.float32, np.float32)
+
+
+def test_least_squares_find_a_projection_again():
+    x, true = features(), projection()
+    found = least_squares(x, x @ true.kernel + true.bias)
+    np.testing.assert_allclose(found.kernel, true.kernel, atol=1e-3)
+    np.testing.assert_allclose(found.bias, true.bias, atol=1e-3)
+
+
+def test_features_that_depend_on_each_other_have_a_least_square_too():
+    x, true = features(), projection(f=2 * N_FEATURES)
+    x = np.concatenate([x, x], axis=1)
+    kernel, bias = least_squares(x, x @ true.kernel + true.bias)
+    np.testing.assert_allclose(x @ kernel + bias, x @ true.kernel + true.bias, atol=1e-3)
+    assert np.abs(kernel).max() < 10
+
+
+# ---- the head ----
+
+
+def test_a_head_is_its_projection_made_unit_vectors():
+    x, start = features(), projection()
+    head = linear_head(start)
+    projected = x @ start.kernel + start.bias
+    np.testing.assert_allclose(head(x), unit(projected), atol=1e-5)
+    prelogits = keras.Model(head.input, head.get_layer("prelogits").output)
+    np.testing.assert_allclose(prelogits(x), projected, atol=1e-5)
+
+
+def test_dropout_leaves_out_features_while_training_alone():
+    x, start = features(), projection()
+    head, plain = linear_head(start, dropout=0.5), linear_head(start)
+    np.testing.assert_array_equal(head(x), plain(x))
+    trained = head(x, training=True).numpy()
+    assert not np.allclose(trained, plain(x), atol=1e-2)
+    again, other = (
+        linear_head(start, dropout=0.5, seed=seed)(x, training=True).numpy() for seed in (0, 1)
+    )
+    np.testing.assert_array_equal(trained, again)
+    assert not np.array_equal(trained, other)
+
+
+def test_weight_decay_is_half_the_sum_of_squares_of_the_kernel():
+    start = projection()
+    (penalty,) = linear_head(start, weight_decay=1e-2).losses
+    assert float(penalty) == pytest.approx(1e-2 / 2 * np.sum(start.kernel**2), rel=1e-5)
+    assert linear_head(start).losses == []
+
+
+def test_a_head_learns_what_principal_components_miss(tmp_path):
+    """People differ where features vary least; the loss goes to nearly nothing."""
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10, dtype=np.int32), 10)
+    x = np.concatenate(
+        [3 * random.normal(size=(100, 8)), random.normal(size=(10, 8))[labels]], axis=1
+    ).astype(np.float32)
+    head = linear_head(principal_components(x, 8))
+    learner = Learner(head, Triplets(mining="batch-hard"))
+
+    def batches_from(step):
+        def indices(step):
+            return identity_batches(labels, 10, 5, 0, step)
+
+        inputs, targets = rows(x, indices, step), rows(labels, indices, step)
+        return tf.data.Dataset.zip((inputs, {"labels": targets}))
+
+    def share_of_nearest_of_the_same_person():
+        vectors = head(x).numpy()
+        cosines = vectors @ vectors.T - 2 * np.eye(len(x))
+        return np.mean(labels[np.argmax(cosines, axis=1)] == labels)
+
+    before = share_of_nearest_of_the_same_person()
+    adam, schedule = OPTIMIZERS["adam"](), Schedule(((0, 0.05),))
+    train(learner, adam, batches_from, schedule, tmp_path, n_epochs=2, steps_per_epoch=100)
+    assert before < 0.5
+    assert share_of_nearest_of_the_same_person() > 0.95
+
+
+# ---- on its network ----
+
+
+def trunk() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    x = crops = keras.Input((8, 8, 3), name="crops")
+    x = keras.layers.Conv2D(16, 3, name="Conv")(x)
+    x = keras.layers.Dense(N_FEATURES, name="Bottleneck")(keras.layers.Flatten()(x))
+    x = keras.layers.Activation("linear", name="prelogits")(x)  # with a head's names
+    return keras.Model(crops, keras.layers.UnitNormalization(name="embeddings")(x), name="Trunk")
+
+
+def pixels(n=20) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+
+
+def standardised() -> np.ndarray:
+    return (pixels().astype(np.float32) - 127.5) / 128
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """(network of both, what it should give)."""
+    frozen, head = trunk(), linear_head(projection(), dropout=0.5, weight_decay=1e-3)
+    return on_trunk(frozen, head), head(frozen(standardised())).numpy()
+
+
+def test_both_together_are_the_head_of_the_trunk(whole):
+    network, expected = whole
+    assert network.input_shape == (None, 8, 8, 3)
+    assert network.output_shape == (None, DIMENSIONS)
+    np.testing.assert_allclose(network(standardised()), expected, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-5)
+
+
+def test_both_together_can_be_saved_and_trained_on(whole, tmp_path):
+    network, expected = whole
+    export({"embed": network}, card(), tmp_path / "model")
+    loaded = load_networks(tmp_path / "model")["embed"]
+    np.testing.assert_allclose(loaded(standardised()), expected, atol=1e-6)
+    vectors = SavedModel(str(tmp_path / "model")).call("embed", pixels())
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+    decayed = with_weight_decay(loaded, 2e-3)
+    outputs = Learner(decayed, Triplets(), "fixed")(pixels())
+    np.testing.assert_allclose(outputs["embeddings"], expected, atol=1e-5)
+    np.testing.assert_allclose(unit(outputs["prelogits"].numpy()), expected, atol=1e-5)
+    kernels = [v.numpy() for v in network.weights if v.path.endswith("kernel")]
+    assert len(kernels) == 3
+    penalty = 2e-3 / 2 * sum(np.sum(kernel**2) for kernel in kernels)
+    assert float(sum(decayed.losses)) == pytest.approx(penalty, rel=1e-4)
+
+
+def test_both_together_can_be_exported_in_half_floats(whole, tmp_path):
+    network, expected = whole
+    export({"embed": network}, card(), tmp_path / "half", float16=True)
+    vectors = SavedModel(str(tmp_path / "half")).call("embed", pixels())
+    assert vectors.dtype == np.float32
+    assert not np.array_equal(vectors, expected)
+    np.testing.assert_allclose(vectors, expected, atol=5e-3)
+
+
+def card():
+    return {"name": "headed", "dimensions": DIMENSIONS, "sha256": "5a", "standardisation": "fixed"}

@@ -1,0 +1,81 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facecluster.model_export.training.schedule import Schedule, TrainingError, read_schedule
+
+
+def schedule_of(folder, text: str) -> Schedule:
+    (folder / "rates.txt").write_text(text)
+    return read_schedule(str(folder / "rates.txt"))
+
+
+def test_a_file_in_the_published_form(tmp_path):
+    schedule = schedule_of(
+        tmp_path,
+        "# Learning rate schedule\n# Maps an epoch number to a learning rate\n"
+        "0:  0.05\n100: 0.005  # slower\n\n  200:0.0005\n276: -1\n",
+    )
+    epochs = [0, 1, 99, 100, 199, 200, 275]
+    rates = [0.05, 0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005]
+    assert [schedule.rate(epoch) for epoch in epochs] == rates
+    assert schedule.n_epochs(500) == 276
+    assert schedule.n_epochs(276) == 276
+    assert schedule.n_epochs(90) == 90
+
+
+@pytest.mark.parametrize("end", ["-1", "-", " - # enough", "0", "-0.5", "-1\n9: 0.1", "-\n9:-"])
+def test_what_ends_a_training(tmp_path, end):
+    schedule = schedule_of(tmp_path, f"0: 0.1\n7:{end}\n")
+    assert schedule.n_epochs(500) == 7
+    assert schedule.n_epochs(5) == 5
+
+
+def test_without_an_end_there_are_as_many_epochs_as_asked_for(tmp_path):
+    assert schedule_of(tmp_path, "0: 0.1\n65: 0.01\n").n_epochs(500) == 500
+
+
+@given(
+    st.dictionaries(st.integers(1, 50), st.floats(1e-6, 1e3), max_size=6),
+    st.floats(1e-6, 1e3),
+    st.integers(0, 60),
+)
+def test_a_rate_holds_until_the_next(tmp_path_factory, later, first_rate, epoch):
+    rates = {0: first_rate, **dict(sorted(later.items()))}
+    text = "".join(f"{first}: {rate!r}\n" for first, rate in rates.items())
+    schedule = schedule_of(tmp_path_factory.getbasetemp(), text)
+    while epoch not in rates:
+        epoch -= 1
+    assert schedule.rate(epoch) == rates[epoch]
+
+
+@pytest.mark.parametrize("line", ["5 0.1", "5: fast", "five: 0.1", "5:", "5: nan", "5: inf", ": 1"])
+def test_a_line_of_another_form_is_named(tmp_path, line):
+    with pytest.raises(TrainingError) as refusal:
+        schedule_of(tmp_path, f"# rates\n0: 0.1\n{line} # why\n")
+    path = tmp_path / "rates.txt"
+    assert str(refusal.value) == f"{path} line 3: expected `epoch: rate`, found '{line} # why'"
+
+
+@pytest.mark.parametrize("epoch", [9, 10])
+def test_epochs_that_do_not_ascend_are_refused(tmp_path, epoch):
+    with pytest.raises(
+        TrainingError, match=rf"rates\.txt line 3: epoch {epoch} comes after epoch 10: put"
+    ):
+        schedule_of(tmp_path, f"0: 0.1\n10: 0.01\n{epoch}: 0.05\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nothing yet\n", "1: 0.1\n", "-1: 0.1\n", "0: -1\n", "0: 0"]
+)
+def test_a_schedule_starts_with_a_rate_for_epoch_0(tmp_path, text):
+    with pytest.raises(TrainingError, match=r"rates\.txt: a .*starts with a rate for epoch 0"):
+        schedule_of(tmp_path, text)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(TrainingError, match=r"none\.txt cannot be read: .*No such file"):
+        read_schedule(str(tmp_path / "none.txt"))
+    (tmp_path / "picture.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(TrainingError, match=r"picture\.jpg cannot be read: 'utf-8"):
+        read_schedule(str(tmp_path / "picture.jpg"))

@@ -1,0 +1,179 @@
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from facecluster.model_export.crops import Crops, CropsError
+from facecluster.model_export.validation import held_out
+from facecluster.model_export.validation.calibration import validation_rate
+from facecluster.model_export.validation.held_out import HeldOut, held_out_people, sample_pairs
+from facecluster.model_export.validation.verification import Pairs, verify
+
+seeds = st.integers(0, 2**32 - 1)
+# How many faces each person has.
+collections = st.lists(st.integers(1, 12), min_size=1, max_size=12)
+
+
+def labels_of(counts, seed=0):
+    """(n,) int32, the people's faces mixed."""
+    return np.random.default_rng(seed).permutation(
+        np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    )
+
+
+def names_of(labels) -> tuple[str, ...]:
+    return tuple(f"face {row}" for row in range(len(labels)))
+
+
+def rows_of(names) -> np.ndarray:
+    return np.array([int(name.split()[1]) for name in names])
+
+
+# ---- who is held out ----
+
+
+@given(collections, st.floats(0, 1), seeds)
+def test_a_share_of_the_people_is_held_out_with_all_their_faces(counts, share, seed):
+    labels = labels_of(counts)
+    kept_out = held_out_people(labels, share, seed)
+    assert (kept_out.shape, kept_out.dtype) == (labels.shape, bool)
+    out, stay = set(labels[kept_out]), set(labels[~kept_out])
+    assert not out & stay
+    assert len(out) == round(share * len(counts))
+    np.testing.assert_array_equal(kept_out, held_out_people(labels, share, seed))
+
+
+def test_another_seed_holds_out_other_people_and_none_is_safe():
+    labels = np.arange(10)
+    chosen = [tuple(np.flatnonzero(held_out_people(labels, 0.3, seed))) for seed in range(50)]
+    assert len(set(chosen)) > 30
+    assert set(itertools.chain(*chosen)) == set(range(10))
+
+
+# ---- pairs ----
+
+
+@given(collections, seeds)
+def test_pairs_are_of_one_person_and_of_two(counts, seed):
+    labels = labels_of(counts)
+    n_matched = sum(min(count * (count - 1) // 2, 20) for count in counts)
+    pairs = sample_pairs(labels, names_of(labels), seed)
+    if n_matched < 10 or len(counts) == 1:
+        assert pairs is None
+        return
+    first, second = rows_of(pairs.first), rows_of(pairs.second)
+    np.testing.assert_array_equal(pairs.is_same, labels[first] == labels[second])
+    assert np.sum(pairs.is_same) == np.sum(~pairs.is_same) == n_matched
+
+    matched = Counter(
+        frozenset(pair) for pair in zip(first[pairs.is_same], second[pairs.is_same], strict=True)
+    )
+    assert max(matched.values()) == 1
+    assert {len(pair) for pair in matched} == {2}  # nobody with himself
+    given_by = Counter(labels[first[pairs.is_same]].tolist())
+    assert given_by == Counter(
+        {
+            person: min(count * (count - 1) // 2, 20)
+            for person, count in enumerate(counts)
+            if count > 1
+        }
+    )
+
+
+@given(collections, seeds)
+def test_every_fold_has_the_same_share_of_both_kinds(counts, seed):
+    labels = labels_of(counts)
+    pairs = sample_pairs(labels, names_of(labels), seed)
+    assume(pairs is not None)
+    matched, mismatched = (
+        np.bincount(pairs.folds[kind], minlength=10) for kind in (pairs.is_same, ~pairs.is_same)
+    )
+    np.testing.assert_array_equal(matched, mismatched)
+    assert len(matched) == 10
+    assert np.ptp(matched) <= 1
+    assert matched.min() >= 1
+
+
+@given(collections, seeds)
+def test_pairs_are_a_function_of_the_seed(counts, seed):
+    labels = labels_of(counts)
+    one, same, other = (
+        sample_pairs(labels, names_of(labels), number) for number in (seed, seed, seed + 1)
+    )
+    assume(one is not None)
+    assert (one.first, one.second) == (same.first, same.second)
+    np.testing.assert_array_equal(one.folds, same.folds)
+    if len(labels) > 20:
+        assert (one.first, one.second) != (other.first, other.second)
+
+
+def test_pairs_are_drawn_from_all_there_are():
+    labels = np.repeat(np.arange(5), 10)
+    drawn = [sample_pairs(labels, names_of(labels), seed) for seed in range(60)]
+    for kind, n in ((True, 5 * 45), (False, 50 * 49 // 2 - 5 * 45)):
+        seen = {
+            frozenset((a, b))
+            for pairs in drawn
+            for a, b, same in zip(pairs.first, pairs.second, pairs.is_same, strict=True)
+            if same == kind
+        }
+        assert len(seen) > 0.97 * n
+    # And people are spread over the folds, as they must be for the folds to be alike.
+    for pairs in drawn:
+        people = labels[rows_of(pairs.first)]
+        for fold in range(10):
+            assert len(set(people[pairs.is_same & (pairs.folds == fold)])) >= 2
+
+
+# ---- scores ----
+
+
+@pytest.fixture
+def scored():
+    """(vectors, what they are of), telling people apart rather well."""
+    labels = labels_of([9, 8, 7, 6, 5, 4])
+    random = np.random.default_rng(1)
+    vectors = random.normal(size=(6, 8))[labels] + 0.7 * random.normal(size=(len(labels), 8))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    names = names_of(labels)
+    crops = Crops(labels, tuple("abcdef"), names, ())
+    return vectors, HeldOut(crops, sample_pairs(labels, names, 0))
+
+
+def test_scores_are_those_of_the_pairs_and_of_all_pairs(scored):
+    vectors, held = scored
+    pairs = held.pairs
+    found = verify(
+        vectors[rows_of(pairs.first)], vectors[rows_of(pairs.second)], pairs.is_same, pairs.folds
+    )
+    assert held.scores(vectors) == {
+        "accuracy": found.accuracy,
+        "validation_rate": validation_rate(vectors, vectors, held.crops.labels),
+        "auc": found.auc,
+    }
+    assert 0.6 < found.accuracy < 1
+    noise = np.random.default_rng(2).normal(size=vectors.shape)
+    assert held.scores(noise)["accuracy"] < found.accuracy
+
+
+def test_the_validation_rate_looks_at_the_first_crops_alone(scored, monkeypatch):
+    vectors, held = scored
+    monkeypatch.setattr(held_out, "MOST_CROPS_OF_ALL_PAIRS", 20)
+    expected = validation_rate(vectors[:20], vectors[:20], held.crops.labels[:20])
+    assert held.scores(vectors)["validation_rate"] == expected
+    assert expected != validation_rate(vectors, vectors, held.crops.labels)
+
+
+def test_pairs_of_crops_that_are_not_there_are_an_error(scored):
+    vectors, held = scored
+    pairs = held.pairs
+    strangers = Pairs(
+        ["no face", *pairs.first[1:]], ["another", *pairs.second[1:]], pairs.is_same, pairs.folds
+    )
+    with pytest.raises(
+        CropsError, match="2 crops that the pairs name are not there, first another"
+    ):
+        HeldOut(held.crops, strangers).scores(vectors)

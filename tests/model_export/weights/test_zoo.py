@@ -1,0 +1,99 @@
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facecluster.model_export.weights import zoo
+from facecluster.model_export.weights.registry import FetchError
+from facecluster.transforms.faces.saved_model import SavedModel
+from facecluster.transforms.tables.codec import COMPONENTS
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FACECLUSTER_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def no_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_fetch_that_is_killed_is_as_if_it_had_not_been(cache, monkeypatch):
+    code = "from facecluster.model_export import zoo; zoo.fetch('mtcnn')"
+    fetching = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    started = time.monotonic()
+    while not list(cache.glob("models/*")):
+        assert fetching.poll() is None, "the fetch failed"
+        assert time.monotonic() - started < 120
+        time.sleep(0.005)
+    fetching.send_signal(signal.SIGKILL)
+    assert fetching.wait() == -signal.SIGKILL
+    assert not zoo.is_fetched("mtcnn")
+    assert not zoo.model_folder("mtcnn").exists()
+
+    folder = zoo.fetch("mtcnn")
+    assert folder == zoo.model_folder("mtcnn") == cache / "models" / "mtcnn"
+    assert zoo.is_fetched("mtcnn")
+    model = SavedModel(str(folder))
+    assert model.card().items() >= zoo.ZOO["mtcnn"].card.items()
+    probability, corrections = model.call("r_net", np.zeros((2, 24, 24, 3), np.uint8))
+    assert (probability.shape, corrections.shape) == ((2, 1), (2, 4))
+
+    # And what is there is not fetched again.
+    before = contents(folder)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    assert zoo.fetch("mtcnn") == folder
+    assert contents(folder) == before
+
+
+@pytest.mark.usefixtures("no_network")
+def test_what_cannot_be_fetched_leaves_nothing(cache):
+    with pytest.raises(FetchError, match=r"could not download mtcnn==1\.0\.0"):
+        zoo.fetch("mtcnn")
+    assert not zoo.is_fetched("mtcnn")
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_cards_name_what_they_are_about(name):
+    model = zoo.ZOO[name]
+    assert model.card["name"] == name
+    assert len(model.card["sha256"]) == len(model.package.sha256) == 64
+    assert {"architecture", "standardisation", "source", "licence"} <= model.card.keys()
+    json.dumps(model.card)
+    base_names = [Path(member).name for member in model.members]
+    assert len(set(base_names)) == len(base_names)  # they are put into one folder
+
+
+def test_the_embedder_comes_with_its_codec_and_geometry(facenet_folder):
+    model = SavedModel(facenet_folder)
+    card, codec = model.card(), model.codec_arrays()
+    assert (card["input_size"], card["margin"], card["dimensions"]) == (160, 32, 512)
+    assert codec["mean"].shape == (512,)
+    assert codec["components"].shape == (512, COMPONENTS)
+    assert card["accuracy"]["LFW View 2, published"] == 0.9905
+    for name in ("float32", "pca128"):
+        assert card["measured"][name]["accuracy"] > 0.98
+        rates = [row["far"] for row in card["measured"]["calibration"][name]]
+        assert rates == sorted(rates)
+    products = codec["components"].T @ codec["components"]
+    assert products == pytest.approx(np.eye(COMPONENTS), abs=1e-5)

@@ -1,0 +1,234 @@
+import ast
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.io.filesystems import FileSystems
+
+from facecluster.pipeline.distributed.work_folder import WorkFolder, run_steps, run_tasks
+
+FOLDERS = pytest.mark.parametrize("name", ["work", "run[1]/work", "what?/work", "st*r"])
+
+
+def all_files(folder):
+    return sorted(
+        os.path.relpath(os.path.join(parent, file), folder)
+        for parent, _, files in os.walk(folder)
+        for file in files
+    )
+
+
+@FOLDERS
+def test_arrays_come_back_as_they_were(tmp_path, name):
+    work = WorkFolder(str(tmp_path / name))
+    arrays = {
+        "ids": np.array(["a", "bcd"]),
+        "stored": np.eye(3, dtype=np.int8),
+        "nothing": np.empty((0, 4), np.float32),
+        "one": np.array(7),
+    }
+    work.write("some kind", "a name", **arrays)
+    found = work.read("some kind", "a name")
+    assert found.keys() == arrays.keys()
+    for key, array in arrays.items():
+        assert found[key].dtype == array.dtype
+        assert np.array_equal(found[key], array)
+        assert found[key].shape == array.shape
+
+
+def test_names_are_sorted_and_of_one_kind(tmp_path):
+    work = WorkFolder(str(tmp_path))
+    assert work.names("a") == []
+    for name in ("c", "a.b", "b"):
+        work.write("a", name)
+    work.write("a/deeper", "d")
+    work.write("b", "e")
+    assert work.names("a") == ["a.b", "b", "c"]
+    assert work.names("a/deeper") == ["d"]
+
+
+def test_what_is_half_written_is_not_there(tmp_path, monkeypatch):
+    work = WorkFolder(str(tmp_path))
+    work.write("a", "old", x=np.arange(3))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSystems, "rename", killed)
+        for name in ("old", "new"):
+            with pytest.raises(KeyboardInterrupt):
+                work.write("a", name, x=np.arange(5))
+    assert len(all_files(tmp_path)) == 3  # two that nobody will look at
+    assert work.names("a") == ["old"]
+    assert work.read("a", "old")["x"].tolist() == [0, 1, 2]
+
+
+def test_files_are_put_end_to_end_in_the_order_asked_for(tmp_path):
+    work = WorkFolder(str(tmp_path))
+    for number in range(20):
+        work.write("a", str(number), x=np.full((2, 3), number), y=np.array([str(number)]))
+    names = ["11", "2", "19"]
+    assert [part["y"].item() for part in work.read_all("a", names)] == names
+    whole = work.together("a", names)
+    assert whole["x"][:, 0].tolist() == [11, 11, 2, 2, 19, 19]
+    assert whole["y"].tolist() == names
+
+
+def test_files_are_parsed_one_at_a_time(tmp_path, monkeypatch):
+    """numpy parses by `ast`, which some Pythons fail at in several threads at once."""
+    work = WorkFolder(str(tmp_path))
+    names = [str(number) for number in range(20)]
+    for name in names:
+        work.write("a", name, x=np.arange(3))
+    parse, parsing = ast.literal_eval, threading.Lock()
+
+    def slow_parse(text):
+        assert parsing.acquire(blocking=False), "two at once"
+        time.sleep(0.002)
+        parsing.release()
+        return parse(text)
+
+    monkeypatch.setattr(ast, "literal_eval", slow_parse)
+    assert [part["x"].tolist() for part in work.read_all("a", names)] == [[0, 1, 2]] * 20
+
+
+@FOLDERS
+def test_a_folder_of_another_mark_is_emptied_and_one_of_the_same_is_not(tmp_path, name):
+    beside = tmp_path / "beside"
+    beside.write_text("not ours")
+    work = WorkFolder(str(tmp_path / name))
+    work.begin("one")
+    work.write("a", "x")
+    work.begin("one")
+    assert work.names("a") == ["x"]
+    work.begin("two")
+    assert work.names("a") == []
+    work.write("a", "y")
+    work.begin("one")  # again
+    assert work.names("a") == []
+    work.remove()
+    assert not os.path.exists(work.root)
+    work.remove()
+    assert beside.exists()
+
+
+def test_what_a_killed_removal_leaves_is_not_gone_on_with(tmp_path):
+    """Whatever it is killed at: files go one by one, in no order to rely on."""
+    work = WorkFolder(str(tmp_path / "work"))
+    for kill_at in range(1, 6):
+        work.remove()
+        work.begin("mark")
+        for name in "abc":
+            work.write(name, name)
+        n_files = len(all_files(work.root))
+        with _DyingAtRemoval(kill_at), pytest.raises(_Killed):
+            work.remove()
+        assert len(all_files(work.root)) <= n_files - (kill_at > 1)
+        work.begin("mark")
+        if kill_at > 1:
+            assert all_files(work.root) == [os.path.join("mark", "mark.npz")]
+
+
+class _Killed(BaseException):
+    pass
+
+
+class _DyingAtRemoval:
+    """Raises at the k-th removal of a file or folder."""
+
+    left = None
+
+    def __init__(self, k):
+        self.k = k
+
+    def __enter__(self):
+        type(self).left = self.k
+
+    def __exit__(self, *_):
+        type(self).left = None
+
+    @classmethod
+    def hook(cls, event, _):
+        if cls.left and event in ("os.remove", "os.rmdir"):
+            cls.left -= 1
+            if cls.left == 0:
+                raise _Killed
+
+
+sys.addaudithook(_DyingAtRemoval.hook)
+
+
+def test_an_object_store_is_emptied_too(monkeypatch):
+    """Stores know no folders: only with a slash at its end is a name one."""
+    store = {"bucket://run/work/mark/one.npz": b"", "bucket://run/work/a/x.npz": b"",
+             "bucket://run/worked.txt": b""}  # fmt: skip
+
+    def delete(paths):
+        for path in paths:
+            kept = {name for name in store if not (path[-1] == "/" and name.startswith(path))}
+            for name in store.keys() - kept - {path} | store.keys() & {path}:
+                del store[name]
+
+    monkeypatch.setattr(FileSystems, "delete", delete)
+    WorkFolder("bucket://run/work").remove()
+    assert list(store) == ["bucket://run/worked.txt"]
+
+
+@dataclass(frozen=True)
+class Square:
+    """A task, as Beam wants it: it can be pickled."""
+
+    work: WorkFolder
+    fails_at: str = ""
+
+    def __call__(self, name):
+        if name == self.fails_at:
+            raise ValueError(f"cannot square {name}")
+        count = len(all_files(self.work.path("calls", name)))
+        self.work.write(f"calls/{name}", str(count))
+        self.work.write("squares", name, square=np.array(int(name) ** 2))
+
+
+def test_tasks_are_done_once(tmp_path):
+    work = WorkFolder(str(tmp_path))
+    names = [str(number) for number in range(7)]
+    run_tasks(work, "squares", Square(work), names[:3], [])
+    run_tasks(work, "squares", Square(work), names, [])
+    run_tasks(work, "squares", Square(work), names, [])
+    run_tasks(work, "squares", Square(work), [], [])
+    assert work.names("squares") == names
+    assert [int(file["square"]) for file in work.read_all("squares", names)] == [
+        0, 1, 4, 9, 16, 25, 36,
+    ]  # fmt: skip
+    assert [work.names(f"calls/{name}") for name in names] == [["0"]] * 7
+
+
+def test_a_task_that_fails_is_done_again(tmp_path):
+    work = WorkFolder(str(tmp_path))
+    names = ["3", "4", "5"]
+    with pytest.raises(Exception, match="cannot square 4"):
+        run_tasks(work, "squares", Square(work, fails_at="4"), names, [])
+    assert "4" not in work.names("squares")
+    run_tasks(work, "squares", Square(work), names, [])
+    assert work.names("squares") == names
+
+
+def test_files_that_a_pipeline_has_not_written_are_an_error(tmp_path):
+    """As when a runner ends a cancelled job as if it were done."""
+    work = WorkFolder(str(tmp_path))
+    work.write("a", "x")
+    asked = []
+
+    def build(pipeline, todo):
+        asked.extend(todo)
+        _ = pipeline | beam.Create(todo)
+
+    with pytest.raises(RuntimeError, match="2 of 3 tasks were not done"):
+        run_steps(work, "a", build, ["x", "y", "z"], [])
+    assert asked == ["y", "z"]

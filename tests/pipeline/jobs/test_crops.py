@@ -1,0 +1,408 @@
+"""Which crops a job is to cut, and that it cuts them once, whatever has become of the photos."""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from facecluster.pipeline.jobs.crops import (
+    CropsJob,
+    CropsJobError,
+    format_crops,
+    plan_photos,
+    plan_run,
+)
+from facecluster.pipeline.jobs.evaluate import EvaluationError
+from facecluster.pipeline.options import CropOptions
+from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.transforms.faces.align import crop_face
+from facecluster.transforms.option_fields import add_options, from_arguments
+from facecluster.transforms.tables import schema
+from facecluster.transforms.tables.parquet_files import write_table
+
+CENTRAL, CORNER = (30, 30, 70, 70), (0, 0, 20, 30)  # boxes in photos of 100 x 100 px
+QUALITY = dict.fromkeys(schema.QUALITY_COLUMNS, 1)
+OPTIONS = CropOptions(photos_per_shard=2)
+
+
+def names(plan) -> dict[str, tuple[str, ...]]:
+    return {wanted.uri: wanted.names for wanted in plan}
+
+
+def make_photo(path: Path, seed: int) -> str:
+    """A photo of noise; returns its photo_id."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (100, 100, 3), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, "PNG")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDirectory:
+    """As the embed and cluster jobs leave it: four photos, one of them twice, and a failure.
+
+    Ann/1 shows p1 and p2; Ann/2 shows p1 in the corner and, unassigned, someone in the centre;
+    Bob/1 shows p2, and Bob/copy is the same photo; Bob/3 shows nobody; Bob/4 is broken.
+    """
+    run = RunDirectory(str(tmp_path / "run"))
+    faces_of = {
+        "Ann/1": [(CENTRAL, "p1"), (CORNER, "p2")],
+        "Ann/2": [(CENTRAL, None), (CORNER, "p1")],
+        "Bob/1": [(CENTRAL, "p2")],
+        "Bob/3": [],
+    }
+    photos, faces, assignments = [], [], []
+    for seed, (name, found) in enumerate(faces_of.items()):
+        path = tmp_path / "photos" / f"{name}.png"
+        photo_id = make_photo(path, seed)
+        paths = [path, path.with_name("copy.png")] if name == "Bob/1" else [path]
+        for uri in paths:
+            uri.write_bytes(path.read_bytes())
+            photos.append({"photo_id": photo_id, "uri": str(uri), "width": 100, "height": 100,
+                           "n_frames": 1, "n_faces": len(found)})  # fmt: skip
+            for index, (box, person) in enumerate(found):
+                face_id = schema.face_id(photo_id, index)
+                faces.append({"face_id": face_id, "photo_id": photo_id, "box": box,
+                              "landmarks": range(10), "detection_score": 1, "thumbnail": b"",
+                              "embedding": [1, 0], **QUALITY})  # fmt: skip
+                assignments.append({"face_id": face_id, "photo_id": photo_id, "person_id": person,
+                                    "probability": 1, "repeated_in_photo": False})  # fmt: skip
+    failure = {"uri": str(tmp_path / "photos" / "Bob" / "4.png"), "step": "decode",
+               "error": "OSError", "message": "broken"}  # fmt: skip
+    rows = {"failures": (schema.FAILURES, [failure]), "photos": (schema.PHOTOS, photos),
+            "faces": (schema.faces(pa.list_(pa.float32(), 2)), faces)}  # fmt: skip
+    for table, (columns, content) in rows.items():
+        table_rows = pa.Table.from_pylist(content, schema.stamped(columns))
+        write_table(run.shard_path(table, "s"), table_rows)
+    run.write("assignments", pa.Table.from_pylist(assignments, schema.stamped(schema.ASSIGNMENTS)))
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path):
+    return lambda name: tmp_path / "photos" / f"{name}.png"
+
+
+def cut(output: Path, plan, options: CropOptions = OPTIONS) -> dict:
+    return CropsJob(str(output), options)(plan, lambda count, total: contextlib.nullcontext())
+
+
+def crops(output: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for path in output.glob("*/*.png"):
+        with Image.open(path) as image:
+            found[f"{path.parent.name}/{path.stem}"] = np.asarray(image)
+    return found
+
+
+def failures(output: Path) -> dict[str, dict]:
+    return {row["uri"]: row for row in pq.read_table(output / "failures").to_pylist()}
+
+
+def expected_crop(path: Path, box, size: int = 182, margin: int = 44) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(crop_face(image, np.array(box), size, margin))
+
+
+# --- options
+
+
+def test_options_are_the_published_training_alignment():
+    parser = argparse.ArgumentParser()
+    add_options(parser, CropOptions)
+    options = from_arguments(CropOptions, parser.parse_args([]))
+    assert options == CropOptions()
+    assert (options.form, options.labels) == ("folder", None)
+    assert (options.crop_size, options.crop_margin) == (182, 44)
+    assert (options.detector, options.min_face_size) == ("mtcnn", 20)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--form", "zip"])
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--crop-margin", "-1"])
+
+
+# --- the plan: photos
+
+
+def test_photos_of_people_folders_keep_their_names():
+    uris = [f"/lfw/{n}/{n}_{i:04}.jpg" for n in ("Ann_Lee", "Bo_Ek") for i in (1, 2)]
+    expected = {uri: (uri.removeprefix("/lfw/").removesuffix(".jpg"),) for uri in uris}
+    assert names(plan_photos(uris, "folder", "folder")) == expected
+
+
+def test_photos_of_one_name_are_numbered():
+    uris = ["/b/Ann/1.jpg", "/a/Ann/1.jpg", "/a/Ann/1.png", "/a/Bob/1.jpg", "/a/Ann/1_1.jpg"]
+    expected = {
+        "/a/Ann/1.jpg": ("Ann/1",),
+        "/a/Ann/1.png": ("Ann/1_2",),  # Ann/1_1 is another photo's
+        "/a/Ann/1_1.jpg": ("Ann/1_1",),
+        "/a/Bob/1.jpg": ("Bob/1",),
+        "/b/Ann/1.jpg": ("Ann/1_3",),
+    }
+    for order in (uris, uris[::-1]):
+        assert names(plan_photos(order, "folder", "folder")) == expected
+
+
+def test_photos_can_be_labelled_by_a_table(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("photo,person\n1.jpg,Ann\n2.jpg,Ann;Bob\n")
+    plan = plan_photos(["/x/1.jpg", "/x/2.jpg", "/x/3.jpg"], str(path), "folder")
+    assert names(plan) == {"/x/1.jpg": ("Ann/1",)}
+    path.write_text("photo,person\n2.jpg,Ann;Bob\n")
+    with pytest.raises(CropsJobError, match="nothing to cut"):
+        cut(tmp_path / "out", plan_photos(["/x/2.jpg"], str(path), "folder"))
+    with pytest.raises(EvaluationError, match="labels none of the 1 photos"):
+        plan_photos(["/x/1.jpg"], str(path), "folder")
+
+
+def test_photos_know_no_people_of_a_run():
+    with pytest.raises(CropsJobError, match="give --run"):
+        plan_photos(["/x/1.jpg"], "people", "folder")
+
+
+# --- the plan: a run
+
+
+def test_people_of_a_run_are_its_assigned_faces_each_once(run, photo, tmp_path):
+    plan = plan_run(run, "people", "folder")
+    assert names(plan) == {
+        str(photo("Ann/1")): ("p1/1_0", "p2/1_1"),
+        str(photo("Ann/2")): ("p1/2",),
+        str(photo("Bob/1")): ("p2/1",),  # and not its copy
+    }
+    entry = cut(tmp_path / "out", plan)
+    assert entry["counts"] == {
+        "photos": 3, "crops": 4, "people": 2, "without_a_face": 0, "failures": 0
+    }  # fmt: skip
+    boxes = {"p1/1_0": ("Ann/1", CENTRAL), "p2/1_1": ("Ann/1", CORNER),
+             "p1/2": ("Ann/2", CORNER), "p2/1": ("Bob/1", CENTRAL)}  # fmt: skip
+    found = crops(tmp_path / "out")
+    assert found.keys() == boxes.keys()
+    for name, (source, box) in boxes.items():
+        np.testing.assert_array_equal(found[name], expected_crop(photo(source), box))
+
+
+def test_labels_of_a_run_are_about_the_central_face(run, photo, tmp_path):
+    entry = cut(tmp_path / "out", plan_run(run, "folder", "folder"))
+    assert entry["counts"] == {
+        "photos": 6, "crops": 4, "people": 2, "without_a_face": 1, "failures": 1
+    }  # fmt: skip
+    found = crops(tmp_path / "out")
+    assert found.keys() == {"Ann/1", "Ann/2", "Bob/1", "Bob/copy"}
+    for name, pixels in found.items():
+        np.testing.assert_array_equal(pixels, expected_crop(photo(name), CENTRAL))
+    failed = failures(tmp_path / "out")
+    assert failed.keys() == {str(photo("Bob/3")), str(photo("Bob/4"))}
+    assert failed[str(photo("Bob/3"))]["error"] == "NoFace"
+    assert failed[str(photo("Bob/4"))]["message"] == "broken"
+
+
+def test_a_run_without_people_says_what_to_do(run):
+    Path(run.path("assignments", "assignments.parquet")).unlink()
+    with pytest.raises(EvaluationError, match="run `facecluster cluster` first"):
+        plan_run(run, "people", "folder")
+    assert len(plan_run(run, "folder", "folder")) == 6
+
+
+def test_photos_of_a_run_that_are_gone_or_changed_are_failures(run, photo, tmp_path):
+    plan = plan_run(run, "people", "folder")
+    photo("Ann/1").unlink()
+    make_photo(photo("Bob/1"), seed=99)
+    entry = cut(tmp_path / "out", plan)
+    assert entry["counts"] == {
+        "photos": 3, "crops": 1, "people": 1, "without_a_face": 0, "failures": 2
+    }  # fmt: skip
+    assert crops(tmp_path / "out").keys() == {"p1/2"}
+    failed = failures(tmp_path / "out")
+    assert {row["step"] for row in failed.values()} == {"read"}
+    assert "has changed" in failed[str(photo("Bob/1"))]["message"]
+    assert str(photo("Ann/1")) in failed
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tgz"])
+def test_photos_of_a_run_that_are_in_a_container(run, tmp_path, suffix):
+    plan = plan_run(run, "people", "folder")
+    cut(tmp_path / "files", plan)
+    container = tmp_path / f"photos.{suffix}"
+    with tarfile.open(container, "w:gz" if suffix == "tgz" else "w") as tar:
+        tar.add(tmp_path / "photos", ".")
+    folder = str(tmp_path / "photos")
+    packed = [replace(w, uri=w.uri.replace(folder, f"{container}!/.")) for w in plan]
+    gone = replace(packed[0], uri=f"{container}!/gone.png", names=("p1/gone",))
+    entry = cut(tmp_path / "packed", [*packed, gone])
+    assert entry["counts"] == {
+        "photos": 4, "crops": 4, "people": 2, "without_a_face": 0, "failures": 1
+    }  # fmt: skip
+    assert failures(tmp_path / "packed")[gone.uri]["message"] == "its container has no such member"
+    expected, found = crops(tmp_path / "files"), crops(tmp_path / "packed")
+    assert found.keys() == expected.keys()
+    for name, pixels in found.items():
+        np.testing.assert_array_equal(pixels, expected[name])
+
+
+# --- once and whole
+
+
+def times(output: Path) -> dict[Path, int]:
+    files = [path for path in output.rglob("*") if path.suffix in (".png", ".parquet", ".tar")]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def many_photos(folder: Path, n: int) -> list:
+    """A plan of so many photos with their boxes."""
+    run = RunDirectory(str(folder / "run"))
+    ids = {str(folder / "in" / "Ann" / f"{i:02}.png"): None for i in range(n)}
+    for seed, uri in enumerate(ids):
+        ids[uri] = make_photo(Path(uri), seed)
+    photos = [{"photo_id": id, "uri": uri, "width": 100, "height": 100, "n_frames": 1,
+               "n_faces": 1} for uri, id in ids.items()]  # fmt: skip
+    faces = [{"face_id": schema.face_id(id, 0), "photo_id": id, "box": CENTRAL,
+              "landmarks": range(10), "detection_score": 1, "thumbnail": b"",
+              "embedding": [1, 0], **QUALITY}
+             for id in ids.values()]  # fmt: skip
+    columns = {"failures": schema.FAILURES, "photos": schema.PHOTOS,
+               "faces": schema.faces(pa.list_(pa.float32(), 2))}  # fmt: skip
+    rows = {"failures": [], "photos": photos, "faces": faces}
+    for table, content in rows.items():
+        table_rows = pa.Table.from_pylist(content, schema.stamped(columns[table]))
+        write_table(run.shard_path(table, "s"), table_rows)
+    return plan_run(run, "folder", "tar")
+
+
+def test_a_second_run_does_nothing_and_a_killed_one_goes_on(tmp_path):
+    output, options = tmp_path / "out", CropOptions(form="tar", photos_per_shard=3)
+    plan = many_photos(tmp_path, 10)
+    first = cut(output, plan, options)
+    before = times(output)
+    tars = {path.stem: path.read_bytes() for path in output.glob("*.tar")}
+    assert len(tars) == 4  # one file a shard
+    again = cut(output, plan, options)
+    assert times(output) == before
+    assert again["counts"] == first["counts"]
+
+    # As if it had been killed while it wrote one shard.
+    unfinished = sorted(output.glob("*.tar"))[1]
+    unfinished.unlink()
+    (output / "failures" / f"{unfinished.stem}.parquet").unlink()
+    (output / f"{unfinished.name}.{'0' * 32}.tmp").write_text("half")
+    manifest = json.loads((output / "crops.json").read_text())
+    (output / "crops.json").write_text(
+        json.dumps({"state": "running", "options": manifest["options"]})
+    )
+    assert cut(output, plan, options)["counts"] == first["counts"]
+    assert {path.stem: path.read_bytes() for path in output.glob("*.tar")} == tars
+    assert not list(output.rglob("*.tmp"))
+    rewritten = {path for path, at in times(output).items() if at != before[path]}
+    assert {path.stem for path in rewritten} == {unfinished.stem}
+
+
+def test_the_parts_are_a_function_of_the_photos_alone(tmp_path):
+    plan = many_photos(tmp_path, 40)
+    found = []
+    for name, arguments in [("one", ["--direct_num_workers=1"]), ("three", THREE_THREADS)]:
+        job = CropsJob(str(tmp_path / name), CropOptions(form="tar"), None, arguments)
+        job(plan, lambda count, total: contextlib.nullcontext())
+        found.append({f.name: f.read_bytes() for f in (tmp_path / name).glob("*.tar")})
+    assert len(found[0]) == 3  # of 16 photos, at least
+    assert found[0] == found[1]
+
+
+def test_the_parts_stay_when_their_photos_are_packed_anew(run, tmp_path):
+    container, folder = tmp_path / "photos.tar", tmp_path / "photos"
+    plan = [
+        replace(w, uri=w.uri.replace(str(folder), f"{container}!"))
+        for w in plan_run(run, "people", "tar")
+    ]
+    written = []
+    for order in (1, -1):
+        with tarfile.open(container, "w") as tar:
+            for path in sorted(path for path in folder.rglob("*") if path.is_file())[::order]:
+                tar.add(path, path.relative_to(folder))
+        cut(tmp_path / str(order), plan, replace(OPTIONS, form="tar", photos_per_shard=1))
+        written.append({file.name for file in (tmp_path / str(order)).glob("*.tar")})
+    assert written[0] == written[1]
+    assert len(written[0]) > 1
+
+
+THREE_THREADS = ["--direct_running_mode=multi_threading", "--direct_num_workers=3"]
+
+
+def test_progress_counts_the_photos_of_finished_shards(tmp_path):
+    counts = []
+
+    @contextlib.contextmanager
+    def watch(count, total):
+        counts.append((count(), total))
+        yield
+        counts.append((count(), total))
+
+    CropsJob(str(tmp_path / "out"), OPTIONS)(many_photos(tmp_path, 5), watch)
+    assert counts == [(0, 5), (5, 5)]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (CropOptions(photos_per_shard=2, crop_size=160), "with crop_size 182, now it is 160"),
+        (CropOptions(photos_per_shard=2, crop_margin=32), "with crop_margin 44, now it is 32"),
+        (CropOptions(photos_per_shard=2, form="tar"), "with form folder, now it is tar"),
+        (CropOptions(photos_per_shard=3), "with photos_per_shard 2, now it is 3"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else repr(value)[12:],
+)
+def test_other_options_are_refused(run, tmp_path, options, sentence):
+    plan = plan_run(run, "folder", "folder")
+    cut(tmp_path / "out", plan)
+    before = times(tmp_path / "out")
+    with pytest.raises(CropsJobError, match=sentence):
+        cut(tmp_path / "out", plan, options)
+    assert times(tmp_path / "out") == before
+
+
+def test_other_photos_or_people_are_refused(run, tmp_path):
+    plan = plan_run(run, "folder", "folder")
+    cut(tmp_path / "out", plan)
+    for other in (plan[1:], plan_run(run, "people", "folder")):
+        with pytest.raises(CropsJobError, match="holds the crops of other photos"):
+            cut(tmp_path / "out", other)
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(run, photo, tmp_path):
+    before = times(tmp_path)
+    with pytest.raises(CropsJobError, match="no crops of ours"):
+        cut(tmp_path / "photos", plan_run(run, "folder", "folder"))
+    assert times(tmp_path) == before
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "facecluster.log").write_text("of this very command")
+    (tmp_path / "out" / "crops.json").write_text("{")
+    with pytest.raises(CropsJobError, match=r"crops\.json is damaged"):
+        cut(tmp_path / "out", plan_run(run, "folder", "folder"))
+    (tmp_path / "out" / "crops.json").unlink()
+    assert cut(tmp_path / "out", plan_run(run, "folder", "folder"))["counts"]["crops"] == 4
+
+
+def test_a_margin_that_leaves_no_room_is_refused(run, tmp_path):
+    options = CropOptions(crop_size=160, crop_margin=160)
+    with pytest.raises(CropsJobError, match="smaller --crop-margin"):
+        cut(tmp_path / "out", plan_run(run, "folder", "folder"), options)
+
+
+def test_the_summary_says_what_came_of_it():
+    counts = {"photos": 12345, "crops": 12000, "people": 90, "without_a_face": 300, "failures": 45}
+    assert format_crops({"counts": counts, "seconds": 61.5}).splitlines() == [
+        "photos          12,345",
+        "crops           12,000",
+        "people              90",
+        "without a face     300",
+        "failures            45",
+        "time            61.5 s",
+    ]

@@ -1,0 +1,333 @@
+"""Whatever happens in between, a run ends with one row for each input, in the shards it planned."""
+
+import os
+import random
+import tempfile
+from contextlib import contextmanager
+from unittest import mock
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facecluster.pipeline.jobs.embed_plan import EmbedPlan
+from facecluster.pipeline.run.directory import SHARDED_TABLES, RunDirectory
+from facecluster.transforms.inputs.listing import Listing
+from facecluster.transforms.inputs.sources import Container, Source
+from facecluster.transforms.photos.write import ShardWriter
+from facecluster.transforms.records import Face, Failure, Photo, Quality
+from facecluster.transforms.tables.codec import Codec
+from facecluster.transforms.tables.files import write_bytes
+from facecluster.transforms.tables.parquet_files import TableError
+
+QUALITY = Quality(100.0, 0.2, 0.5, 0.0, 0.0, 0.0)
+DIMENSIONS = 4
+
+
+class Killed(BaseException):
+    """The process ends here: nothing that it would have done is done."""
+
+
+@contextmanager
+def killed_at(n: int):
+    """Kills before the n-th file is renamed or removed; from then on no file changes."""
+    left = [n]
+
+    def until_killed(function):
+        def call(*arguments, **named):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return function(*arguments, **named)
+
+        return call
+
+    with (
+        mock.patch("os.rename", until_killed(os.rename)),
+        mock.patch("os.remove", until_killed(os.remove)),
+    ):
+        yield
+
+
+def embedded(uri: str, shard, failure: Failure | None) -> Photo:
+    """What the steps before writing make of an input."""
+    if failure:
+        return Photo(uri, shard, failure=failure)
+    vector = np.eye(DIMENSIONS, dtype=np.float32)[len(uri) % DIMENSIONS]
+    box, landmarks = np.zeros(4, np.float32), np.zeros((5, 2), np.float32)
+    face = Face(box, landmarks, 1.0, None, b"", vector, QUALITY)
+    return Photo(uri, shard, photo_id=f"id of {uri}", width=1, height=1, n_frames=1, faces=(face,))
+
+
+def job(root, inputs, failures, size=3, retry_all=False, seed=0, whole=()) -> int:
+    """An embed job without networks; returns how many inputs it worked on.
+
+    Args:
+      whole: containers that could be listed to their end.
+      failures: {uri: Failure} of the inputs that cannot be used at this time.
+    """
+    run = RunDirectory(str(root))
+    writer = ShardWriter(str(root), Codec("float32"), DIMENSIONS, "model", "space")
+    run.remove_unfinished()
+    plan = EmbedPlan.of(run).settled()
+    sources = tuple(source if isinstance(source, Source) else Source(source) for source in inputs)
+    listing = Listing(sources, 0, frozenset(whole))
+    plan = plan.with_inputs(listing, lambda n: size, retry_all)
+    todo = plan.todo(sources)
+    random.Random(seed).shuffle(todo)
+    for shard, part in todo:
+        assert shard.n_photos == len(part)
+        writer.write(shard.name, [embedded(uri, shard, failures.get(uri)) for uri, *_ in part])
+    EmbedPlan.of(run).settled().without_mended(listing)
+    return sum(shard.n_photos for shard, _ in todo)
+
+
+def tables(root) -> dict[str, list]:
+    """All rows of all tables, sorted, as whoever opens the folders sees them."""
+    return {
+        table: sorted(pq.read_table(os.path.join(root, table)).to_pylist(), key=repr)
+        for table in SHARDED_TABLES
+    }
+
+
+def inputs_of(rows: dict[str, list]) -> list[str]:
+    return sorted(row["uri"] for table in ("photos", "failures") for row in rows[table])
+
+
+def plan_of(root) -> dict[str, str]:
+    return {row["uri"]: row["shard"] for row in pq.read_table(root / "plan.parquet").to_pylist()}
+
+
+def shards_of(root) -> set[str]:
+    return {name.removesuffix(".parquet") for name in os.listdir(root / "photos")}
+
+
+def unreadable(when: str) -> Failure:
+    return Failure("read", "OSError", f"no permission {when}")
+
+
+BROKEN = Failure("decode", "UnidentifiedImageError", "no image")
+NAMES = [f"{i:02}.jpg" for i in range(12)]
+
+moments = st.fixed_dictionaries(
+    {
+        "inputs": st.sets(st.sampled_from(NAMES), min_size=1),
+        "unreadable": st.sets(st.sampled_from(NAMES)),
+        "broken": st.sets(st.sampled_from(NAMES)),
+        "size": st.integers(1, 5),
+        "retry_all": st.booleans(),
+        "killed_at": st.integers(0, 40) | st.none(),
+        "plan_lost": st.booleans(),
+        "seed": st.integers(0, 5),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(moments, min_size=1, max_size=6))
+def test_however_it_was_disturbed_the_tables_are_those_of_an_undisturbed_run(history):
+    with tempfile.TemporaryDirectory() as folder:
+        root, calm = os.path.join(folder, "run"), os.path.join(folder, "calm")
+        seen = set()
+        for number, now in enumerate(history):
+            failures = dict.fromkeys(now["broken"], BROKEN)
+            failures |= dict.fromkeys(now["unreadable"], unreadable(f"at {number}"))
+            inputs, seen = sorted(now["inputs"]), seen | now["inputs"]
+            if now["plan_lost"] and os.path.exists(os.path.join(root, "plan.parquet")):
+                os.remove(os.path.join(root, "plan.parquet"))
+            arguments = (root, inputs, failures, now["size"], now["retry_all"], now["seed"])
+            if now["killed_at"] is None:
+                job(*arguments)
+            else:
+                try:
+                    with killed_at(now["killed_at"]):
+                        job(*arguments)
+                except Killed:
+                    continue
+            rows = tables(root)
+            uris = inputs_of(rows)
+            assert len(uris) == len(set(uris))
+            assert set(inputs) <= set(uris) <= seen
+            # Of what cannot be read, the newest message; what is readable now has been read.
+            for row in rows["failures"]:
+                if row["uri"] in now["inputs"] and row["step"] == "read":
+                    assert row["message"] == failures[row["uri"]].message
+
+        # What no input is in any more remains; the others are as if nothing had happened.
+        inputs = sorted(seen)
+        failures = {NAMES[3]: BROKEN, NAMES[4]: unreadable("at the end")}
+        job(root, inputs, failures, retry_all=True)
+        photos_before = {row["uri"] for row in tables(root)["photos"]}
+        failures = {uri: why for uri, why in failures.items() if uri not in photos_before}
+        job(calm, inputs, failures)
+        assert tables(root) == tables(calm)
+        assert job(root, inputs, {}, size=1) <= 1  # 04.jpg, if it failed in reading
+
+
+@pytest.mark.parametrize("n", range(40))
+def test_settling_may_be_killed_anywhere(tmp_path, n):
+    all_unreadable = dict.fromkeys(NAMES, unreadable("before"))
+    job(tmp_path, NAMES, all_unreadable)
+    still = {NAMES[0]: unreadable("after"), NAMES[5]: BROKEN}
+    try:
+        with killed_at(n):
+            job(tmp_path, NAMES, still)
+    except Killed:
+        job(tmp_path, NAMES, still)
+    rows = tables(tmp_path)
+    assert inputs_of(rows) == NAMES
+    assert [(row["uri"], row["message"]) for row in rows["failures"]] == [
+        (NAMES[0], "no permission after"),
+        (NAMES[5], "no image"),
+    ]
+    assert set(plan_of(tmp_path).values()) == shards_of(tmp_path)
+
+
+def test_a_killed_job_keeps_its_shards_whatever_their_size_should_be_now(tmp_path):
+    with pytest.raises(Killed), killed_at(2):  # the plan and one table
+        job(tmp_path, NAMES, {}, size=4)
+    planned = plan_of(tmp_path)
+    job(tmp_path, NAMES, {}, size=1)
+    assert plan_of(tmp_path) == planned
+    assert shards_of(tmp_path) == set(planned.values())
+    assert len(shards_of(tmp_path)) == 3
+
+
+def test_only_added_inputs_are_worked_on(tmp_path):
+    assert job(tmp_path, NAMES[:7], {}) == 7
+    before = {name: os.stat(tmp_path / "photos" / name) for name in os.listdir(tmp_path / "photos")}
+    assert job(tmp_path, NAMES, {}) == 5
+    assert job(tmp_path, NAMES, {}) == 0
+    for name, stat in before.items():
+        assert (tmp_path / "photos" / name).stat().st_mtime_ns == stat.st_mtime_ns
+    assert inputs_of(tables(tmp_path)) == NAMES
+
+
+def test_an_input_that_went_before_its_turn_is_no_input(tmp_path):
+    with pytest.raises(Killed), killed_at(1):
+        job(tmp_path, NAMES, {})
+    job(tmp_path, NAMES[1:], {})
+    assert inputs_of(tables(tmp_path)) == NAMES[1:]
+    job(tmp_path, NAMES, {})
+    assert inputs_of(tables(tmp_path)) == NAMES
+
+
+def test_what_failed_in_reading_is_tried_again_and_what_failed_in_decoding_only_if_asked(tmp_path):
+    job(tmp_path, NAMES, {NAMES[0]: BROKEN, NAMES[1]: unreadable("then")})
+    assert job(tmp_path, NAMES, {}) == 1
+    assert [row["uri"] for row in tables(tmp_path)["failures"]] == [NAMES[0]]
+    assert job(tmp_path, NAMES, {}) == 0
+    assert job(tmp_path, NAMES[:1], {}, retry_all=True) == 1
+    assert tables(tmp_path)["failures"] == []
+    assert inputs_of(tables(tmp_path)) == NAMES
+
+
+def test_a_container_that_can_be_listed_now_is_no_failure_any_more(tmp_path):
+    def members(*names):
+        return [Source(f"a.tar!/{name}", Container("a.tar", "tar")) for name in names]
+
+    cut = Source("a.tar", failure=Failure("read", "DamagedError", "it breaks off"))
+    other = Source("b.tar", failure=cut.failure)
+    failures = {source.uri: source.failure for source in (cut, other)}
+    for size in (1, 5):  # the failure alone in its shard, and with photos
+        root = tmp_path / str(size)
+        job(root, [cut, *members("1"), other], failures, size)
+        assert inputs_of(tables(root)) == ["a.tar", "a.tar!/1", "b.tar"]
+        job(root, members("1", "2"), failures, size, whole=["a.tar"])  # the other is no input now
+        assert inputs_of(tables(root)) == ["a.tar!/1", "a.tar!/2", "b.tar"]
+        job(root, [cut, *members("1")], failures, size)
+        assert inputs_of(tables(root)) == ["a.tar", "a.tar!/1", "a.tar!/2", "b.tar"]
+
+
+@pytest.mark.parametrize("n", range(12))
+def test_a_mended_container_whose_retry_is_killed_is_not_lost(tmp_path, n):
+    members = [Source(f"a.tar!/{i}", Container("a.tar", "tar")) for i in range(3)]
+    cut = Source("a.tar", failure=Failure("read", "DamagedError", "it breaks off"))
+    job(tmp_path, [cut, *members[:1]], {cut.uri: cut.failure}, size=2)
+    try:
+        with killed_at(n):
+            job(tmp_path, members, {}, size=2, retry_all=True, whole=["a.tar"])
+    except Killed:
+        rows = tables(tmp_path)
+        assert inputs_of(rows) == sorted(s.uri for s in members) or cut.uri in inputs_of(rows)
+        plan = EmbedPlan.of(RunDirectory(str(tmp_path)))
+        assert plan.n_gone(Listing(tuple(members), 0, frozenset(["a.tar"]))) == 0
+        job(tmp_path, members, {}, size=2, retry_all=True, whole=["a.tar"])
+    assert inputs_of(tables(tmp_path)) == sorted(source.uri for source in members)
+    assert plan_of(tmp_path).keys() == {source.uri for source in members}
+
+
+def test_inputs_that_were_left_to_do_and_are_not_named_any_more_are_counted(tmp_path):
+    def plan(*names):
+        sources = tuple(map(Source, names))
+        return EmbedPlan.of(RunDirectory(str(tmp_path))).with_inputs(
+            Listing(sources, 0), lambda n: 2, retry_all=False
+        )
+
+    def gone(*names, whole=()):
+        sources = tuple(map(Source, names))
+        plan = EmbedPlan.of(RunDirectory(str(tmp_path)))
+        return plan.n_gone(Listing(sources, 0, frozenset(whole)))
+
+    plan("a", "b", "c")
+    assert gone() == 3
+    assert gone("b") == 2
+    assert gone(*"abcd") == gone(*"ab", whole=["c"]) == 0
+    plan("b")
+    assert gone() == 1
+
+
+def test_one_that_fails_for_ever_leaves_no_shards_behind(tmp_path):
+    for when in range(4):
+        job(tmp_path, NAMES[:1], {NAMES[0]: unreadable(f"{when}")})
+    assert [row["message"] for row in tables(tmp_path)["failures"]] == ["no permission 3"]
+    assert len(shards_of(tmp_path)) == 1
+    for table in SHARDED_TABLES:
+        assert len(os.listdir(tmp_path / table)) == 1
+
+
+def test_a_lost_plan_is_made_again_from_the_tables(tmp_path):
+    job(tmp_path, NAMES, {NAMES[2]: BROKEN})
+    before = plan_of(tmp_path)
+    os.remove(tmp_path / "plan.parquet")
+    assert job(tmp_path, NAMES, {}) == 0
+    assert plan_of(tmp_path) == before
+
+
+def test_a_damaged_plan_is_named(tmp_path):
+    write_bytes(str(tmp_path / "plan.parquet"), b"PAR1")
+    with pytest.raises(TableError, match=r"plan\.parquet cannot be read"):
+        EmbedPlan.of(RunDirectory(str(tmp_path)))
+
+
+def test_many_inputs_are_planned_in_seconds(tmp_path):
+    sources = tuple(Source(f"/photos/{i:08}.jpg") for i in range(200_000))
+    listing = Listing(sources, 0)
+    run = RunDirectory(str(tmp_path))
+    plan = EmbedPlan.of(run).with_inputs(listing, lambda n: 256, False)
+    again = EmbedPlan.of(run)
+    assert again.rows.equals(plan.rows)
+    todo = again.with_inputs(listing, lambda n: 10, False).todo(sources)
+    assert [source for _, part in todo for source in part] == list(sources)
+    assert {shard.n_photos for shard, _ in todo} == {256, 200_000 % 256}
+
+
+def test_a_killed_retry_goes_on_and_begins_no_other(tmp_path):
+    job(tmp_path, NAMES, dict.fromkeys(NAMES, unreadable("before")))
+    with pytest.raises(Killed), killed_at(2):  # the plan and one table
+        job(tmp_path, NAMES, {})
+    assert job(tmp_path, NAMES, {}) == len(NAMES)
+    assert inputs_of(tables(tmp_path)) == NAMES
+
+
+def test_where_a_lost_plan_leaves_a_failure_and_a_photo_the_photo_counts(tmp_path):
+    job(tmp_path, NAMES, {NAMES[0]: BROKEN})
+    with pytest.raises(Killed), killed_at(4):  # the plan and three tables; not settled
+        job(tmp_path, NAMES, {}, retry_all=True)
+    assert inputs_of(tables(tmp_path)) == [NAMES[0], *NAMES]
+    os.remove(tmp_path / "plan.parquet")
+    assert job(tmp_path, NAMES, {}) == 0
+    assert tables(tmp_path)["failures"] == []
+    assert inputs_of(tables(tmp_path)) == NAMES

@@ -1,0 +1,609 @@
+"""Trainings of tiny networks on made-up people, from crops to the exported model."""
+
+import json
+import shutil
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from facecluster.model_export.crops import CropsError, list_crops
+from facecluster.model_export.networks.export import (
+    export,
+    load_networks,
+    standardise,
+    weights_sha256,
+)
+from facecluster.model_export.training.schedule import TrainingError
+from facecluster.model_export.validation.calibration import calibration_table
+from facecluster.model_export.validation.validate import embed_with_model, validate_pairs
+from facecluster.model_export.validation.verification import PairsError, read_pairs
+from facecluster.pipeline.jobs.train import TrainError, TrainJob, crops_margin
+from facecluster.pipeline.options import TrainOptions
+from facecluster.transforms.faces.saved_model import ModelError, SavedModel
+
+N_PEOPLE, N_CROPS, CROP_SIZE = 8, 6, 40
+PEOPLE, OTHER_PEOPLE = range(N_PEOPLE), range(20, 24)
+SIZE, DIMENSIONS, MARGIN = 32, 16, 6  # of the models that trainings start from
+TINY = TrainOptions(epochs=2, steps_per_epoch=2, validation_share=0.0, learning_rate=0.01)
+HEAD = replace(TINY, embedding_size=8, batch_size=8)
+TRIPLETS = replace(TINY, loss="triplet", people_per_batch=3, images_per_person=3)
+
+
+def write_crops(folder: Path, people=PEOPLE, n_crops=N_CROPS, size=CROP_SIZE) -> Path:
+    """Crops of people who are patterns of a few coloured squares, each a little different."""
+    for person in people:
+        pattern = np.random.default_rng(person).integers(0, 256, (4, 4, 3))
+        (folder / f"P{person}").mkdir(parents=True)
+        for i in range(n_crops):
+            noise = np.random.default_rng([person, i]).integers(-60, 60, (4, 4, 3))
+            pixels = np.clip(pattern + noise, 0, 255).astype(np.uint8)
+            image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+            image.save(folder / f"P{person}" / f"{i}.png")
+    return folder
+
+
+def write_model(folder: Path, seed: int, dimensions: int = DIMENSIONS, codec=None) -> SavedModel:
+    keras.utils.set_random_seed(seed)
+    x = inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(8, 5, 4, activation="relu")(x)
+    x = keras.layers.Conv2D(16, 3, 2, activation="relu")(x)
+    x = keras.layers.Dense(dimensions)(keras.layers.Flatten()(x))
+    x = keras.layers.Activation("linear", name="prelogits")(x)
+    network = keras.Model(inputs, keras.layers.UnitNormalization()(x))
+    card = {
+        "name": f"model-{seed}",
+        "architecture": "two convolutions",
+        "input_size": SIZE,
+        "margin": MARGIN,
+        "standardisation": "per-image",
+        "dimensions": dimensions,
+        "sha256": weights_sha256(network),
+    }
+    export({"embed": network}, card, folder, codec)
+    return SavedModel(str(folder))
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory) -> Path:
+    return write_crops(tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> SavedModel:
+    return write_model(tmp_path_factory.mktemp("models") / "base", seed=1)
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory) -> SavedModel:
+    """A model of other dimensions than `base`, with a codec."""
+    random = np.random.default_rng(0)
+    codec = {
+        "mean": random.normal(size=12).astype(np.float32),
+        "components": random.normal(size=(12, 128)).astype(np.float32),
+    }
+    return write_model(tmp_path_factory.mktemp("models") / "old", 2, dimensions=12, codec=codec)
+
+
+def train(folder: Path, options: TrainOptions, *sources) -> tuple[SavedModel, list[str]]:
+    """The trained model, and what was said."""
+    said: list[str] = []
+    job = TrainJob(folder, options, SavedModel, said.append)
+    return SavedModel(str(job([str(source) for source in sources]))), said
+
+
+def pixels_of(crops: Path, size: int) -> np.ndarray:
+    """The windows in the middle of all crops, in the order of their names."""
+    images = []
+    for path in sorted(crops.glob("*/*.png")):
+        with Image.open(path) as image:
+            edge = (image.width - size) // 2
+            images.append(np.asarray(image.crop((edge, edge, edge + size, edge + size))))
+    return np.stack(images)
+
+
+def keras_vectors(model: SavedModel, pixels: np.ndarray) -> np.ndarray:
+    network = load_networks(Path(model.path))["embed"]
+    return network(standardise(pixels, model.card()["standardisation"]), training=False).numpy()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+# ---- What comes out ----
+
+
+def test_a_network_from_scratch_by_softmax(tmp_path):
+    crops = write_crops(tmp_path / "crops", size=84)
+    (crops / "crops.json").write_text(json.dumps({"options": {"crop_size": 84, "crop_margin": 20}}))
+    options = replace(
+        TINY, input_size=75, width=0.1, embedding_size=8, batch_size=6, flip=True,
+        random_crop=True, rotation=10.0, colour=0.2, center_loss_factor=0.01,
+        standardisation="per-image", validation_share=0.25, epochs=1,
+    )  # fmt: skip
+    model, said = train(tmp_path / "out", options, crops)
+    assert model.path == str(tmp_path / "out" / "model")
+    assert said[0] == "training on 36 crops of 6 people, validating on 60 pairs"
+    assert said[1].startswith("before training  val_accuracy")
+    assert said[-1].startswith("epoch 1/1  ")
+    assert {"cross_entropy", "center_loss", "val_auc"} <= set(said[-1].split())
+    assert list((tmp_path / "out" / "tensorboard").rglob("events.out.tfevents.*"))
+
+    card = model.card()
+    network = load_networks(Path(model.path))["embed"]
+    measured = card.pop("measured")
+    space = card.pop("embedding_space")
+    assert card == {
+        "card_version": 2,
+        "name": "trained",
+        "architecture": "Inception-ResNet-v1, width 0.1",
+        "input_size": 75,
+        "margin": 11,  # 84 - 20 px of face, seen through a window of 75
+        "standardisation": "per-image",
+        "dimensions": 8,
+        "source": "trained by facecluster on 36 crops of 6 people, loss softmax",
+        "licence": "as its training data's",
+        "sha256": weights_sha256(network),
+    }
+    assert space == card["sha256"]
+    assert not any("BatchNorm" in layer.name for layer in network.layers)
+
+    # Worker, Keras and the network in training, which made the card's figures, agree.
+    pixels = pixels_of(crops, 75)
+    vectors = model.call("embed", pixels)
+    np.testing.assert_allclose(vectors, keras_vectors(model, pixels), atol=1e-5)
+    assert measured["on"] == "12 crops of 2 people kept out of the training"
+    found = list_crops([str(crops)])
+    tables = [
+        calibration_table(vectors[kept_out], found.labels[kept_out])
+        for a in range(N_PEOPLE)
+        for kept_out in [np.isin(found.labels, [a, b]) for b in range(a)]
+    ]
+    assert measured["calibration"]["float32"] in tables
+    assert measured["float32"].keys() == {"accuracy", "validation_rate", "auc"}
+
+
+@pytest.mark.slow  # building and tracing the network takes long, however narrow it is
+def test_a_network_from_scratch_by_triplets(tmp_path, crops):
+    options = replace(
+        TRIPLETS, input_size=75, width=0.05, embedding_size=8, mining="batch-hard", epochs=1,
+        steps_per_epoch=1,
+    )  # fmt: skip
+    model, said = train(tmp_path / "out", options, crops)
+    assert "active_triplets" in said[-1]
+    assert model.card()["dimensions"] == 8
+    assert model.card()["margin"] == 15  # of 32 at 160 px: nothing tells another
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 75, 75, 3), np.uint8)
+    vectors = model.call("embed", pixels)
+    np.testing.assert_allclose(vectors, keras_vectors(model, pixels), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_a_head_on_a_frozen_model(tmp_path, crops, base):
+    model, _ = train(tmp_path / "out", replace(HEAD, trunk=base.path, name="head"), crops)
+    card = model.card()
+    assert card["name"] == "head"
+    assert card["architecture"] == "two convolutions with a linear head"
+    assert card["trained_from"] == {key: base.card()[key] for key in ("name", "sha256")}
+    assert (card["input_size"], card["margin"]) == (SIZE, MARGIN)
+    assert card["standardisation"] == "per-image"
+    assert card["dimensions"] == 8
+    assert card["embedding_space"] == card["sha256"] != base.card()["sha256"]
+    pixels = pixels_of(crops, SIZE)
+    vectors = model.call("embed", pixels)
+    np.testing.assert_allclose(vectors, keras_vectors(model, pixels), atol=1e-5)
+    # A linear function of the frozen model's vectors, but for the normalisation.
+    affine = np.c_[base.call("embed", pixels), np.ones(len(pixels))]
+    weights = load_networks(Path(model.path))["embed"].get_layer("head").get_weights()
+    projected = affine @ np.vstack(weights)
+    projected /= np.linalg.norm(projected, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors, projected, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, crops, base) -> Path:
+    """The folder of a training of two epochs from `base` on."""
+    folder = tmp_path_factory.mktemp("tuned") / "out"
+    train(folder, replace(TRIPLETS, start_from=base.path, flip=True), crops)
+    return folder
+
+
+def test_training_a_model_on(tuned, crops, base):
+    model = SavedModel(str(tuned / "model"))
+    card = model.card()
+    for name in ("architecture", "input_size", "margin", "standardisation", "dimensions"):
+        assert card[name] == base.card()[name]
+    assert card["sha256"] != base.card()["sha256"]
+    pixels = pixels_of(crops, SIZE)
+    vectors = model.call("embed", pixels)
+    np.testing.assert_allclose(vectors, keras_vectors(model, pixels), atol=1e-5)
+    assert np.abs(vectors - base.call("embed", pixels)).max() > 1e-3  # all its weights moved
+    config = json.dumps(load_networks(Path(model.path))["embed"].get_config())
+    assert "L2" not in config  # what only training needs is gone
+
+
+def test_the_form_of_the_crops_makes_no_difference(tmp_path, crops, base):
+    with tarfile.open(tmp_path / "crops.tar", "w") as tar:
+        tar.add(crops, ".")
+    with tf.io.TFRecordWriter(str(tmp_path / "crops.tfrecord")) as writer:
+        for path in crops.glob("*/*.png"):
+            values = {
+                "image/encoded": path.read_bytes(),
+                "image/class/text": path.parent.name.encode(),
+                "image/filename": path.name.encode(),
+            }
+            features = {
+                name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+                for name, value in values.items()
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            writer.write(example.SerializeToString())
+    options = replace(TINY, start_from=base.path, batch_size=8, flip=True, epochs=1)
+    hashes = {
+        train(tmp_path / f"out{i}", options, source)[0].card()["sha256"]
+        for i, source in enumerate((crops, tmp_path / "crops.tar", tmp_path / "crops.tfrecord"))
+    }
+    assert len(hashes) == 1
+
+
+def test_a_model_that_is_compatible_with_another(tmp_path, crops, base, old):
+    options = replace(TRIPLETS, trunk=base.path, compatible_with=old.path, epochs=1)
+    model, _ = train(tmp_path / "out", options, crops)
+    card, old_card = model.card(), old.card()
+    assert card["embedding_space"] == old_card["embedding_space"] != card["sha256"]
+    assert card["compatible_with"] == {"name": "model-2", "sha256": old_card["sha256"]}
+    assert card["dimensions"] == 12
+    codec = model.codec_arrays()
+    assert codec.keys() == {"mean", "components"}
+    for name, array in old.codec_arrays().items():
+        np.testing.assert_array_equal(codec[name], array)
+    # Its vectors are near the old ones of the same person, which those of `base` could not be.
+    pixels = pixels_of(crops, SIZE)
+    cosines = np.sum(model.call("embed", pixels) * old.call("embed", pixels), axis=1)
+    assert cosines.mean() > 0.9
+
+
+# ---- Going on ----
+
+
+def test_the_same_training_again_changes_nothing(tuned, crops, base):
+    before = files_of(tuned)
+    model, said = train(tuned, replace(TRIPLETS, start_from=base.path, flip=True), crops)
+    assert said == ["training on 48 crops of 8 people"]
+    after = files_of(tuned)
+    # A .keras file holds the time it was written.
+    changed = {name for name in before if after.get(name) != before[name]}
+    assert after.keys() == before.keys()
+    assert all(name.startswith(("model/keras/", "model/saved_model/")) for name in changed)
+    assert weights_sha256(load_networks(Path(model.path))["embed"]) == model.card()["sha256"]
+
+
+def test_more_epochs_go_on_as_if_there_had_been_no_pause(tuned, tmp_path, crops, base):
+    shutil.copytree(tuned, tmp_path / "on")
+    options = replace(TRIPLETS, start_from=base.path, flip=True, epochs=3)
+    on, said = train(tmp_path / "on", replace(options, name="longer"), crops)
+    assert [line.partition("  ")[0] for line in said[1:]] == ["epoch 3/3"]
+    assert on.card()["name"] == "longer"
+    at_once, _ = train(tmp_path / "at once", options, crops)
+    assert on.card()["sha256"] == at_once.card()["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"margin": 0.3}, "holds a training with margin 0.2, now it is 0.3"),
+        ({"seed": 1}, "with seed 0, now it is 1"),
+        ({"flip": False}, "with flip True, now it is False"),
+        ({"crop_margin": 7}, "with crop_margin 6, now it is 7"),
+        ({"steps_per_epoch": 3}, "with steps_per_epoch 2, now it is 3"),
+    ],
+)
+def test_other_options_are_refused(tuned, crops, base, change, sentence):
+    before = files_of(tuned)
+    options = replace(replace(TRIPLETS, start_from=base.path, flip=True), **change)
+    with pytest.raises(TrainError, match=f"{sentence}: take another output folder"):
+        train(tuned, options, crops)
+    assert files_of(tuned) == before
+
+
+def test_other_crops_or_another_model_are_refused(tuned, tmp_path, crops, base):
+    options = replace(TRIPLETS, start_from=base.path, flip=True)
+    with pytest.raises(TrainError, match="crops_sha256"):
+        train(tuned, options, crops / "P0", crops / "P1")
+    shutil.copytree(base.path, tmp_path / "base")
+    copied = replace(options, start_from=str(tmp_path / "base"))
+    train(tmp_path / "out", replace(copied, epochs=1), crops)
+    shutil.rmtree(tmp_path / "base")
+    write_model(tmp_path / "base", seed=3)  # another model in the same place
+    with pytest.raises(TrainError, match="start_from_sha256"):
+        train(tmp_path / "out", copied, crops)
+
+
+def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path, crops, base):
+    folder = tmp_path / "out"
+    options = replace(HEAD, trunk=base.path, epochs=1)
+    train(folder, options, crops)
+    kept = {"training.json", "checkpoint.npz", "facecluster.log", "vectors", "tensorboard", "model"}
+    (folder / "facecluster.log").write_text("a log")
+    (folder / "model.1f.tmp" / "keras").mkdir(parents=True)
+    (folder / "model.1f.old" / "keras").mkdir(parents=True)
+    (folder / "checkpoint.npz.tmp").write_bytes(b"half")
+    (folder / "vectors" / "half.tmp").write_bytes(b"half")
+    shutil.rmtree(folder / "model")  # as when it is killed while it exports
+    model, _ = train(folder, options, crops)
+    assert {path.name for path in folder.iterdir()} == kept
+    assert {path.suffix for path in (folder / "vectors").iterdir()} == {".npy"}
+    assert model.card()["dimensions"] == 8
+
+
+def test_damaged_settings_are_refused(tmp_path, crops, base):
+    options = replace(HEAD, trunk=base.path, epochs=1)
+    train(tmp_path / "out", options, crops)
+    (tmp_path / "out" / "training.json").write_text("{")
+    with pytest.raises(TrainError, match=r"training\.json is damaged"):
+        train(tmp_path / "out", options, crops)
+
+
+def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path, crops, base):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("mine")
+    with pytest.raises(TrainError, match="holds files that are no training of ours, such as model"):
+        train(tmp_path, replace(HEAD, trunk=base.path), crops)
+    assert files_of(tmp_path) == {"model/mine.txt": b"mine"}
+
+
+def test_a_training_that_could_not_begin_binds_to_nothing(tmp_path, crops, base):
+    with pytest.raises(Exception, match="too few"):  # 8 people give 48 crops, not 128
+        train(tmp_path / "out", replace(HEAD, trunk=base.path, embedding_size=128), crops)
+    model, _ = train(tmp_path / "out", replace(HEAD, trunk=base.path, epochs=1), crops)
+    assert model.card()["dimensions"] == 8
+
+
+# ---- Which crops ----
+
+
+def test_filtering_leaves_the_stranger_out(tmp_path, base):
+    crops = write_crops(tmp_path / "crops")
+    clean, _ = train(tmp_path / "clean", replace(HEAD, trunk=base.path), crops)
+    stranger = write_crops(tmp_path / "other", people=[99], n_crops=1)
+    shutil.copy(stranger / "P99" / "0.png", crops / "P3" / "stranger.png")
+    options = replace(HEAD, trunk=base.path, filter_with=base.path)
+    filtered, said = train(tmp_path / "filtered", options, crops)
+    assert "filtering keeps 48 of 49 crops" in said
+    assert filtered.card()["sha256"] == clean.card()["sha256"]
+    everything, _ = train(tmp_path / "all", replace(options, filter_percentile=100.0), crops)
+    assert everything.card()["sha256"] != clean.card()["sha256"]
+
+
+def test_people_with_few_crops_are_left_out(tmp_path, base):
+    crops = write_crops(tmp_path / "crops")
+    write_crops(crops, people=[20], n_crops=3)
+    options = replace(HEAD, trunk=base.path, min_images_per_person=4, epochs=1)
+    model, _ = train(tmp_path / "out", options, crops)
+    assert "on 48 crops of 8 people" in model.card()["source"]
+
+
+def write_pairs(path: Path, n_folds: int, people=OTHER_PEOPLE) -> Path:
+    """Two matched and two mismatched pairs in each fold."""
+    names = [f"P{person}" for person in people]
+    fold = "".join(f"{name}\t1\t2\n" for name in names[:2]) + "".join(
+        f"{a}\t1\t{b}\t2\n" for a, b in (names[:2], names[2:])
+    )
+    path.write_text(f"{n_folds}\t2\n" + n_folds * fold)
+    return path
+
+
+@pytest.fixture
+def validation_crops(tmp_path) -> Path:
+    """Of four other people, named as LFW's images are."""
+    folder = write_crops(tmp_path / "validation", people=OTHER_PEOPLE, n_crops=3)
+    for path in folder.glob("*/*.png"):
+        path.rename(path.with_name(f"{path.parent.name}_{int(path.stem):04d}.png"))
+    return folder
+
+
+def test_validation_on_given_pairs(tmp_path, crops, validation_crops, base):
+    write_crops(crops_and_few := tmp_path / "crops")
+    write_crops(crops_and_few, people=[30], n_crops=1)  # too few to train on
+    pairs = write_pairs(tmp_path / "pairs.txt", n_folds=3)
+    options = replace(
+        HEAD, trunk=base.path, validation_crops=str(validation_crops),
+        validation_pairs=str(pairs),
+    )  # fmt: skip
+    model, said = train(tmp_path / "out", options, crops_and_few)
+    assert "training on 48 crops of 8 people, validating on 12 pairs" in said
+    measured = model.card()["measured"]
+    assert measured["on"] == f"12 crops of 4 people in {validation_crops}, pairs of {pairs}"
+    expected = validate_pairs(model, list_crops([str(validation_crops)]), read_pairs(str(pairs)))
+    assert measured["float32"]["accuracy"] == pytest.approx(expected["float32"]["accuracy"])
+    assert measured["calibration"]["float32"] == expected["float32"]["calibration"]
+
+
+def test_pairs_that_cannot_be_scored(tmp_path, crops, validation_crops, base):
+    pairs = tmp_path / "pairs.txt"
+    options = replace(
+        HEAD, trunk=base.path, validation_crops=str(validation_crops), validation_pairs=str(pairs)
+    )
+    with pytest.raises(PairsError, match="is not there"):
+        train(tmp_path / "out", options, crops)
+    write_pairs(pairs, n_folds=1)
+    with pytest.raises(TrainError, match=r"pairs\.txt: all pairs are in one fold"):
+        train(tmp_path / "out", options, crops)
+    write_pairs(pairs, n_folds=3, people=range(21, 25))
+    with pytest.raises(CropsError, match="first P24/P24_0002"):
+        train(tmp_path / "out", options, crops)
+
+
+def test_where_nobody_can_be_kept_out_all_are_trained_on(tmp_path, crops, base):
+    options = replace(HEAD, trunk=base.path, validation_share=0.125, epochs=1)
+    model, said = train(tmp_path / "out", options, crops)
+    assert said[0].startswith("no validation: 6 crops of 1 people")
+    assert "on 48 crops of 8 people" in model.card()["source"]
+    assert "measured" not in model.card()
+
+
+def test_one_person_is_not_enough(tmp_path, crops, base):
+    with pytest.raises(TrainError, match="takes two at least"):
+        train(tmp_path / "out", replace(HEAD, trunk=base.path), crops / "P0")
+
+
+@pytest.mark.parametrize("way", ["trunk", "start_from"])
+def test_a_broken_crop_is_named(tmp_path, base, way):
+    crops = write_crops(tmp_path / "crops", people=range(3), n_crops=2)
+    (crops / "P1" / "1.png").write_bytes(b"no image")
+    options = replace(TINY, batch_size=6, **{way: base.path})
+    options = replace(options, embedding_size=4) if way == "trunk" else options
+    with pytest.raises(CropsError, match=r"^P1/1 of .*P1/1\.png cannot be decoded") as raised:
+        train(tmp_path / "out", options, crops)
+    assert "\n" not in str(raised.value)
+
+
+# ---- The margin ----
+
+
+@pytest.mark.parametrize(
+    ("crop_size", "crop_margin", "input_size", "margin"),
+    [
+        (182, 44, 160, 22),  # a window of the published crops for training
+        (160, 32, 160, 32),
+        (80, 16, 160, 32),  # stretched to twice its size
+        (160, 0, 160, 0),
+        (182, 44, 75, -63),  # less than the face's box is seen
+    ],
+)
+def test_the_margin_that_is_seen(tmp_path, crop_size, crop_margin, input_size, margin):
+    made = {"options": {"crop_size": crop_size, "crop_margin": crop_margin}}
+    (tmp_path / "crops.json").write_text(json.dumps(made))
+    for source in ("", "/", "/Ann_Lee", "/Ann_Lee/", "/*.tar", "/0.tfrecord"):
+        assert crops_margin([f"{tmp_path}{source}"], input_size) == margin
+    assert crops_margin([str(tmp_path / "A"), str(tmp_path / "B")], input_size) == margin
+
+
+def test_without_crops_json_the_margin_is_the_published_one(tmp_path):
+    assert crops_margin([str(tmp_path)], 160) is None
+    for input_size, margin in ((160, 32), (80, 16)):
+        job = TrainJob(tmp_path, replace(TINY, input_size=input_size), SavedModel, print)
+        assert job._margin([str(tmp_path)]) == margin
+
+
+def test_crops_through_which_less_than_a_face_is_seen_are_refused(tmp_path):
+    made = {"options": {"crop_size": 182, "crop_margin": 44}}
+    (tmp_path / "crops.json").write_text(json.dumps(made))
+    job = TrainJob(tmp_path, replace(TINY, input_size=80), SavedModel, print)
+    with pytest.raises(TrainError, match=r"80 px in the middle, which is less than the face's box"):
+        job._margin([str(tmp_path)])
+
+
+def test_crops_that_the_frozen_model_does_not_want_are_said_to_be(tmp_path, base):
+    wanted, size = base.card()["margin"], base.card()["input_size"]
+    said = []
+    job = TrainJob(tmp_path, replace(TINY, trunk=base.path), SavedModel, said.append)
+    for margin, n_notes in ((wanted, 0), (wanted + 2, 1)):
+        made = {"options": {"crop_size": size, "crop_margin": margin}}
+        (tmp_path / "crops.json").write_text(json.dumps(made))
+        assert job._margin([str(tmp_path)]) == wanted
+        assert len(said) == n_notes
+    assert f"with a margin of {wanted + 2} px, and wants {wanted}" in said[0]
+    assert f"--crop-size {size} --crop-margin {wanted}" in said[0]
+
+
+def test_margins_that_differ_or_cannot_be_read_are_refused(tmp_path):
+    for name, crop_margin in (("a", 44), ("b", 32)):
+        (tmp_path / name).mkdir()
+        made = {"options": {"crop_size": 182, "crop_margin": crop_margin}}
+        (tmp_path / name / "crops.json").write_text(json.dumps(made))
+    with pytest.raises(TrainError, match=r"22 px by .*a/crops.json, 10 px by .*b/crops.json"):
+        crops_margin([str(tmp_path / "a"), str(tmp_path / "b")], 160)
+    for damaged in ("{", "[]", '{"options": {"crop_size": 182}}'):
+        (tmp_path / "a" / "crops.json").write_text(damaged)
+        with pytest.raises(TrainError, match=r"a/crops\.json is damaged"):
+            crops_margin([str(tmp_path / "a")], 160)
+
+
+# ---- How it is trained ----
+
+
+def test_a_schedule_may_end_the_training(tmp_path, crops, base):
+    (tmp_path / "rates.txt").write_text("0: 0.01\n1: -1\n")
+    options = replace(
+        HEAD, trunk=base.path, learning_rate=TrainOptions.learning_rate, epochs=5,
+        learning_rate_schedule=str(tmp_path / "rates.txt"),
+    )  # fmt: skip
+    _, said = train(tmp_path / "out", options, crops)
+    assert said[-1].startswith("epoch 1/1  ")
+    assert "learning_rate 0.01" in said[-1]
+    (tmp_path / "rates.txt").write_text("first: 0.01\n")
+    with pytest.raises(TrainingError, match=r"rates\.txt line 1"):
+        train(tmp_path / "new", options, crops)
+    assert not (tmp_path / "new").exists()
+
+
+def test_mixed_precision_is_for_the_training_alone(tmp_path, crops, base):
+    options = replace(TINY, start_from=base.path, batch_size=8, epochs=1)
+    half, _ = train(tmp_path / "half", replace(options, mixed_precision=True), crops)
+    full, _ = train(tmp_path / "full", options, crops)
+    assert half.card()["sha256"] != full.card()["sha256"]  # it was used
+    found = list_crops([str(crops)])
+    cosines = np.sum(embed_with_model(half, found) * embed_with_model(full, found), axis=1)
+    assert cosines.min() > 0.99
+    network = load_networks(Path(half.path))["embed"]
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"trunk": "m", "start_from": "m"}, "--trunk freezes a model and --start-from trains it"),
+        ({"compatible_with": "m"}, "--compatible-with takes triplets: add --loss triplet"),
+        ({"validation_crops": "c"}, "--validation-crops and --validation-pairs go together"),
+        ({"validation_pairs": "p"}, "--validation-crops and --validation-pairs go together"),
+        ({"trunk": "m", "flip": True}, "--flip has no effect with --trunk"),
+        ({"trunk": "m", "colour": 0.1}, "--colour has no effect with --trunk"),
+        ({"trunk": "m", "mixed_precision": True}, "--mixed-precision has no effect with --trunk"),
+        ({"trunk": "m", "input_size": 96}, "--input-size has no effect with --trunk"),
+        ({"start_from": "m", "width": 0.5}, "--width has no effect with --start-from"),
+        ({"start_from": "m", "dropout": 0.5}, "--dropout has no effect with --start-from"),
+        ({"mining": "batch-hard"}, "--mining has no effect with --loss softmax"),
+        ({"margin": 0.3}, "--margin has no effect with --loss softmax"),
+        ({"loss": "triplet", "batch_size": 9}, "--batch-size has no effect with --loss triplet"),
+        (
+            {"loss": "triplet", "center_loss_factor": 0.1},
+            "--center-loss-factor has no effect with --loss triplet",
+        ),
+        ({"filter_percentile": 90.0}, "--filter-percentile has no effect without --filter-with"),
+        (
+            {"learning_rate_schedule": "f", "learning_rate": 0.1},
+            "--learning-rate has no effect with --learning-rate-schedule",
+        ),
+        (
+            {"validation_crops": "c", "validation_pairs": "p", "validation_share": 0.1},
+            "--validation-share has no effect with --validation-crops",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(tmp_path, crops, options, sentence):
+    with pytest.raises(TrainError, match=sentence):
+        train(tmp_path / "out", TrainOptions(**options), crops)
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_that_do_not_fit(tmp_path, crops, base, old):
+    compatible = replace(TRIPLETS, compatible_with=old.path)
+    with pytest.raises(TrainError, match=r"12 dimensions.*8, as --embedding-size says"):
+        train(tmp_path / "a", replace(compatible, trunk=base.path, embedding_size=8), crops)
+    with pytest.raises(TrainError, match=r"12 dimensions.*16, as --start-from says"):
+        train(tmp_path / "b", replace(compatible, start_from=base.path), crops)
+    with pytest.raises(ModelError, match="there is no model in nowhere"):
+        train(tmp_path / "c", replace(HEAD, trunk="nowhere"), crops)
+    assert not (tmp_path / "c").exists()

@@ -1,0 +1,289 @@
+"""The detector finds the faces people named, in every photo as it would in that photo alone."""
+
+import csv
+import io
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that
+from PIL import Image
+
+from facecluster.transforms.faces.boxes import suppress
+from facecluster.transforms.faces.detect import DetectFaces, Detections, Detector, detect_faces
+from facecluster.transforms.faces.saved_model import SavedModel
+from facecluster.transforms.photos.decode import decode
+from facecluster.transforms.records import Failure, Photo, Shard
+
+
+@pytest.fixture(scope="module")
+def model(mtcnn_folder) -> SavedModel:
+    return SavedModel(mtcnn_folder)
+
+
+@pytest.fixture(scope="module")
+def detector(model) -> Detector:
+    return Detector(model, min_face_size=20, max_side=1600)
+
+
+def opened(path: Path) -> Image.Image:
+    return decode(path.read_bytes())[0]
+
+
+@pytest.fixture(scope="module")
+def lfw(lfw_images) -> dict[str, Image.Image]:
+    """One photo of each of 200 people."""
+    people = sorted(lfw_images.iterdir())
+    return {
+        person.name: opened(sorted(person.iterdir())[0]) for person in people[:: len(people) // 200]
+    }
+
+
+@pytest.fixture(scope="module")
+def lfw_detections(detector, lfw) -> dict[str, Detections]:
+    images = list(lfw.values())
+    found = [
+        faces for i in range(0, len(images), 32) for faces in detector.detect(images[i : i + 32])
+    ]
+    return dict(zip(lfw, found, strict=True))
+
+
+@pytest.fixture(scope="module")
+def groups(group_photos) -> dict[str, tuple[Image.Image, int]]:
+    """Photos of several sizes, and how many people the labels name in each."""
+    with open(group_photos / "truth.csv") as file:
+        return {
+            row["photo"]: (opened(group_photos / row["photo"]), len(row["people"].split(";")))
+            for row in csv.DictReader(file)
+        }
+
+
+@pytest.fixture(scope="module")
+def group_detections(detector, groups) -> dict[str, Detections]:
+    found = detector.detect([image for image, _ in groups.values()])
+    return dict(zip(groups, found, strict=True))
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes."""
+    shared = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+    return shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared)
+
+
+def nearest(box: np.ndarray, boxes: np.ndarray) -> int:
+    return int(np.argmax([overlap(box, other) for other in boxes]))
+
+
+def noise(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+# --- detection
+
+
+def test_finds_every_labelled_face_where_lfw_has_it(lfw_detections):
+    # LFW's faces are centred, and their boxes scaled to 113 px before 2.2 times that was cut out.
+    for name, found in lfw_detections.items():
+        labelled = np.array([68.5, 68.5, 181.5, 181.5])
+        assert len(found.boxes), name
+        assert max(overlap(labelled, box) for box in found.boxes) > 0.35, name
+
+
+def test_landmarks_are_laid_out_as_in_a_face(lfw, lfw_detections):
+    for name, found in lfw_detections.items():
+        i = nearest(np.array([68.5, 68.5, 181.5, 181.5]), found.boxes)
+        left_eye, right_eye, nose, left_mouth, right_mouth = found.landmarks[i]
+        assert left_eye[0] < right_eye[0], name
+        assert left_mouth[0] < right_mouth[0], name
+        eyes, mouth = (left_eye + right_eye) / 2, (left_mouth + right_mouth) / 2
+        assert eyes[1] < nose[1] < mouth[1], name
+        assert np.all((found.landmarks[i] >= 0) & (found.landmarks[i] < lfw[name].size)), name
+        # In its box, but for the far eye of a profile
+        low, high = found.boxes[i].reshape(2, 2)
+        aside = 0.1 * (high - low)
+        assert np.all((found.landmarks[i] > low - aside) & (found.landmarks[i] < high + aside)), (
+            name
+        )
+
+
+def test_results_have_the_promised_form(lfw_detections, group_detections):
+    for found in [*lfw_detections.values(), *group_detections.values()]:
+        n = len(found.boxes)
+        assert found.boxes.shape == (n, 4)
+        assert found.landmarks.shape == (n, 5, 2)
+        assert found.scores.shape == (n,)
+        assert found.boxes.dtype == found.landmarks.dtype == found.scores.dtype == np.float32
+        assert np.all(np.diff(found.scores) <= 0)
+        assert np.all((found.scores > 0.7) & (found.scores <= 1))
+        assert np.all(found.boxes[:, 2:] > found.boxes[:, :2])
+        # No face is found twice: none lies for more than 0.7 of it in another.
+        assert len(suppress(found.boxes, found.scores, 0.7, of_smaller=True)) == n
+
+
+def test_finds_at_least_as_many_faces_as_people_are_named(groups, group_detections):
+    n_sure = n_named = 0
+    for name, (image, n_people) in groups.items():
+        found = group_detections[name]
+        n_sure += np.sum(found.scores > 0.95)
+        n_named += n_people
+        assert len(found.boxes) >= n_people, name
+        for box in found.boxes[:n_people]:
+            # Most of each face lies in the photo, and is higher than wide, but not by much.
+            clipped = np.clip(box, 0, np.tile(image.size, 2))
+            assert overlap(box, clipped) > 0.8, name
+            width, height = box[2:] - box[:2]
+            assert 0.9 < height / width < 1.9, name
+    assert n_sure <= 1.1 * n_named  # passers-by are not named, but they are few
+
+
+def test_agrees_with_a_published_implementation(groups, group_detections, lfw, lfw_detections):
+    mtcnn = pytest.importorskip("mtcnn")
+    reference = mtcnn.MTCNN()
+    names = ["multiface.jpg", "two_people.jpg", "kit_with_rose.jpg", "lin_manuel_1.png"]
+    some = [(groups[name][0], group_detections[name]) for name in names]
+    some += [(lfw[name], lfw_detections[name]) for name in list(lfw)[::20]]
+    for image, found in some:
+        faces = [
+            face for face in reference.detect_faces(np.asarray(image)) if face["confidence"] > 0.95
+        ]
+        assert faces
+        for face in faces:
+            x, y, width, height = face["box"]
+            box = np.array([x, y, x + width, y + height], float)
+            i = nearest(box, found.boxes)
+            assert overlap(box, found.boxes[i]) > 0.75
+            assert found.scores[i] > 0.9
+            names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+            points = np.array([face["keypoints"][name] for name in names])
+            off = np.linalg.norm(points - found.landmarks[i], axis=1)
+            assert np.median(off) < 0.06 * height
+
+
+def test_a_photo_is_searched_as_if_alone(detector, groups, group_detections, lfw):
+    # The fixture searched 21 photos of 20 sizes at once.
+    for name, (image, _) in list(groups.items())[::3]:
+        (alone,) = detector.detect([image])
+        np.testing.assert_allclose(alone.boxes, group_detections[name].boxes, atol=0.5)
+        np.testing.assert_allclose(alone.landmarks, group_detections[name].landmarks, atol=0.5)
+        np.testing.assert_allclose(alone.scores, group_detections[name].scores, atol=1e-3)
+    mixed = [lfw["AJ_Cook"], noise(5, 5), lfw["Yoko_Ono"] if "Yoko_Ono" in lfw else noise(90, 70),
+             lfw["AJ_Cook"].resize((300, 300)), lfw["AJ_Cook"]]  # fmt: skip
+    together = detector.detect(mixed)
+    assert len(together) == 5
+    for image, found in zip(mixed, together, strict=True):
+        (alone,) = detector.detect([image])
+        np.testing.assert_allclose(alone.boxes, found.boxes, atol=0.05)
+    np.testing.assert_allclose(together[0].boxes, together[4].boxes, atol=0.05)
+
+
+@pytest.mark.parametrize("max_side", [500, 1000])
+def test_a_large_photo_gives_boxes_in_its_own_pixels(model, lfw, lfw_detections, max_side):
+    large = lfw["AJ_Cook"].resize((2000, 2000), Image.Resampling.BICUBIC)
+    (found,) = Detector(model, 20, max_side).detect([large])
+    small = lfw_detections["AJ_Cook"]
+    i = nearest(small.boxes[0] * 8, found.boxes)
+    assert overlap(small.boxes[0] * 8, found.boxes[i]) > 0.8
+    np.testing.assert_allclose(found.landmarks[i], small.landmarks[0] * 8, atol=8 * 5)
+
+
+def test_reduction_of_a_wide_photo(model, lfw, lfw_detections):
+    wide = Image.new("RGB", (3000, 250))
+    wide.paste(lfw["AJ_Cook"], (2700, 0))
+    (found,) = Detector(model, 20, 1500).detect([wide])
+    expected = lfw_detections["AJ_Cook"].boxes[0] + [2700, 0, 2700, 0]
+    assert overlap(expected, found.boxes[nearest(expected, found.boxes)]) > 0.75
+
+
+def test_faces_below_the_smallest_size_are_left(model, lfw):
+    photo = Image.new("RGB", (250, 250))
+    photo.paste(lfw["AJ_Cook"].resize((60, 60)), (95, 95))  # a face 32 px high
+    for min_face_size, n_faces in [(20, 1), (120, 0)]:
+        (found,) = Detector(model, min_face_size, 1600).detect([photo])
+        assert len(found.boxes) == n_faces
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(1, 1), (11, 11), (12, 12), (20, 20), (1, 5000), (5000, 1), (11, 4000), (4000, 13),
+     (3000, 21), (25, 2500)],
+)  # fmt: skip
+@pytest.mark.parametrize("min_face_size", [12, 20])
+def test_photos_without_room_for_a_face(model, size, min_face_size):
+    found = Detector(model, min_face_size, 1600).detect(
+        [Image.new("RGB", size, "grey"), noise(*size)]
+    )
+    assert [len(detections.boxes) for detections in found] == [0, 0]
+    assert found[0].landmarks.shape == (0, 5, 2)
+
+
+def test_no_photos(detector):
+    assert detector.detect([]) == []
+
+
+# --- photos in, photos out
+
+
+def photo_of(image: Image.Image | None, uri: str = "a.jpg") -> Photo:
+    return Photo(uri, Shard("s", 9), image=image, photo_id=uri, width=1, height=1)
+
+
+def cut_off() -> Image.Image:
+    """An image whose size is known and whose pixels cannot be had."""
+    file = io.BytesIO()
+    noise(200, 200).save(file, "JPEG")
+    return Image.open(io.BytesIO(file.getvalue()[:5000]))
+
+
+FAILED = Photo("failed", Shard("s", 9), failure=Failure("read", "OSError", "gone"))
+
+
+def test_a_photo_that_cannot_be_searched_fails_alone(detector, lfw, lfw_detections):
+    names = list(lfw)[:3]
+    photos = [photo_of(lfw[name], name) for name in names]
+    broken = photo_of(cut_off(), "broken")
+    found = {p.uri: p for p in detect_faces(detector, [photos[0], broken, FAILED, *photos[1:]])}
+    assert len(found) == 5
+    assert found["failed"] == FAILED
+    assert found["broken"].failure.step == "detect"
+    assert found["broken"].image is None
+    for name in names:
+        assert found[name].failure is None
+        assert found[name].image is lfw[name]
+        expected = lfw_detections[name]
+        assert len(found[name].faces) == len(expected.boxes)
+        for i, face in enumerate(found[name].faces):
+            np.testing.assert_allclose(face.box, expected.boxes[i], atol=0.05)
+            np.testing.assert_allclose(face.landmarks, expected.landmarks[i], atol=0.05)
+            assert isinstance(face.score, float)
+
+
+def test_a_detector_that_fails_every_photo_stops_the_job(lfw, tmp_path):
+    nowhere = Detector(SavedModel(str(tmp_path)), min_face_size=20, max_side=1600)
+    with pytest.raises(OSError, match="saved_model"):
+        detect_faces(nowhere, [photo_of(image) for image in list(lfw.values())[:2]])
+
+
+def test_batches_of_only_failed_photos_or_none(detector):
+    assert list(detect_faces(detector, [FAILED, FAILED])) == [FAILED, FAILED]
+    assert list(detect_faces(detector, [])) == []
+    (broken,) = detect_faces(detector, [photo_of(cut_off())])
+    assert broken.failure.step == "detect"
+
+
+def test_in_a_pipeline(model, lfw, lfw_detections):
+    photos = [photo_of(image, name) for name, image in list(lfw.items())[:40]]
+
+    def check(found):
+        assert len(found) == 41
+        for photo in found:
+            assert (photo.failure is not None) == (photo.uri == "failed")
+            if photo.failure is None:
+                boxes = np.array([face.box for face in photo.faces])
+                np.testing.assert_allclose(boxes, lfw_detections[photo.uri].boxes, atol=0.05)
+
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        found = pipeline | beam.Create([*photos, FAILED]) | DetectFaces(model, 20, 1600)
+        assert_that(found, check)

@@ -1,0 +1,98 @@
+"""The packed pyramid: complete, in step with P-Net's stride, and showing the photo."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from facecluster.transforms.faces.pyramid import P_NET_STRIDE, P_NET_WINDOW, Canvas
+from facecluster.transforms.faces.saved_model import SavedModel
+
+
+@pytest.fixture(scope="module")
+def portrait(lfw_images) -> Image.Image:
+    return Image.open(lfw_images / "AJ_Cook" / "AJ_Cook_0001.jpg").convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def model(mtcnn_folder) -> SavedModel:
+    return SavedModel(mtcnn_folder)
+
+
+canvas_sizes = st.tuples(st.integers(1, 2000), st.integers(1, 2000))
+
+
+@given(canvas_sizes, st.integers(12, 200))
+@settings(max_examples=300, deadline=None)
+def test_levels_lie_in_the_canvas_apart_and_in_step(size, min_face_size):
+    canvas = Canvas.of(size, min_face_size)
+    taken = np.zeros((canvas.height, canvas.width), bool)
+    for level in canvas.levels:
+        assert level.x % P_NET_STRIDE == level.y % P_NET_STRIDE == 0
+        assert level.x + level.width <= canvas.width
+        assert level.y + level.height <= canvas.height
+        area = taken[level.y : level.y + level.height, level.x : level.x + level.width]
+        assert not area.any()
+        area[:] = True
+        assert level.scale_x == pytest.approx(level.width / size[0])
+        assert level.scale_y == pytest.approx(level.height / size[1])
+
+
+@given(canvas_sizes, st.integers(12, 200))
+@settings(max_examples=300, deadline=None)
+def test_levels_are_the_published_pyramid(size, min_face_size):
+    # scales of detect_face.py: 12 / minsize, times 0.709 until the shorter side is below 12
+    scales, scale = [], 12 / min_face_size
+    while min(size) * scale >= 12:
+        scales.append(scale)
+        scale *= 0.709
+    levels = Canvas.of(size, min_face_size).levels
+    sizes = [(np.ceil(size[0] * scale), np.ceil(size[1] * scale)) for scale in scales]
+    assert [(level.width, level.height) for level in levels] == sizes
+    if min(size) > min_face_size:
+        assert levels
+    if min(size) < min_face_size:
+        assert not levels
+
+
+@given(canvas_sizes, st.integers(12, 60))
+@settings(max_examples=100, deadline=None)
+def test_a_canvas_wastes_little(size, min_face_size):
+    canvas = Canvas.of(size, min_face_size)
+    used = sum(level.width * level.height for level in canvas.levels)
+    if min(size) >= 4 * min_face_size:
+        assert canvas.width * canvas.height < 2 * used
+
+
+@pytest.mark.parametrize("size", [(250, 250), (301, 173), (64, 400)])
+@pytest.mark.parametrize("min_face_size", [12, 20])
+def test_levels_show_the_photo(portrait, size, min_face_size):
+    image = portrait.resize(size)
+    canvas = Canvas.of(image.size, min_face_size)
+    pixels = canvas.draw(image)
+    assert pixels.shape == (canvas.height, canvas.width, 3)
+    for level in canvas.levels:
+        drawn = pixels[level.y : level.y + level.height, level.x : level.x + level.width]
+        exact = image.resize((level.width, level.height), Image.Resampling.BOX)
+        difference = np.abs(drawn.astype(float) - np.asarray(exact))
+        assert difference.mean() < 10  # another photo would differ by 60
+
+
+@pytest.mark.parametrize("size", [(250, 250), (333, 171)])
+def test_p_net_sees_each_level_as_if_alone(model, portrait, size):
+    canvas = Canvas.of(size, 20)
+    pixels = canvas.draw(portrait.resize(size))
+    scores, corrections = model.call("p_net", pixels[None])
+    assert len(canvas.levels) > 3
+    for level in canvas.levels:
+        alone = pixels[level.y : level.y + level.height, level.x : level.x + level.width]
+        alone_scores, alone_corrections = model.call("p_net", alone[None])
+        rows = (level.height - P_NET_WINDOW) // P_NET_STRIDE + 1
+        columns = (level.width - P_NET_WINDOW) // P_NET_STRIDE + 1
+        top, left = level.y // P_NET_STRIDE, level.x // P_NET_STRIDE
+        place = (0, slice(top, top + rows), slice(left, left + columns))
+        np.testing.assert_allclose(scores[place], alone_scores[0, :rows, :columns], atol=1e-4)
+        np.testing.assert_allclose(
+            corrections[place], alone_corrections[0, :rows, :columns], atol=1e-4
+        )

@@ -1,0 +1,102 @@
+"""A model's card and codec are read with care, and its networks are loaded once."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from facecluster.transforms.faces.saved_model import CARD_VERSION, ModelError, SavedModel
+from facecluster.transforms.tables.codec import fit_pca128
+
+
+def test_no_model(tmp_path):
+    with pytest.raises(ModelError, match=r"there is no model in .*nowhere"):
+        SavedModel(str(tmp_path / "nowhere")).card()
+
+
+def write_card(folder, text: str) -> SavedModel:
+    (folder / "model_card.json").write_text(text)
+    return SavedModel(str(folder))
+
+
+def test_a_card_is_read(tmp_path):
+    card = {"card_version": CARD_VERSION, "name": "m", "dimensions": 512}
+    assert write_card(tmp_path, json.dumps(card)).card() == card
+
+
+@pytest.mark.parametrize("card", [{"card_version": 0}, {"name": "m"}])
+def test_a_card_of_another_version(tmp_path, card):
+    with pytest.raises(ModelError, match=r"model_card\.json .* export the model again"):
+        write_card(tmp_path, json.dumps(card)).card()
+
+
+@pytest.mark.parametrize("text", ["", "{", "no json"])
+def test_a_damaged_card(tmp_path, text):
+    with pytest.raises(ModelError, match=f"the model card of {tmp_path} cannot be read"):
+        write_card(tmp_path, text).card()
+
+
+@pytest.mark.parametrize("path", ["nosuch://bucket/model", "gs://bucket/model"])
+def test_a_store_that_cannot_be_reached(path):
+    with pytest.raises(ModelError, match=f"the model card of {path} cannot be read"):
+        SavedModel(path).card()
+
+
+def test_codec_arrays_come_back(tmp_path):
+    model = SavedModel(str(tmp_path))
+    assert model.codec_arrays() is None
+    arrays = fit_pca128(np.random.default_rng(0).standard_normal((200, 150)).astype(np.float32))
+    path = model.write_codec(arrays)
+    assert path == str(tmp_path / "codec.npz")
+    read = model.codec_arrays()
+    assert read.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(read[name], array)
+
+
+@pytest.mark.parametrize("length", [0, 5, 500, -1])
+def test_damaged_codec_arrays(tmp_path, length):
+    model = SavedModel(str(tmp_path))
+    model.write_codec({"mean": np.zeros(300), "components": np.zeros((300, 128))})
+    path = tmp_path / "codec.npz"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ModelError, match=r"codec\.npz is damaged"):
+        model.codec_arrays()
+
+
+def test_threads_share_one_copy(mtcnn_folder):
+    model, loaded = SavedModel(mtcnn_folder), []
+    threads = [threading.Thread(target=lambda: loaded.append(model.load())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loaded) == 4
+    assert all(networks is loaded[0] for networks in loaded)
+    assert SavedModel(mtcnn_folder).load() is loaded[0]
+
+
+def test_endpoints_give_arrays(mtcnn_folder):
+    model = SavedModel(mtcnn_folder)
+    scores, corrections = model.call("p_net", np.zeros((2, 32, 40, 3), np.uint8))
+    # A window of 12 px at every second place
+    assert scores.shape == (2, 11, 15, 1)
+    assert corrections.shape == (2, 11, 15, 4)
+    assert isinstance(scores, np.ndarray)
+    assert np.all((scores >= 0) & (scores <= 1))
+
+
+def test_one_array_comes_alone(facenet_folder):
+    vectors = SavedModel(facenet_folder).call("embed", np.zeros((1, 160, 160, 3), np.uint8))
+    assert isinstance(vectors, np.ndarray)
+    assert vectors.shape == (1, 512)
+
+
+def test_an_empty_batch_gives_empty_arrays(mtcnn_folder, facenet_folder):
+    detector = SavedModel(mtcnn_folder)
+    for endpoint, size, widths in [("r_net", 24, (1, 4)), ("o_net", 48, (1, 4, 10))]:
+        outputs = detector.call(endpoint, np.empty((0, size, size, 3), np.uint8))
+        assert [output.shape for output in outputs] == [(0, width) for width in widths]
+    vectors = SavedModel(facenet_folder).call("embed", np.empty((0, 160, 160, 3), np.uint8))
+    assert vectors.shape == (0, 512)

@@ -1,0 +1,74 @@
+"""The filter leaves out what fails a limit, for the first reason that holds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facecluster.transforms.grouping.face_filter import FILTER_COLUMNS, REASONS, in_words, left_out
+from facecluster.transforms.grouping.options import FaceFilterOptions
+
+LIMITS = FaceFilterOptions()
+EVERY_FACE = FaceFilterOptions(0.0, 0.0, 0.0, 90.0)
+
+
+def faces_table(rows) -> pa.Table:
+    """A faces table's columns of (size_px, sharpness, detection_score, yaw)."""
+    columns = np.array(rows, np.float32).reshape(-1, len(FILTER_COLUMNS)).T
+    return pa.table(dict(zip(FILTER_COLUMNS, columns, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("face", "reason"),
+    [
+        ((100, 0.2, 0.99, 0), None),
+        ((24, 0.08, 0.9, 60), None),  # at every limit
+        ((24, 0.08, 0.9, -60), None),
+        ((23.9, 0.2, 0.99, 0), "size"),
+        ((100, 0.079, 0.99, 0), "sharpness"),
+        ((100, 0.2, 0.899, 0), "score"),
+        ((100, 0.2, 0.99, 60.1), "pose"),
+        ((100, 0.2, 0.99, -60.1), "pose"),
+        ((100, 0.2, 0.99, np.nan), None),  # of no known pose
+        ((1, 0, 0, 90), "size"),
+        ((100, 0, 0, 90), "sharpness"),
+        ((100, 0.2, 0, 90), "score"),
+    ],
+)
+def test_the_defaults(face, reason):
+    assert left_out(faces_table([face]), LIMITS).to_pylist() == [reason]
+    assert left_out(faces_table([face]), EVERY_FACE).to_pylist() == [None]
+
+
+qualities = st.tuples(st.floats(0, 300), st.floats(0, 1), st.floats(0, 1), st.floats(-90, 90))
+limits = st.builds(
+    FaceFilterOptions, st.floats(0, 300), st.floats(0, 1), st.floats(0, 1), st.floats(0, 90)
+)
+
+
+@given(st.lists(qualities, max_size=20), limits)
+def test_each_face_is_judged_alone_and_by_every_criterion(faces, options):
+    found = left_out(faces_table(faces), options).to_pylist()
+    assert found == [left_out(faces_table([face]), options)[0].as_py() for face in faces]
+    fields = dict(zip(REASONS, vars(options), strict=True))
+    for reason, field in fields.items():
+        alone = replace(EVERY_FACE, **{field: getattr(options, field)})
+        fails = left_out(faces_table(faces), alone).to_pylist()
+        assert set(fails) <= {reason, None}
+        for mine, first in zip(fails, found, strict=True):
+            if mine:
+                assert list(REASONS).index(first) <= list(REASONS).index(reason)
+            else:
+                assert first != reason
+
+
+def test_no_faces():
+    assert left_out(faces_table([]), LIMITS).to_pylist() == []
+
+
+def test_reasons_in_words():
+    assert in_words({"size": 0, "sharpness": 0, "score": 0, "pose": 0}) == ""
+    assert in_words({"size": 2, "pose": 1234}) == "turned away 1,234, too small 2"

@@ -1,0 +1,248 @@
+"""Containers of every form are told apart, listed, and read once; damage is counted exactly."""
+
+import contextlib
+import gzip
+import io
+import tarfile
+import tracemalloc
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facecluster.transforms.inputs import containers
+from facecluster.transforms.inputs.containers import (
+    Contents,
+    form_by_content,
+    form_by_name,
+    list_container,
+    read_members,
+)
+from facecluster.transforms.inputs.sources import DamagedError
+from facecluster.transforms.inputs.tfrecord import make_record
+
+
+def tar_of(members: dict[str, bytes] | list[tuple[str, bytes]]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, content in dict(members).items() if isinstance(members, dict) else members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def tfrecord_of(photos: list[bytes]) -> bytes:
+    return b"".join(make_record({"image/encoded": photo}) for photo in photos)
+
+
+def read(contents: Contents) -> dict[str, bytes | Exception]:
+    """{member: content, or what is wrong with it}."""
+    return {
+        source.uri.partition("!/")[2]: content
+        for container in {source.container for source in contents.sources}
+        for source, content in read_members(
+            container, [s for s in contents.sources if s.container == container], 1 << 30
+        )
+    }
+
+
+def listed(path: Path, content: bytes, form: str) -> Contents:
+    path.write_bytes(content)
+    return list_container(str(path), form)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("a.tar", "tar"),
+        ("a.b.TAR.GZ", "tar"),
+        ("a.tgz", "tar"),
+        ("a.tar.zst", "tar"),
+        ("a.tfrecord", "tfrecord"),
+        ("a.tfrecords", "tfrecord"),
+        ("a.tfrec.gz", "tfrecord"),
+        ("train-00000-of-00002.tfrecord", "tfrecord"),
+        ("train-00000-of-00002.parquet", "parquet"),
+        ("train-00000-of-00002", None),
+        ("._a.tar", None),
+        ("tar", None),
+        ("a.tar.jpg", None),
+        ("a.gz", None),
+    ],
+)
+def test_forms_by_name(name, form):
+    assert form_by_name(f"gs://b/{name}") == form
+
+
+def test_forms_by_content(tmp_path):
+    path = tmp_path / "shard"
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"image": [b"x"]}), parquet)
+    tar, tfrecord = tar_of({"a.jpg": b"a"}), tfrecord_of([b"a"])
+    for content, form in [
+        (tar, "tar"),
+        (gzip.compress(tar), "tar"),
+        (tfrecord, "tfrecord"),
+        (gzip.compress(tfrecord), "tfrecord"),
+        (parquet.getvalue(), "parquet"),
+        (b"", None),
+        (bytes(2000), None),
+        (b"\xff\xd8\xff" + b"x" * 600, None),
+        (gzip.compress(b"x" * 600), None),
+    ]:
+        path.write_bytes(content)
+        assert form_by_content(str(path)) == form
+    path.write_bytes(gzip.compress(tar)[:12])
+    with pytest.raises(DamagedError, match="it cannot be unpacked"):
+        form_by_content(str(path))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=700))
+def test_any_content_has_a_form_or_none(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("any") / "a"
+    for written in (content, b"\x1f\x8b\x08" + content, gzip.compress(content)):
+        path.write_bytes(written)
+        with contextlib.suppress(DamagedError):
+            form_by_content(str(path))
+        for form in ("tar", "tfrecord", "parquet"):
+            contents = list_container(str(path), form)
+            assert contents.problem or (form == "tfrecord" and not contents.sources)
+
+
+TARS = {"tar": lambda content: content, "tar.gz": gzip.compress}
+
+
+@pytest.mark.parametrize("suffix", TARS)
+def test_names_in_a_tar(tmp_path, suffix):
+    members = [
+        ("a.jpg", b"1"),
+        ("b/a.JPG", b"2"),
+        ("a.jpg", b"3"),
+        ("a.jpg#2", b"no photo by its name"),
+        ("a.jpg", b"5"),
+        ("._a.jpg", b"other"),
+        ("b/.hidden.jpg", b"other"),
+        ("a.json", b"other"),
+        ("./a.jpg", b"6"),
+        ("a!/b.jpg", b"7"),
+    ]
+    contents = listed(tmp_path / f"x.{suffix}", TARS[suffix](tar_of(members)), "tar")
+    assert contents.problem is None
+    assert contents.n_other_files == 4
+    assert read(contents) == {
+        "a.jpg": b"1",
+        "b/a.JPG": b"2",
+        "a.jpg#2": b"3",
+        "a.jpg#3": b"5",
+        "./a.jpg": b"6",
+        "a!/b.jpg": b"7",
+    }
+
+
+def test_a_name_that_a_file_has_already(tmp_path):
+    (tmp_path / "x.tar!").mkdir()
+    (tmp_path / "x.tar!" / "a.jpg").write_bytes(b"file")
+    contents = listed(tmp_path / "x.tar", tar_of({"a.jpg": b"1", "b.jpg": b"2"}), "tar")
+    assert read(contents) == {"a.jpg#2": b"1", "b.jpg": b"2"}
+
+
+@given(st.lists(st.sampled_from(["a.jpg", "a.jpg#2", "a.jpg#2#2", "b.jpg"]), max_size=9))
+def test_every_member_has_a_name_of_its_own(names):
+    name_of = containers._Names("/nowhere/x.tar")
+    uris = [name_of(name) for name in names]
+    assert len(set(uris)) == len(names)
+    assert all(
+        uri.startswith(f"/nowhere/x.tar!/{name}") for uri, name in zip(uris, names, strict=True)
+    )
+
+
+def test_many_members_of_one_name_take_linear_time():
+    name_of = containers._Names("/nowhere/x.tar")
+    assert [name_of("a.jpg") for _ in range(100_000)][-1].endswith("a.jpg#100000")
+
+
+FORMS = {"tar": tar_of, "tfrecord": lambda photos: tfrecord_of(list(photos.values()))}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_cut_gzip_gives_what_is_before_the_cut_and_says_so(tmp_path_factory, form, data):
+    photos = {f"{i}.jpg": bytes([i]) * 20 + bytes(range(40)) for i in range(6)}
+    whole = FORMS[form](photos)
+    cut = data.draw(st.integers(3, len(gzip.compress(whole)) - 1))
+    path = tmp_path_factory.mktemp("cut") / "a"
+    contents = listed(path, gzip.compress(whole)[:cut], form)
+    assert contents.problem
+    in_order = list(photos.values())
+    found = read(contents)
+    for place, (source, expected) in enumerate(zip(contents.sources, in_order)):  # noqa: B905
+        content = found[source.uri.partition("!/")[2]]
+        assert content == expected or (
+            isinstance(content, Exception) and place >= len(contents.sources) - 1
+        )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_flipped_bit_in_a_gzip_is_told(tmp_path_factory, form, data):
+    photos = {f"{i}.jpg": bytes([i]) * 20 + bytes(range(40)) for i in range(6)}
+    content = bytearray(gzip.compress(FORMS[form](photos), mtime=0))
+    content[data.draw(st.integers(10, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path_factory.mktemp("flip") / "a"
+    contents = listed(path, bytes(content), form)
+    found = list(read(contents).values())
+    if not contents.problem:  # a bit that nobody reads: deflate ends within a byte
+        assert found == list(photos.values())
+    for place, photo in enumerate(found):
+        if form == "tfrecord" and isinstance(photo, bytes):
+            assert photo == list(photos.values())[place]
+
+
+def test_a_gzip_is_passed_through_once_and_not_held(tmp_path, monkeypatch):
+    path = tmp_path / "a.tgz"
+    n, size = 300, 200_000
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        for i in range(n):
+            info = tarfile.TarInfo(f"{i}.jpg")
+            info.size = size
+            tar.addfile(info, io.BytesIO(b"%03d" % i + bytes(size - 3)))
+    monkeypatch.setattr(gzip.GzipFile, "rewind", lambda _: pytest.fail("it is read twice"))
+    tracemalloc.start()
+    contents = list_container(str(path), "tar")
+    wanted = contents.sources[::-7]
+    read_numbers = []
+    for source, content in read_members(wanted[0].container, wanted, size):
+        assert len(content) == size
+        read_numbers.append((int(content[:3]), source.uri))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert read_numbers == [(i, f"{path}!/{i}.jpg") for i in range(5, n, 7)]
+    assert peak < 10 * size
+
+
+def test_compressed_in_other_ways(tmp_path):
+    for magic, name in containers.COMPRESSED.items():
+        contents = listed(tmp_path / "a.tar", magic + bytes(600), "tar")
+        assert str(contents.problem) == f"it is compressed with {name}: unpack it, or use gzip"
+
+
+def test_a_container_that_is_gone_or_closed(tmp_path):
+    contents = list_container(str(tmp_path / "gone.tar"), "tar")
+    assert isinstance(contents.problem, FileNotFoundError)
+    contents = listed(tmp_path / "a.tar", tar_of({"a.jpg": b"1", "b.jpg": b"2"}), "tar")
+    (tmp_path / "a.tar").unlink()
+    assert [type(error) for error in read(contents).values()] == [FileNotFoundError] * 2
+
+
+def test_a_gzip_that_changed_since_it_was_listed(tmp_path):
+    for content in (gzip.compress(tar_of({"b.jpg": b"1"})), b"no gzip", b""):
+        contents = listed(tmp_path / "a.tgz", gzip.compress(tar_of({"a.jpg": b"1"})), "tar")
+        (tmp_path / "a.tgz").write_bytes(content)
+        assert isinstance(read(contents)["a.jpg"], Exception)

@@ -1,0 +1,529 @@
+"""Inputs name the photos they should, in every form and mixed; what cannot be one is told."""
+
+import gzip
+import io
+import json
+import os
+import tarfile
+import time
+import tracemalloc
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from facecluster.transforms.inputs.containers import PHOTO_SUFFIXES
+from facecluster.transforms.inputs.listing import InputError, Listing, list_photos, locate
+from facecluster.transforms.photos.read import plan_shards, read_photo, read_task
+from facecluster.transforms.records import Photo, Shard
+from facecluster.transforms.tables import schema
+from facecluster.transforms.tables.parquet_files import write_table
+
+
+def make(folder: Path, *names: str) -> list[str]:
+    """Files whose content is their name; returns their paths."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return sorted(str(folder / name) for name in names)
+
+
+# --- files, folders, globs
+
+
+def test_a_folder_names_the_photos_in_and_below_it(tmp_path):
+    photos = make(
+        tmp_path, "b.jpg", "a.PNG", "2019/c.JpEg", "2019/may/d.webp", "e f.tif",
+        ".hidden/h.gif", "i.backup.bmp", "j.jpe", "k.tiff",
+    )  # fmt: skip
+    make(tmp_path, "notes.txt", "2019/l.mov", "jpg", "m.jpg.part", ".jpg", "._b.jpg")
+    listing = list_photos([str(tmp_path)])
+    assert listing.uris == tuple(photos)
+    assert listing.n_other_files == 6
+
+
+@pytest.mark.parametrize("suffix", sorted(PHOTO_SUFFIXES))
+def test_every_suffix_counts_in_either_case(tmp_path, suffix):
+    photos = make(tmp_path, f"a{suffix}", f"b{suffix.upper()}")
+    assert list_photos([str(tmp_path)]).uris == tuple(photos)
+
+
+def test_each_photo_once_and_sorted_however_often_it_is_named(tmp_path):
+    photos = make(tmp_path, "z/a.jpg", "b.jpg", "y/c.jpg")
+    make(tmp_path, "z/notes.txt")
+    z, y = tmp_path / "z", tmp_path / "y"
+    inputs = [tmp_path, y, z, z / "a.jpg", f"{tmp_path}/*/*.jpg", tmp_path]
+    listing = list_photos(list(map(str, inputs)))
+    assert listing.uris == tuple(photos)
+    assert listing.n_other_files == 1
+
+
+def test_a_named_file_is_taken_at_its_word(tmp_path):
+    (scan,) = make(tmp_path, "scan")
+    assert list_photos([scan]).uris == (scan,)
+    (photo,) = make(tmp_path, "a.jpg")
+    listing = list_photos([str(tmp_path), scan])
+    assert (listing.uris, listing.n_other_files) == ((photo, scan), 0)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matched"),
+    [
+        ("*.jpg", ["a.jpg", "b.jpg"]),
+        ("[!a].jpg", ["b.jpg"]),
+        ("?.jpg", ["a.jpg", "b.jpg"]),
+        ("*/*.jpg", ["sub/c.jpg"]),
+        ("**/*.jpg", ["a.jpg", "b.jpg", "sub/c.jpg", "sub/deep/d.jpg"]),
+        ("*.txt", ["notes.txt"]),
+        ("s*", ["sub/c.jpg", "sub/deep/d.jpg"]),  # folders, as the shell would hand them over
+        ("*", ["a.jpg", "b.jpg", "notes.txt", "sub/c.jpg", "sub/deep/d.jpg"]),
+    ],
+)
+@pytest.mark.parametrize("relative", [False, True])
+def test_globs(tmp_path, monkeypatch, pattern, matched, relative):
+    make(tmp_path, "a.jpg", "b.jpg", "notes.txt", ".e.jpg")
+    make(tmp_path, "sub/c.jpg", "sub/deep/d.jpg", "sub/more.txt")
+    monkeypatch.chdir(tmp_path)
+    folder = "" if relative else f"{tmp_path}/"
+    assert list_photos([folder + pattern]).uris == tuple(f"{tmp_path}/{name}" for name in matched)
+
+
+@pytest.mark.parametrize("name", ["IMG[1].jpg", "who?.jpg", "s*r.jpg", "two words.jpg", "né.jpg",
+                                  "new\nline.jpg", "50%20.jpg", "back\\xe9slash.jpg"])  # fmt: skip
+def test_odd_names_are_names(tmp_path, name):
+    make(tmp_path / "in[2]?", name, "other.jpg")
+    path = str(tmp_path / "in[2]?" / name)
+    for named in (path, str(tmp_path / "in[2]?")):
+        assert path in list_photos([named]).uris
+    assert list_photos([path]).uris == (path,)
+    assert read_photo(Photo(path, Shard("s", 1))).content == name.encode()
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    names = [b"caf\xe9.jpg", b"\xff\xfe.jpg", "ça \\xzz.jpg".encode() + b"\x80.jpg"]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(name)
+    uris = list_photos([str(tmp_path)]).uris
+    assert [Path(uri).name for uri in uris] == [
+        "\\xff\\xfe.jpg",
+        "caf\\xe9.jpg",
+        "ça \\xzz.jpg\\x80.jpg",
+    ]
+    "".join(uris).encode()  # as tables need it
+    contents = {read_photo(Photo(uri, Shard("s", 3))).content for uri in uris}
+    assert contents == set(names)
+    assert plan_shards(list_photos([str(tmp_path)]).sources, 2)
+
+
+def test_inputs_that_are_not_there(tmp_path):
+    (photo,) = make(tmp_path, "a.jpg")
+    for missing in ("b.jpg", "nowhere/", "*.png", "[b].jpg"):
+        with pytest.raises(InputError, match=r"does not exist") as raised:
+            list_photos([photo, str(tmp_path / missing)])
+        assert str(tmp_path / missing) in str(raised.value)
+
+
+@pytest.mark.parametrize("uri", ["nosuch://bucket/photos", "gs://bucket/photos", "s3://bucket/*"])
+def test_stores_that_cannot_be_reached(uri):
+    with pytest.raises(InputError) as raised:
+        list_photos([uri])
+    assert str(raised.value).startswith(uri)
+
+
+def test_folders_without_photos(tmp_path):
+    with pytest.raises(InputError, match=r"no photos in .*photos end in .*jpg"):
+        list_photos([str(tmp_path)])
+    make(tmp_path, "a.txt", "b.mov")
+    with pytest.raises(InputError, match="of 2 files none is named like one"):
+        list_photos([str(tmp_path)])
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_passed_over_in_silence(tmp_path):
+    # A path longer than the system takes: files that os.walk cannot reach by their full name.
+    make(tmp_path, "a.jpg")
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=here)
+        inner = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    photo, closed = list_photos([str(tmp_path)]).uris
+    assert photo == str(tmp_path / "a.jpg")
+    failed = read_photo(Photo(closed, Shard("s", 1)))
+    assert failed.failure.step == "read"
+
+
+def test_a_broken_link_is_a_photo_that_fails(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    (uri,) = list_photos([str(tmp_path)]).uris
+    failure = read_photo(Photo(uri, Shard("s", 1))).failure
+    assert (failure.step, failure.error) == ("read", "FileNotFoundError")
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    photos = make(tmp_path, "in/a.jpg", "out/b.jpg", "out/deep/c.jpg")
+    inside, out = tmp_path / "in", tmp_path / "out"
+    for link, target in {
+        "album": out,
+        "again": out,
+        "self": inside,
+        "up": tmp_path,
+    }.items():
+        (inside / link).symlink_to(target)
+    (out / "deep" / "back").symlink_to(out)
+    listing = list_photos([str(inside)])
+    assert listing.uris == (photos[0], f"{inside}/again/b.jpg", f"{inside}/again/deep/c.jpg")
+    assert list_photos([str(tmp_path)]).uris == tuple(photos)
+
+
+def test_a_pipe_is_a_photo_that_fails(tmp_path):
+    for name in ("a.jpg", "b.tar"):
+        os.mkfifo(tmp_path / name)
+    listing = list_photos([str(tmp_path)])
+    assert [source.uri for source in listing.sources] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.tar"]
+    assert "a pipe or a device" in listing.sources[1].failure.message
+    failure = read_photo(Photo(listing.uris[0], Shard("s", 1))).failure
+    assert "a pipe or a device" in failure.message
+
+
+def test_of_two_names_that_are_written_alike_neither_is_lost(tmp_path):
+    plain, bytes_ = os.fsencode(tmp_path / r"\xff.jpg"), os.fsencode(tmp_path) + b"/\xff.jpg"
+    for path in (plain, bytes_):
+        with open(path, "wb") as file:
+            file.write(path)
+    listing = list_photos([str(tmp_path)])
+    assert [bool(source.failure) for source in listing.sources] == [False, True]
+    assert "written as" in listing.sources[1].failure.message
+    assert read_photo(Photo(listing.uris[0], Shard("s", 1))).content == plain
+
+
+def test_what_was_looked_into_to_its_end(tmp_path):
+    make(tmp_path, "sub/a.jpg")
+    whole, empty = write_tar(tmp_path / "b.tar", "x.jpg"), write_tar(tmp_path / "c.tar")
+    cut = Path(write_tar(tmp_path / "d.tar", "x.jpg"))
+    cut.write_bytes(cut.read_bytes()[:1100])
+    (tmp_path / "list.txt").write_text("sub/a.jpg")
+    listing = list_photos([str(tmp_path), f"{tmp_path}/list.txt"])
+    names = {str(tmp_path), f"{tmp_path}/sub", whole, empty, f"{tmp_path}/list.txt"}
+    assert listing.whole == names
+    assert list_photos([f"{whole}!/x.jpg"]).whole == set()
+
+
+def test_object_stores(bucket):
+    names = [
+        "a.jpg",
+        "2019.05/b.JPG",
+        "2019.05/deep/c.png",
+        "2019.05/notes.txt",
+        "scan",
+        "2019/d.jpg",
+    ]
+    objects = {f"bucket://b/{name}": name.encode() for name in names}
+    bucket(objects)
+
+    def listed(*inputs):
+        listing = list_photos([f"bucket://b{name}" for name in inputs])
+        return [uri.removeprefix("bucket://b/") for uri in listing.uris], listing.n_other_files
+
+    everything = ["2019.05/b.JPG", "2019.05/deep/c.png", "2019/d.jpg", "a.jpg"]
+    assert listed("/2019.05") == (["2019.05/b.JPG", "2019.05/deep/c.png"], 1)
+    assert listed("/2019.05/") == listed("/2019.05")
+    assert listed("/2019") == (["2019/d.jpg"], 0)
+    assert listed("") == listed("/") == (everything, 2)
+    assert listed("/scan", "/a.jpg") == (["a.jpg", "scan"], 0)
+    assert listed("/2019.05/*.*G", "/sc*") == (["2019.05/b.JPG", "scan"], 0)
+    for missing in ("/2020", "/b.jpg", "/*.gif"):
+        with pytest.raises(
+            InputError, match=rf"bucket://b{missing.replace('*', '.')} does not exist"
+        ):
+            listed("/a.jpg", missing)
+    assert read_photo(Photo("bucket://b/a.jpg", Shard("s", 1))).content == b"a.jpg"
+
+
+# --- containers
+
+
+def write_tar(path: Path, *names: str, mode: str = "w") -> str:
+    """A tar of files whose content is their name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(name.encode())
+            tar.addfile(info, io.BytesIO(name.encode()))
+    return str(path)
+
+
+def contents(listing: Listing) -> dict[str, str]:
+    """{URI: content, or why it could not be read}."""
+    photos = [photo for task in [plan_shards(listing.sources, 3)] for photo in read_task(task)]
+    return {p.uri: p.failure.message if p.failure else p.content.decode() for p in photos}
+
+
+def test_containers_in_folders(tmp_path):
+    make(tmp_path, "a.jpg", "sub/b.jpg", "list.txt", "rows.csv", "e-1-of-2", "f.zip", "._h.tar")
+    tar = write_tar(tmp_path / "sub" / "c.tar", "x.jpg", "x.json")
+    tgz = write_tar(tmp_path / "d.tgz", "y.png", mode="w:gz")
+    parquet = str(tmp_path / "g.parquet")
+    pq.write_table(pa.table({"image": [b"z"]}), parquet)
+    listing = list_photos([str(tmp_path)])
+    assert contents(listing) == {
+        f"{tmp_path}/a.jpg": "a.jpg",
+        f"{tmp_path}/sub/b.jpg": "sub/b.jpg",
+        f"{tar}!/x.jpg": "x.jpg",
+        f"{tgz}!/y.png": "y.png",
+        f"{parquet}!/00000000": "z",
+    }
+    assert listing.n_other_files == 6
+    assert list_photos([str(tmp_path), tar, f"{tmp_path}/sub/*", f"{tar}!/x.jpg"]) == listing
+
+
+def test_a_container_by_its_content(tmp_path):
+    tar = write_tar(tmp_path / "shard", "x.jpg")
+    Path(tar + "2").write_bytes(gzip.compress(Path(tar).read_bytes()))
+    assert contents(list_photos([tar, tar + "2"])) == {
+        f"{tar}!/x.jpg": "x.jpg",
+        f"{tar}2!/x.jpg": "x.jpg",
+    }
+
+
+def test_members_by_their_uris(tmp_path):
+    tar = write_tar(tmp_path / "c.tar", "x.jpg", "./y.jpg", "x.jpg", "z.jpg")
+    found = contents(list_photos([f"{tar}!/x.jpg#2", f"{tar}!/./y.jpg", f"{tar}!/no.jpg"]))
+    assert found == {
+        f"{tar}!/x.jpg#2": "x.jpg",
+        f"{tar}!/./y.jpg": "./y.jpg",
+        f"{tar}!/no.jpg": "its container has no such member",
+    }
+    for inputs in ([tar, f"{tar}!/no.jpg"], [f"{tar}!/no.jpg", str(tmp_path)]):
+        found = contents(list_photos(inputs))
+        assert len(found) == 5
+        assert found[f"{tar}!/no.jpg"] == "its container has no such member"
+    (tmp_path / "list.txt").write_text("c.tar!/no.jpg\nc.tar!/z.jpg")
+    assert contents(list_photos([tar, f"{tmp_path}/list.txt"])) == found
+    gone = f"{tmp_path}/gone.tar!/x.jpg"
+    assert "No such file" in contents(list_photos([gone]))[gone]
+
+
+def test_a_file_with_the_name_of_a_member(tmp_path):
+    (path,) = make(tmp_path, "x.tar!/a.jpg")
+    tar = write_tar(tmp_path / "x.tar", "a.jpg", "b.jpg")
+    for inputs in ([path], [f"{tmp_path}/x.tar!"]):
+        assert contents(list_photos(inputs)) == {path: "x.tar!/a.jpg"}
+    assert contents(list_photos([str(tmp_path)])) == {
+        path: "x.tar!/a.jpg",
+        f"{tar}!/a.jpg#2": "a.jpg",
+        f"{tar}!/b.jpg": "b.jpg",
+    }
+
+
+def test_a_broken_container_is_a_failure_beside_its_photos(tmp_path):
+    tar = Path(write_tar(tmp_path / "c.tar", "x.jpg", "y.jpg"))
+    tar.write_bytes(tar.read_bytes()[:1100])
+    (tmp_path / "d.tfrecord").write_bytes(b"nothing of the kind")
+    (tmp_path / "e.parquet").write_bytes(b"")
+    for listing in (list_photos([str(tmp_path)]), list_photos([f"{tmp_path}/*"])):
+        found = contents(listing)
+        assert found.pop(f"{tar}!/x.jpg") == "x.jpg"
+        assert "breaks off" in found.pop(str(tar))
+        assert str(next(s for s in listing.sources if s.uri == str(tar)).failure.step) == "read"
+        assert "no record begins at byte 0" in found.pop(f"{tmp_path}/d.tfrecord")
+        assert "no Parquet file" in found.pop(f"{tmp_path}/e.parquet")
+        assert not found
+
+
+def test_a_damaged_part_of_a_data_set_is_not_passed_over(tmp_path):
+    for name in ("a.tfrecord-00000-of-00002", "b-00000-of-00002.gz"):
+        (tmp_path / name).write_bytes(b"\x1f\x8b\x08 nothing of the kind")
+    found = contents(list_photos([str(tmp_path)]))
+    assert sorted(found) == [
+        f"{tmp_path}/a.tfrecord-00000-of-00002",
+        f"{tmp_path}/b-00000-of-00002.gz",
+    ]
+
+
+def test_many_members_of_a_container(tmp_path):
+    tar = write_tar(tmp_path / "c.tar", *(f"{i}.jpg" for i in range(50_000)))
+    uris = [f"{tar}!/{i}.jpg" for i in range(50_000)]  # minutes, if each were to copy those before
+    assert [source.uri for source in locate(uris)] == uris
+
+
+def test_without_containers_they_are_files(tmp_path):
+    (photo,) = make(tmp_path, "a.jpg")
+    tar = write_tar(tmp_path / "c.tar", "x.jpg")
+    assert list_photos([str(tmp_path)], containers=False).uris == (photo,)
+    assert list_photos([tar], containers=False).uris == (tar,)
+
+
+def test_containers_in_an_object_store(tmp_path, bucket):
+    tar = Path(write_tar(tmp_path / "c.tar", "x.jpg", "y.jpg")).read_bytes()
+    record = io.BytesIO()
+    pq.write_table(pa.table({"image": [b"z"]}), record)
+    listed = b"a.jpg\nin/c.tar!/y.jpg\ns://no/b.jpg\nin/deep\n"
+    bucket(
+        {
+            "bucket://b/in/c.tar": tar,
+            "bucket://b/in/deep/d.tgz": gzip.compress(tar),
+            "bucket://b/in/e.parquet": record.getvalue(),
+            "bucket://b/a.jpg": b"a",
+            "bucket://b/list.txt": listed,
+            "bucket://b/shard": tar,
+        }
+    )
+    deep = {f"bucket://b/in/deep/d.tgz!/{name}.jpg": f"{name}.jpg" for name in "xy"}
+    assert contents(list_photos(["bucket://b/in"])) == {
+        "bucket://b/in/c.tar!/x.jpg": "x.jpg",
+        "bucket://b/in/c.tar!/y.jpg": "y.jpg",
+        "bucket://b/in/e.parquet!/00000000": "z",
+        **deep,
+    }
+    assert contents(list_photos(["bucket://b/shard", "bucket://b/in/c.tar!/x.jpg"])) == {
+        "bucket://b/shard!/x.jpg": "x.jpg",
+        "bucket://b/shard!/y.jpg": "y.jpg",
+        "bucket://b/in/c.tar!/x.jpg": "x.jpg",
+    }
+    found = contents(list_photos(["bucket://b/list.txt"]))
+    assert "Unable to get filesystem" in found.pop("s://no/b.jpg")
+    assert found == {"bucket://b/a.jpg": "a", "bucket://b/in/c.tar!/y.jpg": "y.jpg", **deep}
+
+
+# --- lists
+
+
+def test_lists_name_photos_folders_containers_and_members(tmp_path):
+    make(tmp_path, "a.jpg", "sub/b.jpg", "scan")
+    tar = write_tar(tmp_path / "c.tar", "x.jpg", "y.jpg")
+    other = write_tar(tmp_path / "d.tar", "z.jpg")
+    lines = ["a.jpg", "sub", "scan", f"{tar}!/y.jpg", "d.tar", "gone.jpg", "gone.tar", "gone"]
+    expected = {
+        f"{tmp_path}/a.jpg": "a.jpg",
+        f"{tmp_path}/sub/b.jpg": "sub/b.jpg",
+        f"{tmp_path}/scan": "scan",
+        f"{tar}!/y.jpg": "y.jpg",
+        f"{other}!/z.jpg": "z.jpg",
+        **{f"{tmp_path}/{name}": "No such file" for name in ("gone.jpg", "gone.tar", "gone")},
+    }
+    (tmp_path / "list.txt").write_text("\n".join(["# photos", *lines]))
+    (tmp_path / "list.csv").write_text("\n".join(["n,path", *(f"1,{line}" for line in lines)]))
+    pq.write_table(pa.table({"uri": [*lines, None], "n": range(9)}), tmp_path / "list.parquet")
+    for name in ("list.txt", "list.csv", "list.parquet"):
+        found = contents(list_photos([f"{tmp_path}/{name}"]))
+        assert {uri: "No such file" if "No such file" in text else text
+                for uri, text in found.items()} == expected  # fmt: skip
+
+
+def test_a_list_in_a_list_and_a_text_that_is_none(tmp_path):
+    make(tmp_path, "a.jpg")
+    (tmp_path / "inner.txt").write_text("a.jpg")
+    pq.write_table(pa.table({"uri": ["a.jpg"]}), tmp_path / "inner.parquet")
+    (tmp_path / "list.txt").write_text("inner.txt\ninner.parquet\nlist.txt\n")
+    found = contents(list_photos([f"{tmp_path}/list.txt"]))
+    names = ("inner.txt", "inner.parquet", "list.txt")
+    assert found.keys() == {f"{tmp_path}/{name}" for name in names}
+    assert all("itself a list" in text for text in found.values())
+    (tmp_path / "readme.txt").write_text("These are\nmy photos.\n")
+    found = contents(list_photos([f"{tmp_path}/a.jpg", f"{tmp_path}/readme.txt"]))
+    assert found == {
+        f"{tmp_path}/a.jpg": "a.jpg",
+        f"{tmp_path}/readme.txt": "it is no list of photos: none of its lines names one",
+    }
+
+
+def test_lists_that_cannot_be_used(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a\0b")
+    pq.write_table(pa.table({"one": [b"1"], "two": [b"2"]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "c.parquet")
+    for name, reason in [
+        ("a.txt", "it is no text"),
+        ("b.parquet", "any of its columns one, two may be the photos"),
+        ("c.parquet", r"no column of photos .* but n \(int64\)"),
+    ]:
+        with pytest.raises(InputError, match=rf"{name} cannot be read as an input: .*{reason}"):
+            list_photos([f"{tmp_path}/{name}"])
+    make(tmp_path, "a.jpg")
+    listing = list_photos([str(tmp_path)])  # in a folder, what may have photos is a failure
+    assert listing.uris == (f"{tmp_path}/a.jpg", f"{tmp_path}/b.parquet")
+    assert listing.n_other_files == 2
+
+
+# --- a run's tables
+
+
+def write_failures(run: Path, shard: str, *uris: str) -> None:
+    rows = [{"uri": uri, "step": "read", "error": "E", "message": "m"} for uri in uris]
+    table = pa.Table.from_pylist(rows, schema=schema.stamped(schema.FAILURES))
+    write_table(str(run / "failures" / f"{shard}.parquet"), table)
+
+
+def test_what_failed_in_a_run(tmp_path):
+    (a, b) = make(tmp_path / "in[1]", "a.jpg", "b")
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/in[1]/caf\xe9.jpg")
+    Path(odd).write_bytes(b"odd")
+    tar = write_tar(tmp_path / "in[1]" / "c.tar", "x.jpg", "y.jpg")
+    whole = write_tar(tmp_path / "in[1]" / "d.tar", "z.jpg")
+    odd_uri = f"{tmp_path}/in[1]/caf\\xe9.jpg"
+    run = tmp_path / "run[1]"
+    write_failures(run, "one", a, f"{tar}!/y.jpg", odd_uri)
+    write_failures(run, "two", b, whole)
+    write_failures(run, "three")
+    for name in ("failures", "failures/"):
+        assert contents(list_photos([f"{run}/{name}"])) == {
+            a: "a.jpg",
+            b: "b",
+            odd_uri: "odd",
+            f"{tar}!/y.jpg": "y.jpg",
+            f"{whole}!/z.jpg": "z.jpg",
+        }
+    for name in ("one", "two", "three"):
+        (run / "failures" / f"{name}.parquet").unlink()
+    write_failures(run, "three")
+    with pytest.raises(InputError, match="no photos in"):
+        list_photos([f"{run}/failures"])
+
+
+def test_other_tables_of_a_run(tmp_path):
+    run = tmp_path / "run"
+    write_failures(run, "one", "/no/a.jpg")
+    for name, columns in [
+        ("photos", schema.PHOTOS),
+        ("people", schema.PEOPLE),
+        ("assignments", schema.ASSIGNMENTS),
+        ("faces", schema.faces(pa.list_(pa.int8()))),
+    ]:
+        write_table(str(run / name / "one.parquet"), schema.stamped(columns).empty_table())
+        for named in (f"{run}/{name}", f"{run}/{name}/one.parquet"):
+            with pytest.raises(InputError, match=r"one\.parquet: .*a table of a run .*failures/"):
+                list_photos([named])
+    (run / "manifest.json").write_text(json.dumps({}))
+    with pytest.raises(InputError, match=r"one\.parquet is a table of a run, not photos"):
+        list_photos([str(run)])
+    (photo,) = make(tmp_path, "a.jpg")
+    listing = list_photos([str(tmp_path)])  # a run in the folder of its photos
+    assert (listing.uris, listing.n_other_files) == ((photo,), 6)
+
+
+# --- size
+
+
+def test_a_folder_of_a_hundred_thousand_files(tmp_path):
+    seconds = []
+    for n in (20_000, 100_000):
+        folder = tmp_path / str(n)
+        for i in range(n):
+            if i % 1000 == 0:
+                (folder / f"{i // 1000}").mkdir(parents=True)
+            os.close(os.open(folder / f"{i // 1000}" / f"IMG_{i:06d}.jpg", os.O_CREAT))
+        started = time.process_time()
+        listing = list_photos([str(folder)])
+        seconds.append(time.process_time() - started)
+        assert len(listing.sources) == n
+    print(f"\n100,000 files are listed in {seconds[1]:.2f} s")
+    assert seconds[1] < 5 * 3 * seconds[0]
+    tracemalloc.start()
+    listing = list_photos([str(tmp_path / "20000")])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"in {peak / len(listing.sources):.0f} bytes a photo")
+    assert peak / len(listing.sources) < 1500

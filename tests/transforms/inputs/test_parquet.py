@@ -1,0 +1,179 @@
+"""Columns of photos are found or asked for; rows are read group by group, and damage is told."""
+
+import io
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facecluster.transforms.inputs.containers import list_container, read_members
+from facecluster.transforms.inputs.parquet import layout_of, open_parquet
+from facecluster.transforms.inputs.sources import DamagedError
+from facecluster.transforms.tables import schema
+
+B, S, N = pa.binary(), pa.string(), pa.int64()
+IMAGE = pa.struct([("bytes", B), ("path", S)])
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "column", "name_column"),
+    [
+        ({"image": IMAGE, "label": N}, "photos", "image.bytes", "image.path"),
+        ({"x": pa.struct([("bytes", pa.large_binary())])}, "photos", "x.bytes", None),
+        ({"blob": B, "label": N}, "photos", "blob", None),
+        ({"blob": pa.binary_view(), "text": pa.string_view()}, "photos", "blob", None),
+        ({"jpg": pa.large_binary(), "md5": B}, "photos", "jpg", None),
+        ({"image": IMAGE, "mask": IMAGE}, "photos", "image.bytes", "image.path"),
+        ({"left": IMAGE, "right": IMAGE}, "ambiguous", None, None),
+        ({"one": B, "two": B}, "ambiguous", None, None),
+        ({"uri": S, "phash": B}, "uris", "uri", None),
+        ({"Path": S, "caption": S}, "uris", "Path", None),
+        ({"url": pa.large_string(), "n": N}, "uris", "url", None),
+        ({"one": S, "two": S}, "ambiguous", None, None),
+        ({"label": N, "images": pa.list_(IMAGE)}, "none", None, None),
+        ({}, "none", None, None),
+    ],
+)
+def test_what_a_file_is_by_its_columns(columns, kind, column, name_column):
+    layout = layout_of(pa.schema(columns.items()))
+    assert (layout.kind, layout.column, layout.name_column) == (kind, column, name_column)
+    assert bool(layout.message) == (kind in ("ambiguous", "none"))
+    if kind == "ambiguous":
+        assert all(name in layout.message for name in columns)
+
+
+def test_tables_of_a_run_are_known():
+    assert layout_of(schema.stamped(schema.FAILURES)).kind == "failures"
+    for table in (schema.PHOTOS, schema.PEOPLE, schema.ASSIGNMENTS, schema.faces(pa.list_(N))):
+        assert layout_of(schema.stamped(table)).kind == "table"
+
+
+def write(path, photos, **options) -> str:
+    """Photos as a struct column: {bytes, path}, or None."""
+    columns = {"n": list(range(len(photos))), "image": pa.array(photos, IMAGE)}
+    pq.write_table(pa.table(columns), path, **options)
+    return str(path)
+
+
+def read(contents, max_bytes=1 << 30) -> dict[str, bytes | str]:
+    """{member: content, or what is wrong with it}."""
+    found = {}
+    for container in {source.container for source in contents.sources}:
+        sources = [source for source in contents.sources if source.container == container]
+        for source, content in read_members(container, sources, max_bytes):
+            found[source.uri.partition("!/")[2]] = (
+                str(content) if isinstance(content, Exception) else content
+            )
+    return found
+
+
+photos = st.none() | st.fixed_dictionaries(
+    {"bytes": st.none() | st.binary(max_size=200), "path": st.none() | st.text(max_size=9)}
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(photos, max_size=12), st.integers(1, 5))
+def test_what_is_written_is_read(tmp_path_factory, rows, row_group_size):
+    path = tmp_path_factory.mktemp("parquet") / "a.parquet"
+    contents = list_container(write(path, rows, row_group_size=row_group_size), "parquet")
+    assert contents.problem is None
+    found = read(contents)
+    assert len(found) == len(rows)
+    for number, row in enumerate(rows):
+        name = (row or {}).get("path")
+        member = f"{number:08d}/{name.lstrip('/')}" if name else f"{number:08d}"
+        expected = (row or {}).get("bytes")
+        if expected is None:
+            assert found[member].startswith("its row holds no bytes")
+        else:
+            assert found[member] == expected
+
+
+def test_a_plain_column_of_bytes_and_few_of_its_rows(tmp_path):
+    path = tmp_path / "a.parquet"
+    contents = [b"%d" % i * 1000 for i in range(300)]
+    pq.write_table(pa.table({"jpg": contents}), path, row_group_size=128)
+    listed = list_container(str(path), "parquet")
+    assert [source.uri for source in listed.sources][:2] == [
+        f"{path}!/00000000",
+        f"{path}!/00000001",
+    ]
+    listed.sources = [listed.sources[i] for i in (299, 130, 127, 128, 3)]
+    expected = {f"{i:08d}": contents[i] for i in (3, 127, 128, 130, 299)}
+    assert read(listed) == expected
+    assert read(listed, 2500)["00000299"] == (
+        "its 3,000 bytes are more than the limit of 2,500 bytes a photo"
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_damage_never_raises_and_loses_nothing(tmp_path_factory, data):
+    rows = [{"bytes": b"%d" % i * 20, "path": f"{i}.jpg"} for i in range(9)]
+    path = tmp_path_factory.mktemp("parquet") / "a.parquet"
+    write(path, rows, row_group_size=3, write_page_checksum=True)
+    content = bytearray(path.read_bytes())
+    listed = list_container(str(path), "parquet")
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        del content[place:]
+    else:
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    found = read(listed)  # the old listing, of a file that has changed
+    assert len(found) == 9
+    for i, row in enumerate(rows):
+        assert found[f"{i:08d}/{i}.jpg"] == row["bytes"] or isinstance(
+            found[f"{i:08d}/{i}.jpg"], str
+        )
+    damaged = list_container(str(path), "parquet")
+    assert damaged.problem or damaged.layout.kind != "photos" or len(damaged.sources) <= 9
+    read(damaged)
+
+
+def test_a_file_that_changed_since_it_was_listed(tmp_path):
+    path = tmp_path / "a.parquet"
+    rows = [{"bytes": b"one", "path": None}, {"bytes": b"two", "path": None}]
+    listed = list_container(write(path, rows), "parquet")
+    write(path, list(reversed(rows)) + rows)
+    assert {*read(listed).values()} == {
+        f"{path} has changed since it was listed: run the command again, and leave the file alone "
+        "while it runs"
+    }
+
+
+def test_what_is_no_parquet():
+    for content in (b"", b"PAR1", b"x" * 50, b"PAR1" + b"\xff\xff\xff\x7fPAR1"):
+        with pytest.raises(DamagedError):
+            open_parquet(io.BytesIO(content))
+
+
+def test_a_row_group_far_larger_than_its_share_of_memory(tmp_path):
+    """400 photos of 1 MiB in one row group, whose pages hold eight."""
+    path = tmp_path / "a.parquet"
+    photo = bytes(1 << 20)
+    table = pa.table({"image": pa.array([photo] * 400, B)})
+    pq.write_table(table, path, row_group_size=400, use_dictionary=False, write_batch_size=8)
+    del table
+    contents = list_container(str(path), "parquet")
+    assert len(contents.sources) == 400
+    pool = pa.proxy_memory_pool(pa.default_memory_pool())
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        sizes = [
+            len(content)
+            for _, content in read_members(contents.sources[0].container, contents.sources, 1 << 30)
+        ]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(before)
+    assert sizes == [1 << 20] * 400
+    assert pool.max_memory() < 150 << 20
+    assert peak < 50 << 20

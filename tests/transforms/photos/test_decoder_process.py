@@ -1,0 +1,306 @@
+"""What a photo does to the process that decodes it is a failure of that photo and of no other."""
+
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from facecluster.transforms.photos.decode import decode
+from facecluster.transforms.photos.decode_photos import DecodePhotos, _DecodeFn
+from facecluster.transforms.photos.decoder_process import (
+    DecodeError,
+    DecodeLimits,
+    DecoderCrashed,
+    DecoderHung,
+    DecoderProcess,
+    NoDecoderError,
+)
+from facecluster.transforms.records import Failure, Photo, Shard
+
+LIMITS = DecodeLimits(max_bytes=10 << 20, max_pixels=1_000_000, max_seconds=20)
+IMPATIENT = DecodeLimits(max_bytes=10 << 20, max_pixels=1_000_000, max_seconds=0.5)
+OBEY = "tests.transforms.photos.broken_decoders:obey"
+
+
+def png(width: int, height: int, seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.DateTime] = "2019:01:02 03:04:05"
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", exif=exif)
+    return file.getvalue()
+
+
+SOUND = png(40, 30)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    decoder = DecoderProcess(LIMITS)
+    yield decoder
+    decoder.close()
+
+
+@pytest.fixture
+def obedient():
+    decoder = DecoderProcess(IMPATIENT, OBEY)
+    yield decoder
+    decoder.close()
+
+
+def assert_decodes(decoder: DecoderProcess) -> None:
+    image, _, taken_at, n_frames = decoder.decode(SOUND)
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(decode(SOUND).image))
+    assert (taken_at, n_frames) == (datetime(2019, 1, 2, 3, 4, 5), 1)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(") ")[2][0] != "Z"
+
+
+def wait_for_end(pid: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while is_running(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still there after {seconds} s"
+        time.sleep(0.05)
+
+
+# --- as in this process
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_pixels_come_back_as_they_are(decoder, width, height, seed):
+    content = png(width, height, seed)
+    here, there = decode(content), decoder.decode(content)
+    np.testing.assert_array_equal(np.asarray(there.image), np.asarray(here.image))
+    assert there[1:] == here[1:]
+    assert (there.image.mode, there.image.size) == ("RGB", (width, height))
+    box = (0, 0, width / 2, height / 2)
+    small, expected = (d.image.resize((7, 5), 2, box) for d in (there, here))
+    assert small.tobytes() == expected.tobytes()
+
+
+def test_images_outlive_the_process_and_the_next_photo():
+    decoder = DecoderProcess(LIMITS)
+    images = [decoder.decode(png(50, 50, seed)).image for seed in range(5)]
+    decoder.close()
+    for seed, image in enumerate(images):
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(decode(png(50, 50, seed))[0]))
+
+
+def test_errors_keep_their_names(decoder):
+    with pytest.raises(DecodeError, match="no image of a known format") as caught:
+        decoder.decode(b"a shopping list")
+    assert type(caught.value).__name__ == "UnidentifiedImageError"
+    with pytest.raises(DecodeError, match=r"1001 x 1000 pixels .* limit of 1,000,000") as caught:
+        decoder.decode(png(1001, 1000))
+    assert type(caught.value).__name__ == "ValueError"
+    decoder.decode(png(1000, 1000))
+
+
+def test_neither_tensorflow_nor_beam_is_loaded(obedient):
+    with pytest.raises(DecodeError, match=r"^nothing heavy$"):
+        obedient.decode(b"what is loaded")
+
+
+def test_threads_share_a_process(decoder):
+    contents = [png(60 + i, 40, i) for i in range(24)]
+    images = {}
+
+    def work(first):
+        for i in range(first, len(contents), 4):
+            images[i] = decoder.decode(contents[i]).image
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, content in enumerate(contents):
+        np.testing.assert_array_equal(np.asarray(images[i]), np.asarray(decode(content).image))
+
+
+def test_a_jpeg_is_decoded_at_a_scale_there_too():
+    file = io.BytesIO()
+    Image.effect_mandelbrot((800, 600), (-2, -1.5, 1, 1.5), 50).save(file, "JPEG")
+    decoder = DecoderProcess(replace(LIMITS, jpeg_size=200))
+    found, expected = decoder.decode(file.getvalue()), decode(file.getvalue(), jpeg_size=200)
+    decoder.close()
+    assert (found.image.size, found.size) == ((200, 150), (800, 600))
+    np.testing.assert_array_equal(np.asarray(found.image), np.asarray(expected.image))
+
+
+# --- what photos do to it
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"segfault", "was ended by SIGSEGV"),
+        (b"abort", "was ended by SIGABRT"),
+        (b"leave", "ended with exit code 3"),
+        (b"be killed", "was ended by SIGKILL, as the system does when memory runs out"),
+    ],
+)
+def test_a_crash_is_the_failure_of_one_photo(obedient, content, message):
+    assert_decodes(obedient)
+    with pytest.raises(DecoderCrashed, match=message):
+        obedient.decode(content)
+    assert_decodes(obedient)
+
+
+def test_a_photo_is_tried_again_when_somebody_killed_its_process(obedient, tmp_path):
+    mark = tmp_path / "was here"
+    with pytest.raises(DecodeError, match="second time"):
+        obedient.decode(b"be killed once " + bytes(mark))
+    assert_decodes(obedient)
+
+
+def test_a_hang_ends_in_time(obedient):
+    assert_decodes(obedient)
+    pid = obedient._process.pid
+    started = time.monotonic()
+    with pytest.raises(DecoderHung, match=r"longer than 0\.5 s"):
+        obedient.decode(b"hang")
+    assert 0.5 <= time.monotonic() - started < 10
+    assert not is_running(pid)
+    assert_decodes(obedient)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS takes no limit on memory")
+def test_too_much_memory_is_an_error_and_no_crash(obedient):
+    with pytest.raises(DecodeError, match="more memory") as caught:
+        obedient.decode(b"allocate")
+    assert type(caught.value).__name__ == "MemoryError"
+    assert_decodes(obedient)
+
+
+def test_what_libraries_print_is_no_answer(obedient):
+    with pytest.raises(DecodeError, match=r"^talked$"):
+        obedient.decode(b"talk")
+    with pytest.raises(DecoderCrashed):
+        obedient.decode(b"break the rules")
+    assert_decodes(obedient)
+
+
+def test_messages_fit_into_a_table(obedient):
+    with pytest.raises(DecodeError) as caught:
+        obedient.decode(b"lone surrogate")
+    assert type(caught.value).__name__ == "KeyError"
+    assert 0 < len(str(caught.value).encode()) < 10_000
+
+
+def test_a_process_that_dies_between_photos_costs_none(obedient):
+    assert_decodes(obedient)
+    os.kill(obedient._process.pid, signal.SIGKILL)
+    wait_for_end(obedient._process.pid, 10)
+    assert_decodes(obedient)
+
+
+def test_a_process_that_does_not_start_is_no_failure_of_a_photo():
+    decoder = DecoderProcess(LIMITS, "facecluster.transforms.no_such_module:decode")
+    with pytest.raises(NoDecoderError, match="exit code 1"):
+        decoder.start()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux's limits of other processes")
+def test_no_room_for_pixels_is_no_failure_of_a_photo():
+    step = _DecodeFn(LIMITS)
+    step.setup()
+    step.decoder.start()
+    resource.prlimit(step.decoder._process.pid, resource.RLIMIT_FSIZE, (100, 100))
+    photo = Photo("a.png", Shard("s", 1), content=SOUND)
+    with pytest.raises(NoDecoderError, match="no room for a photo's pixels"):
+        next(step.process(photo))
+    assert next(step.process(photo)).image.size == (40, 30)  # by another process
+    step.teardown()
+
+
+# --- its end
+
+
+def test_close_ends_it_and_the_next_photo_starts_another():
+    decoder = DecoderProcess(LIMITS)
+    decoder.start()
+    pid = decoder._process.pid
+    assert is_running(pid)
+    decoder.close()
+    assert not is_running(pid)
+    assert_decodes(decoder)
+    decoder.close()
+    decoder.close()
+
+
+@pytest.mark.parametrize("content", ["", "hang"])
+def test_it_ends_with_its_parent(content):
+    """The parent is killed while its decoder waits for a photo, or is busy with one for ever."""
+    program = f"""
+        import sys, threading, time
+        sys.path[:] = {sys.path!r}
+        from facecluster.transforms.photos.decoder_process import DecodeLimits, DecoderProcess
+        decoder = DecoderProcess(DecodeLimits(1 << 20, 1000, 1.0), {OBEY!r})
+        decoder.start()
+        print(decoder._process.pid, flush=True)
+        if {content!r}:
+            threading.Thread(target=decoder.decode, args=({content.encode()!r},)).start()
+        time.sleep(60)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        assert is_running(pid)
+        time.sleep(0.3)
+        parent.kill()
+    wait_for_end(pid, 30)
+
+
+# --- the step
+
+
+def test_the_step_takes_failures_along():
+    shard = Shard("s", 4)
+    failed = Failure("read", "OSError", "gone")
+    photos = [
+        Photo("a.png", shard, content=SOUND, photo_id="a"),
+        Photo("b.png", shard, content=SOUND[:200], photo_id="b"),
+        Photo("c.png", shard, failure=failed),
+        Photo("d.png", shard, content=png(1001, 1000), photo_id="d"),
+    ]
+    with beam.Pipeline() as pipeline:
+        decoded = pipeline | beam.Create(photos) | DecodePhotos(LIMITS) | beam.Map(summary)
+        _ = decoded | beam.combiners.ToList() | beam.Map(check)
+
+
+def summary(photo: Photo) -> tuple:
+    failure = photo.failure and (photo.failure.step, photo.failure.error)
+    return photo.uri, photo.content, photo.width, photo.height, photo.n_frames, failure
+
+
+def check(summaries: list) -> None:
+    assert sorted(summaries) == [
+        ("a.png", None, 40, 30, 1, None),
+        ("b.png", None, None, None, None, ("decode", "OSError")),
+        ("c.png", None, None, None, None, ("read", "OSError")),
+        ("d.png", None, None, None, None, ("decode", "ValueError")),
+    ]

@@ -1,0 +1,255 @@
+"""Parquet files appear whole, read back in order, and what does not belong together is refused."""
+
+import contextlib
+import os
+import resource
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from facecluster.transforms.tables import schema
+from facecluster.transforms.tables.files import (
+    all_files,
+    delete_files,
+    delete_folder,
+    list_files,
+    write_bytes,
+)
+from facecluster.transforms.tables.parquet_files import TableError, read_table, write_table
+
+PLAIN = pa.schema([pa.field("name", pa.string()), pa.field("number", pa.int32())])
+
+
+def table(names, numbers, **stamp) -> pa.Table:
+    return pa.table({"name": names, "number": numbers}, schema=schema.stamped(PLAIN, **stamp))
+
+
+def files(folder) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+# --- writing
+
+
+def test_writing_makes_folders_replaces_and_leaves_nothing_else(tmp_path):
+    path = str(tmp_path / "a" / "b.bin")
+    write_bytes(path, b"first")
+    write_bytes(path, b"second")
+    assert (tmp_path / "a" / "b.bin").read_bytes() == b"second"
+    assert files(tmp_path / "a") == ["b.bin"]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path = tmp_path / "a.bin"
+    versions = [bytes([i]) * 3_000_000 for i in range(2)]
+    write_bytes(str(path), versions[0])
+    seen, done = set(), threading.Event()
+
+    def read():
+        while not done.is_set():
+            seen.add(path.read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(20):
+        write_bytes(str(path), versions[i % 2])
+    done.set()
+    reader.join()
+    assert seen <= set(versions)
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    path = str(tmp_path / "a.bin")
+    contents = [bytes([i]) * 1_000_000 for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            list(pool.map(write_bytes, [path] * 4, contents))  # raises what a writer raised
+    assert (tmp_path / "a.bin").read_bytes() in contents
+    assert files(tmp_path) == ["a.bin"]
+
+
+def test_the_same_table_is_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        write_table(str(tmp_path / name), table(["x"], [1], model="m"))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+# --- listing
+
+
+FOLDERS = pytest.mark.parametrize("folder", ["photos", "run[1]/photos", "what?/photos", "st*r"])
+
+
+@FOLDERS
+@pytest.mark.parametrize("relative", [False, True])
+def test_finished_files_are_listed_by_name(tmp_path, monkeypatch, folder, relative):
+    monkeypatch.chdir(tmp_path)
+    where = folder if relative else str(tmp_path / folder)
+    for name in ("b.parquet", "a.parquet", "c.parquet.0123.tmp", "notes.txt"):
+        write_bytes(f"{where}/{name}", b"")
+    write_bytes("other/d.parquet", b"")
+    assert list_files(where) == [f"{where}/a.parquet", f"{where}/b.parquet"]
+
+
+def test_a_file_that_was_not_finished_is_not_listed(tmp_path):
+    path = tmp_path / "photos" / "a.parquet"
+    path.mkdir(parents=True)  # in the way, so that the last step of writing fails
+    with pytest.raises(OSError, match=r"a\.parquet"):
+        write_bytes(str(path), b"content")
+    path.rmdir()
+    assert list_files(str(tmp_path / "photos")) == []
+
+
+def test_no_folder_holds_no_files(tmp_path):
+    assert list_files(str(tmp_path / "nowhere")) == []
+    assert all_files(str(tmp_path / "nowhere")) == []
+    delete_folder(str(tmp_path / "nowhere"))
+
+
+@FOLDERS
+def test_all_files_are_listed_and_deleted(tmp_path, folder):
+    beside = str(tmp_path / "run1" / "photos" / "b.parquet")  # which run[1] would mean
+    write_bytes(beside, b"")
+    where = tmp_path / folder
+    paths = [str(where / name) for name in ("a.tmp", "b.parquet", "deep/er/a.txt", "deep/z[1].txt")]
+    for path in paths:
+        write_bytes(path, b"")
+    assert all_files(str(where)) == paths
+    delete_files([])
+    delete_files(paths[1::2])
+    assert all_files(str(where)) == paths[::2]
+    delete_folder(str(where))
+    assert not where.exists()
+    assert all_files(str(tmp_path)) == [beside]
+
+
+def test_a_store_without_folders_is_listed(bucket):
+    bucket({"bucket://run/b/c.txt": b"", "bucket://run/a.txt": b"", "bucket://running": b""})
+    assert all_files("bucket://run") == ["bucket://run/a.txt", "bucket://run/b/c.txt"]
+
+
+# --- reading
+
+rows = st.lists(st.tuples(st.text(max_size=5), st.integers(-(2**31), 2**31 - 1)), max_size=5)
+
+
+@given(st.lists(rows, min_size=1, max_size=4))
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_files_read_back_as_one_table_in_their_order(tmp_path, parts):
+    paths = []
+    for i, part in enumerate(parts):
+        paths.append(str(tmp_path / f"{len(parts) - i}.parquet"))
+        names, numbers = zip(*part, strict=True) if part else ((), ())
+        write_table(paths[-1], table(names, numbers, model="m"))
+    read, stamp = read_table(paths, ["number", "name"])
+    assert read.column_names == ["number", "name"]
+    expected = [{"name": name, "number": number} for part in parts for name, number in part]
+    assert read.to_pylist() == expected
+    assert stamp == {"schema_version": schema.SCHEMA_VERSION, "model": "m"}
+
+
+def test_no_files(tmp_path):
+    with pytest.raises(TableError, match="no files"):
+        read_table([], ["name"])
+    read, stamp = read_table([], ["number"], schema.stamped(PLAIN, model="m"))
+    assert (len(read), read.column_names) == (0, ["number"])
+    assert stamp["model"] == "m"
+
+
+@pytest.fixture
+def sound(tmp_path) -> str:
+    path = str(tmp_path / "sound.parquet")
+    write_table(path, table(["a", "b"], [1, 2], model="m", codec="pca128"))
+    return path
+
+
+@pytest.mark.parametrize("stamp", [{"model": "n", "codec": "pca128"}, {"model": "m"},
+                                   {"model": "m", "codec": "float32"}])  # fmt: skip
+def test_two_models_or_codecs_are_not_mixed(tmp_path, sound, stamp):
+    other = str(tmp_path / "other.parquet")
+    write_table(other, table(["c"], [3], **stamp))
+    for paths in ([sound, other], [other, sound]):
+        with pytest.raises(TableError, match="cannot be compared") as raised:
+            read_table(paths, ["name"])
+        assert sound in str(raised.value)
+        assert other in str(raised.value)
+    assert len(read_table([other], ["name"])[0]) == 1
+
+
+def test_another_version_is_refused(tmp_path, sound):
+    old = str(tmp_path / "old.parquet")
+    write_table(old, table(["c"], [3], model="m", codec="pca128", schema_version=0))
+    with pytest.raises(TableError, match="version 0, this facecluster reads version 2") as raised:
+        read_table([sound, old], ["name"])
+    assert old in str(raised.value)
+    assert "--overwrite, or take another output folder" in str(raised.value)
+    with pytest.raises(TableError, match="version 0"):  # whatever it may lack
+        read_table([old], ["a column of later versions"])
+
+
+def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = str(tmp_path / "table")
+    write_bytes(path, b"before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # a disk that is soon full
+    try:
+        with pytest.raises(OSError, match="table cannot be written: File too large"):
+            write_bytes(path, bytes(10**6))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "table").read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["table"]
+
+
+def test_a_write_whose_place_is_taken_says_why(tmp_path):
+    (tmp_path / "table").mkdir()
+    with pytest.raises(OSError, match="table cannot be written: Is a directory"):
+        write_bytes(str(tmp_path / "table"), b"x")
+    assert os.listdir(tmp_path) == ["table"]
+
+
+def test_foreign_tables_are_refused(tmp_path):
+    foreign = str(tmp_path / "foreign.parquet")
+    pq.write_table(pa.table({"name": ["a"]}), foreign)
+    with pytest.raises(TableError, match=r"foreign\.parquet"):
+        read_table([foreign], ["name"])
+    with pytest.raises(TableError, match=r"foreign\.parquet has no column 'number'"):
+        read_table([foreign], ["name", "number"])
+
+
+def test_files_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(TableError, match=r"gone\.parquet cannot be read"):
+        read_table([str(tmp_path / "gone.parquet")], ["name"])
+
+
+def test_damaged_files_are_named(tmp_path, sound):
+    content = (tmp_path / "sound.parquet").read_bytes()
+    damaged = tmp_path / "damaged.parquet"
+    cut = [content[:length] for length in (0, 3, 8, len(content) // 2, len(content) - 1)]
+    for broken in [*cut, b"no table", content[: -len(content) // 3] + content[-8:]]:
+        damaged.write_bytes(broken)
+        with pytest.raises(TableError, match=r"damaged\.parquet cannot be read"):
+            read_table([sound, str(damaged)], ["name", "number"])
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_changed_byte_is_an_error_of_the_table_or_none(tmp_path, place, change):
+    path = tmp_path / "changed.parquet"
+    numbers = np.arange(50)
+    write_table(str(path), table([f"name {i}" for i in numbers], numbers, model="m"))
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= change
+    path.write_bytes(content)
+    with contextlib.suppress(TableError):
+        read_table([str(path)], ["name", "number"])

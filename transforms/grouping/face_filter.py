@@ -1,0 +1,44 @@
+"""Which faces are not grouped: those too small, blurred, unsure or turned away to be recognised."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facecluster.transforms.grouping.options import FaceFilterOptions
+
+# The reasons for which a face is left out, in the order in which they are looked at, and in words.
+REASONS = {
+    "size": "too small",
+    "sharpness": "too blurred",
+    "score": "perhaps no face",
+    "pose": "turned away",
+}
+FILTER_COLUMNS = ("size_px", "sharpness", "detection_score", "yaw")  # of the faces table
+
+
+def left_out(faces: pa.Table, options: FaceFilterOptions) -> pa.Array:
+    """Why each of n faces is not grouped: the first of REASONS that holds, null for none.
+
+    Args:
+      faces: columns FILTER_COLUMNS.
+      options: the limits, in the columns' units; a face that is just at one is grouped.
+    """
+    size, sharpness, score, yaw = (faces[name].to_numpy() for name in FILTER_COLUMNS)
+    fails = {
+        "size": size < np.float32(options.min_face_px),
+        "sharpness": sharpness < np.float32(options.min_sharpness),
+        "score": score < np.float32(options.min_detection_score),
+        "pose": np.abs(yaw) > np.float32(options.max_yaw),
+    }
+    reasons = pa.nulls(len(faces), pa.string())
+    for reason, holds in reversed(fails.items()):
+        reasons = pc.if_else(pa.array(holds), reason, reasons)
+    return reasons
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """How many faces were left out for which reasons, the most frequent first."""
+    frequent = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{REASONS[reason]} {count:,}" for reason, count in frequent if count)

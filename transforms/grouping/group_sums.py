@@ -1,0 +1,36 @@
+"""Sums of the unit vectors of groups of faces."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from facecluster.transforms.grouping.neighbors import blocks
+from facecluster.transforms.tables.codec import unit_rows
+
+
+def group_sums(
+    embeddings: Iterable[tuple[np.ndarray | slice, np.ndarray]], group: np.ndarray, n_groups: int
+) -> np.ndarray:
+    """The sum of the unit vectors of each group's faces.
+
+    Args:
+      embeddings: in parts, at least one: faces (their numbers, or a slice), (m, d) as stored.
+      group: (n,) int64, the group of each face, -1 for none.
+      n_groups: groups are numbered from 0 to this.
+
+    Returns:
+      (n_groups, d) float64.
+    """
+    sums = None
+    for faces, stored in embeddings:
+        if sums is None:
+            sums = np.zeros((n_groups, stored.shape[1]))
+        part = group[faces]
+        for s in blocks(len(part)):
+            order = np.argsort(part[s], kind="stable")
+            order = order[part[s][order] >= 0]
+            groups, starts = np.unique(part[s][order], return_index=True)
+            if len(groups):
+                vectors = unit_rows(stored[s][order])
+                sums[groups] += np.add.reduceat(vectors, starts, axis=0, dtype=np.float64)
+    return sums

@@ -1,0 +1,144 @@
+"""The minimum spanning forest of the faces' mutual reachability graph.
+
+HDBSCAN* (Campello et al. 2015, section 3) needs of a graph only its minimum spanning forest, and
+the forest of a union of edges is the forest of the union of their forests: so it can be built
+from parts.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+
+from facecluster.transforms.grouping.neighbors import Neighbors
+
+# Among equal reachability the nearer pair joins first. Distances are at most 2, and two different
+# float32 reachabilities are at least 6e-8 of them apart: no other order changes.
+TIE_BREAK = 2e-8
+
+
+@dataclass(frozen=True)
+class Edges:
+    """A weighted graph: (m,) int64 ends i and j, (m,) float64 weight."""
+
+    i: np.ndarray
+    j: np.ndarray
+    weight: np.ndarray
+
+
+NO_EDGES = Edges(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+
+
+def core_distances(neighbors: Neighbors, min_samples: int) -> np.ndarray:
+    """(n,) float32: how far each face's min_samples-th neighbour is, itself not counted.
+
+    inf where there are fewer. A copy's is that of nobody: it takes no part, see `Neighbors`.
+    """
+    core = np.full(len(neighbors), np.inf, np.float32)
+    has = np.flatnonzero(np.diff(neighbors.starts) >= min_samples)
+    core[has] = neighbors.distances[neighbors.starts[has] + min_samples - 1]
+    return core
+
+
+def mutual_reachability(
+    i: np.ndarray,
+    j: np.ndarray,
+    distance: np.ndarray,
+    core: np.ndarray,
+    min_distance: float,
+    max_distance: float,
+) -> Edges:
+    """The edges of the neighbour graph, weighted with mutual reachability distance.
+
+    max(core(i), core(j), d(i, j)); Campello et al. 2013, definition 4.
+
+    Args:
+      i, j, distance: (m,) the graph's edges; distance 0 is between copies, see `Neighbors`.
+      core: (n,), as `core_distances` gives it.
+      min_distance: above 0; smaller distances count as this. Without it copies of a photo would be
+        infinitely dense, and a burst of photos of one person a cluster apart from the others.
+        No more than max_distance.
+      max_distance: edges of this reachability and more are left out.
+
+    Returns:
+      The edges of reachability below max_distance, each direction that the graph has; none to and
+      from copies.
+    """
+    reach = np.maximum(np.maximum(core[i], core[j]), distance)
+    near = (reach < max_distance) & (distance > 0)
+    floor = np.float32(min(min_distance, max_distance))
+    weight = np.maximum(reach[near], floor).astype(np.float64)
+    weight *= 1 + TIE_BREAK * distance[near].astype(np.float64)
+    return Edges(i[near], j[near], weight)
+
+
+def minimum_spanning_forest(edges: Edges) -> Edges:
+    """The lightest edges that connect what `edges` connect.
+
+    Args:
+      edges: in any order, with repetitions and either or both directions.
+    """
+    faces, ends = np.unique(np.stack([edges.i, edges.j]), return_inverse=True)
+    ends = np.sort(ends.reshape(2, -1), axis=0)
+    order = np.lexsort((edges.weight, ends[1], ends[0]))
+    (low, high), weight = ends[:, order], edges.weight[order]
+    first = np.ones(len(order), bool)  # a sparse matrix would add repeated edges up
+    first[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    shape = (len(faces), len(faces))
+    graph = csr_matrix((weight[first], (low[first], high[first])), shape)
+    forest = minimum_spanning_tree(graph, overwrite=True).tocoo()
+    return Edges(faces[forest.row], faces[forest.col], forest.data)
+
+
+def components(edges: Edges, n: int) -> np.ndarray:
+    """(n,) int32: the component that each of n faces is in, numbered from 0 without gaps."""
+    ones = np.ones(len(edges.i), np.int8)
+    graph = coo_matrix((ones, (edges.i, edges.j)), shape=(n, n))
+    return connected_components(graph, directed=False)[1]
+
+
+class CombineForests(beam.CombineFn):
+    """Edges to the lightest that connect what they connect.
+
+    The forest of a union is the forest of the union of forests, so an accumulator may drop at any
+    time what is not in its forest. It does when it holds twice the edges that it kept last, and at
+    least `buffer`: it never holds more than max(buffer, 2 (faces - 1)) edges and one input.
+    """
+
+    def __init__(self, buffer: int):
+        self.buffer = buffer
+
+    def create_accumulator(self) -> tuple[Edges, int]:
+        return NO_EDGES, 0
+
+    def add_input(self, accumulator: tuple[Edges, int], edges: Edges) -> tuple[Edges, int]:
+        held, kept = accumulator
+        held = concatenate_edges([held, edges])
+        if len(held.i) >= max(self.buffer, 2 * kept):
+            held = minimum_spanning_forest(held)
+            kept = len(held.i)
+        return held, kept
+
+    def merge_accumulators(self, accumulators: Iterable[tuple[Edges, int]]) -> tuple[Edges, int]:
+        merged = self.create_accumulator()
+        for held, _ in accumulators:
+            merged = self.add_input(merged, held)
+        return merged
+
+    def compact(self, accumulator: tuple[Edges, int]) -> tuple[Edges, int]:
+        held = minimum_spanning_forest(accumulator[0])
+        return held, len(held.i)
+
+    def extract_output(self, accumulator: tuple[Edges, int]) -> Edges:
+        return minimum_spanning_forest(accumulator[0])
+
+
+def concatenate_edges(parts: Iterable[Edges]) -> Edges:
+    """All edges of several graphs."""
+    parts = list(parts)
+    return Edges(
+        *(np.concatenate([getattr(p, end) for p in parts]) for end in ("i", "j", "weight"))
+    )

@@ -1,0 +1,64 @@
+"""Dataclass fields that are also command-line options."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import MISSING, field, fields
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
+
+
+def option(default: Any, help: str, *, type: Callable = str, choices=None) -> Any:
+    """A field that is also a command-line option; `type` checks and converts its text."""
+    return field(default=default, metadata={"help": help, "type": type, "choices": choices})
+
+
+def at_least(least: float, kind: Callable = int) -> Callable[[str], Any]:
+    """Reads a number and refuses what is below `least`."""
+
+    def read(text: str):
+        value = kind(text)
+        if not value >= least:  # nor is nan
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return value
+
+    read.__name__ = kind.__name__
+    return read
+
+
+def between(least: float, most: float, kind: Callable = float) -> Callable[[str], Any]:
+    """Reads a number and refuses what is outside [least, most]."""
+
+    def read(text: str):
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
+        return value
+
+    read.__name__ = kind.__name__
+    return read
+
+
+def add_options(parser: argparse.ArgumentParser, options: type) -> None:
+    """Adds a command-line option for every field of an options class."""
+    group = parser.add_argument_group((options.__doc__ or "").split(".")[0])
+    for item in fields(options):
+        assert item.default is not MISSING
+        name, read = "--" + item.name.replace("_", "-"), item.metadata["type"]
+        if read is bool:
+            group.add_argument(name, action="store_true", help=item.metadata["help"])
+            continue
+        shown = "" if item.default is None else " (default: %(default)s)"
+        group.add_argument(
+            name,
+            default=item.default,
+            type=read,
+            choices=item.metadata["choices"],
+            metavar=None if item.metadata["choices"] else read.__name__.upper(),
+            help=item.metadata["help"] + shown,
+        )
+
+
+def from_arguments(options: type[Options], arguments: argparse.Namespace) -> Options:
+    """The options object with the values that the command line gave."""
+    return options(**{item.name: getattr(arguments, item.name) for item in fields(options)})
