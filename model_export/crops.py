@@ -15,16 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from facecluster.errors import InputError
 from facecluster.transforms.inputs.containers import COMPRESSED, GZIP, PHOTO_SUFFIXES, is_photo
-from facecluster.transforms.inputs.listing import InputError, list_photos
+from facecluster.transforms.inputs.listing import list_photos
 from facecluster.transforms.inputs.sources import DamagedError, open_file
 from facecluster.transforms.inputs.tfrecord import list_records, parse_example
 
 TO_THE_END = -1  # the size of a crop that ends where its file does
-
-
-class CropsError(ValueError):
-    """A collection of crops that cannot be used, with the file at fault and what to do."""
 
 
 class Location(NamedTuple):
@@ -61,7 +58,7 @@ class Crops:
         """The encoded image of a crop. Any number of threads may read at once.
 
         Raises:
-          CropsError: the file is gone, or shorter than it was when it was listed.
+          InputError: the file is gone, or shorter than it was when it was listed.
         """
         path, offset, size = self.locations[index]
         try:
@@ -69,9 +66,9 @@ class Crops:
                 file.seek(offset)
                 content = file.read(size)
         except OSError as error:
-            raise CropsError(f"{self.names[index]} of {path} cannot be read: {error}") from error
+            raise InputError(f"{self.names[index]} of {path} cannot be read: {error}") from error
         if size not in (TO_THE_END, len(content)):
-            raise CropsError(
+            raise InputError(
                 f"{self.names[index]} of {path} cannot be read: the file has become shorter since "
                 "it was listed; leave it alone while a job runs"
             )
@@ -106,7 +103,7 @@ def list_crops(sources: Sequence[str]) -> Crops:
     - a glob of any of these.
 
     Raises:
-      CropsError: a source is not there or holds no crop, or a file is compressed or damaged.
+      InputError: a source is not there or holds no crop, or a file is compressed or damaged.
     """
     found: list[tuple[str, str, Location]] = []  # name, person, place
     for path in _files(sources):
@@ -118,7 +115,7 @@ def list_crops(sources: Sequence[str]) -> Crops:
         else:
             crops = list(_of_tfrecord(path))
         if not crops:
-            raise CropsError(f"{path} holds no crop: leave it out, or copy it again")
+            raise InputError(f"{path} holds no crop: leave it out, or copy it again")
         found += [(f"{person}/{stem}", person, location) for stem, person, location in crops]
     names, persons, locations = zip(*sorted(found), strict=True)
     people, labels = np.unique(np.array(persons, object), return_inverse=True)
@@ -129,10 +126,10 @@ def select_people(crops: Crops, min_images: int) -> Crops:
     """The crops of people who have at least min_images.
 
     Raises:
-      CropsError: nobody has as many.
+      InputError: nobody has as many.
     """
     if len(crops) == 0 or (sizes := np.bincount(crops.labels)).max() < min_images:
-        raise CropsError(f"no person has {min_images} images: ask for fewer, or give more crops")
+        raise InputError(f"no person has {min_images} images: ask for fewer, or give more crops")
     return crops.select(sizes[crops.labels] >= min_images)
 
 
@@ -175,7 +172,7 @@ def filter_by_centre(
       min_images: a person stays with at least as many crops.
 
     Raises:
-      CropsError: nobody is left.
+      InputError: nobody is left.
       ValueError: there is not one embedding per crop.
     """
     if len(embeddings) != len(crops):
@@ -191,12 +188,12 @@ def _files(sources: Sequence[str]) -> list[str]:
         try:
             files.update(list_photos([source], containers=False).uris)
         except InputError as error:
-            raise CropsError(
+            raise InputError(
                 f"{error}. Give folders with one subfolder per person, tar files or TFRecord "
                 f"files, shards in a folder by a glob such as {source.rstrip('/')}/*.tar"
             ) from error
     if not files:
-        raise CropsError("no source of crops is given: name a folder, tar or TFRecord files")
+        raise InputError("no source of crops is given: name a folder, tar or TFRecord files")
     return sorted(files)
 
 
@@ -218,7 +215,7 @@ def _of_tar(path: str) -> Iterator[tuple[str, str, Location]]:
                         text = tar.extractfile(member).read().decode(errors="replace").strip()
                         first = written[name.suffix].setdefault(name.with_suffix(""), text)
                         if text != first:
-                            raise CropsError(
+                            raise InputError(
                                 f"{path}: {name} is there twice, as {first!r} and {text!r}: give "
                                 "every crop a name of its own"
                             )
@@ -233,7 +230,7 @@ def _of_tar(path: str) -> Iterator[tuple[str, str, Location]]:
     for key, location in images:
         person = written[".cls"].get(key) or written[".txt"].get(key) or key.parent.name
         if not person:
-            raise CropsError(
+            raise InputError(
                 f"{path}: nothing says who {key} is; put it into a folder with the person's name, "
                 f"or the name into {key}.cls"
             )
@@ -264,7 +261,7 @@ def _of_example(path: str, number: int, offset: int, record: bytes) -> tuple[str
     person = (text and text[0].decode(errors="replace").strip()) or (label and str(label[0]))
     if not encoded or not person:
         has = " ".join(sorted(key for key, value in features.items() if value.ByteSize()))
-        raise CropsError(
+        raise InputError(
             f"{path}: record {number} has {has or 'no features'}, but a crop has image/encoded "
             "and image/class/text or image/class/label: write them"
         )
@@ -274,16 +271,16 @@ def _of_example(path: str, number: int, offset: int, record: bytes) -> tuple[str
     return stem, person, Location(path, offset + record.index(encoded[0]), len(encoded[0]))
 
 
-def _damaged(path: str, kind: str, reason: str) -> CropsError:
+def _damaged(path: str, kind: str, reason: str) -> InputError:
     with open_file(path) as file:
         head = file.read(8)
     for magic, compression in {GZIP: "gzip", **COMPRESSED}.items():
         if head.startswith(magic):
-            return CropsError(
+            return InputError(
                 f"{path} is compressed with {compression}, and crops are read from all over a "
                 "file: unpack it"
             )
-    return CropsError(
+    return InputError(
         f"{path} is no {kind}, or is damaged: {reason}. Copy or make it again; what can be read "
         "are images, tar and TFRecord files"
     )

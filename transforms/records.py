@@ -14,6 +14,8 @@ from functools import wraps
 import numpy as np
 from PIL import Image
 
+from facecluster.errors import JobError
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -102,10 +104,6 @@ class Photo:
     failure: Failure | None = None
 
 
-class NoPhotosFault(Exception):
-    """What would be every photo's failure, so is none: it ends the job."""
-
-
 def failing(photo: Photo, step: str, error: Exception) -> Photo:
     """The photo with its failure, and without the bytes and pixels that nobody needs any more."""
     message = " ".join(str(error).split()) or type(error).__name__
@@ -116,7 +114,7 @@ def failing(photo: Photo, step: str, error: Exception) -> Photo:
 def step(name: str) -> Callable[[Callable], Callable]:
     """Makes a function on a photo total: it skips failed photos and catches what it raises.
 
-    But for NoPhotosFault.
+    But for JobError.
     """
 
     def decorate(function: Callable[..., Photo]) -> Callable[..., Photo]:
@@ -126,7 +124,7 @@ def step(name: str) -> Callable[[Callable], Callable]:
                 return photo
             try:
                 return function(photo, *args, **kwargs)
-            except NoPhotosFault:
+            except JobError:
                 raise
             except Exception as error:  # any photo may be broken in any way
                 return failing(photo, name, error)

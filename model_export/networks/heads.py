@@ -26,7 +26,7 @@ def principal_components(
         dimensions, as those of a batch normalisation have. Directions stay what they are.
 
     Raises:
-      CodecError: there are fewer vectors or features than dimensions.
+      UsageError: there are fewer vectors or features than dimensions.
     """
     mean, components = fit_pca(features, dimensions)
     if unit_variance:

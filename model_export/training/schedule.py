@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
-class TrainingError(ValueError):
-    """A training that cannot start or go on."""
+from facecluster.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -33,30 +31,30 @@ def read_schedule(path: str) -> Schedule:
     an epoch earlier.
 
     Raises:
-      TrainingError: names the line at fault.
+      InputError: names the line at fault.
     """
     steps = []
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"the learning-rate schedule {path} cannot be read: {error}") from error
+        raise InputError(f"the learning-rate schedule {path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue
         step = _step(text)
         if step is None:
-            raise TrainingError(
+            raise InputError(
                 f"{path} line {number}: expected `epoch: rate`, found {line.strip()!r}"
             )
         if steps and step[0] <= steps[-1][0]:
-            raise TrainingError(
+            raise InputError(
                 f"{path} line {number}: epoch {step[0]} comes after epoch {steps[-1][0]}: put the "
                 "epochs in ascending order, each once"
             )
         steps.append(step)
     if not steps or steps[0][0] != 0 or steps[0][1] <= 0:
-        raise TrainingError(f"{path}: a learning-rate schedule starts with a rate for epoch 0")
+        raise InputError(f"{path}: a learning-rate schedule starts with a rate for epoch 0")
     return Schedule(tuple(steps))
 
 

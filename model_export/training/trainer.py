@@ -17,8 +17,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from facecluster.errors import JobError
 from facecluster.model_export.networks.export import standardise
-from facecluster.model_export.training.schedule import Schedule, TrainingError
+from facecluster.model_export.training.schedule import Schedule
 
 CHECKPOINT_NAME, TENSORBOARD_FOLDER = "checkpoint.npz", "tensorboard"
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
@@ -96,7 +97,7 @@ def train(
       report: told each epoch's figures in a line.
 
     Raises:
-      TrainingError: the checkpoint is damaged or another network's, or the loss or the weights
+      JobError: the checkpoint is damaged or another network's, or the loss or the weights
         are no numbers any more.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +140,7 @@ class _OnlyNumbers(keras.callbacks.Callback):
             if not broken:
                 return
             found = f"weights of {broken[0]} are no numbers any more"
-        raise TrainingError(
+        raise JobError(
             f"{found} in epoch {epoch + 1}: try a lower learning rate"
             + (f"; the checkpoint is of epoch {epoch}" if epoch else "")
         )
@@ -229,14 +230,12 @@ def _restore(learner: Learner, path: Path) -> int:
             saved = dict(file)
         epoch = int(saved.pop("epoch"))
     except Exception as error:  # zipfile and NumPy raise whatever the damage leads to
-        raise TrainingError(
+        raise JobError(
             f"the checkpoint {path} is damaged: {error}. Remove it to train from the beginning"
         ) from error
     variables, values = _state(learner), [saved[name] for name in sorted(saved)]
     if [tuple(v.shape) for v in variables] != [value.shape for value in values]:
-        raise TrainingError(
-            f"the checkpoint {path} is another network's: take another output folder"
-        )
+        raise JobError(f"the checkpoint {path} is another network's: take another output folder")
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
     return epoch

@@ -19,7 +19,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from facecluster.model_export.crops import Crops, CropsError
+from facecluster.errors import InputError
+from facecluster.model_export.crops import Crops
 from facecluster.transforms.photos.decode import decode
 
 # What is drawn for each image, uniformly in [0, 1).
@@ -86,7 +87,7 @@ def identity_batches(
       (n_people * n_images,) int64 indices below n.
 
     Raises:
-      CropsError: fewer than two people have two images.
+      InputError: fewer than two people have two images.
     """
     if n_people < 2 or n_images < 2:
         raise ValueError(f"{n_people} people with {n_images} images: triplets need 2 of each")
@@ -95,7 +96,7 @@ def identity_batches(
     _, starts, counts = np.unique(labels[by_person], return_index=True, return_counts=True)
     eligible = random.permutation(np.flatnonzero(counts >= 2))
     if len(eligible) < 2:
-        raise CropsError(
+        raise InputError(
             f"{len(eligible)} of {len(counts)} people have two images or more, and triplets need "
             "two such people: give more crops"
         )
@@ -178,7 +179,7 @@ def evaluation_batches(crops: Crops, input_size: int, batch_size: int) -> Iterat
       (b, input_size, input_size, 3) uint8 RGB; b is batch_size but for what is left at the end.
 
     Raises:
-      CropsError: a crop cannot be read or decoded; names it.
+      InputError: a crop cannot be read or decoded; names it.
     """
 
     def load(index):
@@ -278,7 +279,7 @@ def _load(crops: Crops, index: int, input_size: int) -> np.ndarray:
     try:
         image = decode(content).image
     except Exception as error:  # Pillow raises whatever the damage leads to
-        raise CropsError(
+        raise InputError(
             f"{crops.names[index]} of {crops.locations[index].path} cannot be decoded: {error}. "
             "Replace it or leave it out"
         ) from error

@@ -5,7 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
-from facecluster.model_export.crops import Crops, CropsError
+from facecluster.errors import InputError
+from facecluster.model_export.crops import Crops
 from facecluster.model_export.validation.calibration import validation_rate
 from facecluster.model_export.validation.verification import N_FOLDS_VIEW1, Pairs, verify
 
@@ -74,7 +75,7 @@ class HeldOut:
         row_of = {name: row for row, name in enumerate(self.crops.names)}
         missing = sorted({*self.pairs.first, *self.pairs.second} - row_of.keys())
         if missing:
-            raise CropsError(
+            raise InputError(
                 f"{len(missing)} crops that the pairs name are not there, first {missing[0]}"
             )
         first, second = (
@@ -92,7 +93,7 @@ class HeldOut:
           many more.
 
         Raises:
-          CropsError: a pair names a crop that is not there.
+          InputError: a pair names a crop that is not there.
           ValueError: the pairs or the crops do not suffice, see `verify` and `validation_rate`.
         """
         first, second = self._rows

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from facecluster.errors import InputError
 from facecluster.model_export.crops import Crops
 from facecluster.model_export.validation.calibration import calibration_table
-from facecluster.model_export.validation.verification import Pairs, PairsError, verify
+from facecluster.model_export.validation.verification import Pairs, verify
 from facecluster.model_export.validation.youtube_faces import VideoPairs, verify_videos
 from facecluster.transforms.faces.embed import CROPS_PER_CALL, embed_crops
 from facecluster.transforms.faces.saved_model import SavedModel
@@ -28,7 +29,7 @@ def embed_with_model(model: SavedModel, crops: Crops, flip: bool = False) -> np.
         of unit length (the published --use_flipped_images).
 
     Raises:
-      CropsError: a crop cannot be read or decoded; names it.
+      InputError: a crop cannot be read or decoded; names it.
     """
     from facecluster.model_export.training.training_data import evaluation_batches
 
@@ -84,12 +85,12 @@ def validate_pairs(
       of `Verification`, n_pairs, n_pairs_skipped, and the calibration over all pairs of crops.
 
     Raises:
-      PairsError: too few pairs are left.
-      CropsError: a crop cannot be read or decoded; names it.
+      InputError: too few pairs are left.
+      InputError: a crop cannot be read or decoded; names it.
     """
     row_of = {name: row for row, name in enumerate(crops.names)}
     if row_of.keys().isdisjoint([*pairs.first, *pairs.second]):
-        raise PairsError(
+        raise InputError(
             f"none of the images that the pairs name, such as {pairs.first[0]}, is among the "
             f"{len(crops):,} crops, such as {crops.names[0]}: give the crops of those images"
         )
@@ -115,7 +116,7 @@ def validate_pairs(
                 subtract_mean,
             )
         except ValueError as error:
-            raise PairsError(f"too few pairs have a face in both images: {error}") from error
+            raise InputError(f"too few pairs have a face in both images: {error}") from error
         scores[name] = {
             **asdict(found),
             "n_pairs": len(there),
@@ -133,7 +134,7 @@ def validate_videos(model: SavedModel, crops: Crops, pairs: VideoPairs) -> dict[
       The fields of `Verification`, n_pairs and n_pairs_skipped, for lack of a face in a video.
 
     Raises:
-      PairsError: too few pairs are left.
+      InputError: too few pairs are left.
     """
     vectors = embed_with_model(model, crops)
     of_video = {
@@ -145,5 +146,5 @@ def validate_videos(model: SavedModel, crops: Crops, pairs: VideoPairs) -> dict[
     try:
         found, n_skipped = verify_videos(of_video, pairs)
     except ValueError as error:
-        raise PairsError(f"too few pairs have a face in both videos: {error}") from error
+        raise InputError(f"too few pairs have a face in both videos: {error}") from error
     return {**asdict(found), "n_pairs": len(pairs.is_same), "n_pairs_skipped": n_skipped}

@@ -15,16 +15,14 @@ from apache_beam.io.filesystems import FileSystems
 from scipy.optimize import brentq
 from sklearn.metrics import auc
 
+from facecluster.errors import InputError
+
 # Distances that are tried as thresholds, whatever the metric (src/lfw.py, evaluate); the squared
 # distance of two unit vectors is at most 4.
 ACCURACY_THRESHOLDS = np.arange(0, 4, 0.01)
 VAL_THRESHOLDS = np.arange(0, 4, 0.001)
 FAR_TARGET = 1e-3  # the false accept rate at which VAL is reported
 N_FOLDS_VIEW1 = 10  # a View 1 file names no folds; View 2 has ten
-
-
-class PairsError(ValueError):
-    """A pairs file that cannot be read, with the line at fault."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def read_pairs(path: str) -> Pairs:
     mismatched one `name1 i name2 j`.
 
     Raises:
-      PairsError: the file is not there, or a line is not what its place asks for.
+      InputError: the file is not there, or a line is not what its place asks for.
     """
     rows = [(number, _fields(line)) for number, line in numbered_lines(path, "LFW's pairs.txt")]
     n_folds, n_each, is_view1 = _header(path, rows)
@@ -87,7 +85,7 @@ def read_pairs(path: str) -> Pairs:
         folds = np.tile(np.arange(n_each) * N_FOLDS_VIEW1 // n_each, 2)
     pairs = rows[1:]
     if len(pairs) != len(is_same):
-        raise PairsError(
+        raise InputError(
             f"{path} has {len(pairs)} pairs where its first line announces {len(is_same)}: "
             "is the file complete?"
         )
@@ -102,10 +100,10 @@ def numbered_lines(path: str, example: str) -> list[tuple[int, str]]:
     """(line number from 1, line) of every line that is not blank.
 
     Raises:
-      PairsError: the file is not there; the message tells to give a file such as `example`.
+      InputError: the file is not there; the message tells to give a file such as `example`.
     """
     if not FileSystems.exists(path):
-        raise PairsError(f"{path} is not there: give a pairs file such as {example}")
+        raise InputError(f"{path} is not there: give a pairs file such as {example}")
     with FileSystems.open(path) as file:
         lines = file.read().decode("utf-8-sig", errors="replace").splitlines()
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -281,14 +279,14 @@ def _header(path: str, rows: list[tuple[int, list[str]]]) -> tuple[int, int, boo
     number, fields = rows[0] if rows else (1, [])
     numbers = [int(field) for field in fields if field.isdecimal()]
     if len(fields) not in (1, 2) or len(numbers) != len(fields) or 0 in numbers:
-        raise PairsError(
+        raise InputError(
             f"{path} line {number}: an LFW pairs file starts with the number of folds and of pairs "
             f"in each (`10 300`) or the number of pairs (`1100`), not {' '.join(fields)!r}"
         )
     is_view1 = len(numbers) == 1
     n_folds, n_each = [1, *numbers] if is_view1 else numbers
     if is_view1 and n_each < N_FOLDS_VIEW1:
-        raise PairsError(
+        raise InputError(
             f"{path} line {number}: {n_each} pairs of each kind do not fill {N_FOLDS_VIEW1} folds: "
             f"give at least {N_FOLDS_VIEW1}, or name the folds (`2 {max(n_each // 2, 1)}`)"
         )
@@ -305,7 +303,7 @@ def _pair(path: str, number: int, fields: list[str], same: bool) -> tuple[str, s
         name1 = index1 = name2 = index2 = ""
     if not (name1 and name2 and index1.isdecimal() and index2.isdecimal()):
         wanted = "a matched pair (`name i j`)" if same else "a mismatched one (`name1 i name2 j`)"
-        raise PairsError(f"{path} line {number}: expected {wanted}, found {' '.join(fields)!r}")
+        raise InputError(f"{path} line {number}: expected {wanted}, found {' '.join(fields)!r}")
     return _stem(name1, index1), _stem(name2, index2)
 
 

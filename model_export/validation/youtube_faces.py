@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
+from facecluster.errors import InputError
 from facecluster.model_export.validation.verification import (
-    PairsError,
     Verification,
     numbered_lines,
     verify_distances,
 )
-from facecluster.transforms.inputs.listing import InputError, list_photos
+from facecluster.transforms.inputs.listing import list_photos
 
 N_FRAMES = 100  # of each video (arXiv 1503.03832, section 5.6)
 
@@ -53,7 +53,7 @@ def read_splits(path: str) -> VideoPairs:
     label, which stands behind the original one.
 
     Raises:
-      PairsError: the file is not there or holds no pair, or a line is not a pair.
+      InputError: the file is not there or holds no pair, or a line is not a pair.
     """
     rows = [
         (number, [field.strip() for field in line.split(",")])
@@ -62,7 +62,7 @@ def read_splits(path: str) -> VideoPairs:
     if rows and not any("/" in field for field in rows[0][1]):
         del rows[0]  # the names of the columns
     if not rows:
-        raise PairsError(f"{path} holds no pairs: give splits.txt of YouTube Faces")
+        raise InputError(f"{path} holds no pairs: give splits.txt of YouTube Faces")
     pairs = [_pair(path, number, fields) for number, fields in rows]
     splits, first, second, is_same = zip(*pairs, strict=True)
     return VideoPairs(list(first), list(second), np.array(is_same), np.array(splits) - 1)
@@ -170,7 +170,7 @@ def _pair(path: str, number: int, fields: list[str]) -> tuple[int, str, str, boo
     split, label = fields[0], fields[-1]
     videos = [field for field in fields if re.fullmatch(r"[^/]+/[^/]+", field)]
     if not (split.isdecimal() and int(split) and len(videos) == 2 and label in ("0", "1")):
-        raise PairsError(
+        raise InputError(
             f"{path} line {number}: expected the split, two videos, and 1 for one person or 0 for "
             f"two (`1, 7, Ann_Lee/0, Bob_Ray/3, 0`), found {', '.join(fields)!r}"
         )

@@ -12,11 +12,11 @@ import h5py
 import keras
 import numpy as np
 
+from facecluster.errors import InputError
 from facecluster.model_export.networks.inception_resnet_v1 import (
     fold_batch_norm,
     inception_resnet_v1,
 )
-from facecluster.model_export.weights.registry import FetchError
 
 SCOPE = "InceptionResnetV1/"
 ACCEPTED = (
@@ -26,7 +26,7 @@ ACCEPTED = (
 )
 
 
-class WeightsError(FetchError):
+class WeightsError(InputError):
     """A file that is not the network's weights: it has not every variable in its shape."""
 
 

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from facecluster.errors import JobError
 
-class FetchError(Exception):
+
+class FetchError(JobError):
     """A package that could not be fetched, or does not hold what it should."""
 
 

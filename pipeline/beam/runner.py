@@ -17,6 +17,7 @@ from apache_beam.portability import python_urns
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
+from facecluster.errors import JobError, UsageError
 from facecluster.transforms.cores import usable_cores
 
 # Below this many photos the start of worker processes costs more than they save.
@@ -30,11 +31,7 @@ KILLED = re.compile(r"return code -\d+$")  # by a signal
 WORKER_THREAD = "run_worker"  # Beam's name for a thread that waits for a worker process to end
 
 
-class OptionError(Exception):
-    """A command-line option that neither facecluster nor Beam knows."""
-
-
-class WorkerError(Exception):
+class WorkerError(JobError):
     """A worker process ended before its work did."""
 
 
@@ -57,7 +54,7 @@ def choose_execution(beam_arguments: Sequence[str], n_photos: int) -> Execution:
     """The user's runner if the Beam arguments name one; else this machine with all its cores.
 
     Raises:
-      OptionError: the arguments name a runner that cannot be had, or make no sense.
+      UsageError: the arguments name a runner that cannot be had, or make no sense.
     """
     arguments = list(beam_arguments)
     given = known_beam_options(arguments)
@@ -65,7 +62,7 @@ def choose_execution(beam_arguments: Sequence[str], n_photos: int) -> Execution:
         try:
             runner = create_runner(given["runner"])
         except (ValueError, ImportError, AttributeError) as error:
-            raise OptionError(f"--runner={given['runner']}: {error}") from error
+            raise UsageError(f"--runner={given['runner']}: {error}") from error
         return Execution(runner, PipelineOptions(arguments), n_workers=1, threads=0)
     cores = usable_cores()
     local = _local_options(arguments)
@@ -74,7 +71,7 @@ def choose_execution(beam_arguments: Sequence[str], n_photos: int) -> Execution:
         worth_it = n_photos >= PHOTOS_WORTH_PROCESSES and mode != "in_memory"
         n_workers = cores if worth_it else 1
     elif n_workers < 0:
-        raise OptionError(f"--direct_num_workers={n_workers} is less than 0, which takes all cores")
+        raise UsageError(f"--direct_num_workers={n_workers} is less than 0, which takes all cores")
     n_workers = n_workers or cores
     mode = mode or ("multi_processing" if n_workers > 1 else "in_memory")
     arguments += [f"--direct_running_mode={mode}", f"--direct_num_workers={n_workers}"]
@@ -164,7 +161,7 @@ def known_beam_options(arguments: Sequence[str]) -> dict:
     """What Beam understands of the arguments, as far as it differs from Beam's defaults.
 
     Raises:
-      OptionError: Beam does not know one of them, and no runner is named that might; or one has a
+      UsageError: Beam does not know one of them, and no runner is named that might; or one has a
         value that Beam refuses.
     """
     refusal = io.StringIO()
@@ -174,11 +171,11 @@ def known_beam_options(arguments: Sequence[str]) -> dict:
             known = options.get_all_options()
             given = options.get_all_options(drop_default=True, retain_unknown_options=True)
     except SystemExit as error:
-        raise OptionError(refusal.getvalue().rpartition("error: ")[2].strip()) from error
+        raise UsageError(refusal.getvalue().rpartition("error: ")[2].strip()) from error
     strange = _values_of_nothing(arguments)
     strange += [_as_typed(name, arguments) for name in given if name not in known]
     if strange and not given.get("runner"):
-        raise OptionError(f"unknown argument {strange[0]}: neither facecluster nor Beam has it")
+        raise UsageError(f"unknown argument {strange[0]}: neither facecluster nor Beam has it")
     return given
 
 

@@ -8,60 +8,41 @@ import tempfile
 
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.model_export.crops import CropsError
-from facecluster.model_export.training.schedule import TrainingError
-from facecluster.model_export.validation.verification import PairsError, read_pairs
-from facecluster.model_export.weights.registry import FetchError
-from facecluster.pipeline.beam.runner import OptionError, WorkerError, known_beam_options
+from facecluster.errors import FaceclusterError, InputError, UsageError
+from facecluster.model_export.validation.verification import read_pairs
+from facecluster.pipeline.beam.runner import known_beam_options
 from facecluster.pipeline.cli import model_commands
 from facecluster.pipeline.cli.progress import Progress
 from facecluster.pipeline.cli.sample_photos import fetch_sample_photos
 from facecluster.pipeline.cli.summary import format_summary
-from facecluster.pipeline.distributed.grouping import DistributionError
-from facecluster.pipeline.jobs.cluster import ClusterError, cluster_run
+from facecluster.pipeline.jobs.cluster import cluster_run
 from facecluster.pipeline.jobs.crops import (
     PEOPLE_LABELS,
     CropsJob,
-    CropsJobError,
     format_crops,
     plan_photos,
     plan_run,
 )
-from facecluster.pipeline.jobs.embed import EmbedError, EmbedJob
+from facecluster.pipeline.jobs.embed import EmbedJob
 from facecluster.pipeline.jobs.evaluate import (
     FOLDER_LABELS,
-    EvaluationError,
     evaluate_clustering,
     evaluate_verification,
     format_scores,
     pair_image_paths,
 )
-from facecluster.pipeline.jobs.train import TrainError
 from facecluster.pipeline.options import CropOptions, EmbedOptions, WorkerOptions
 from facecluster.pipeline.report.report import write_report
-from facecluster.pipeline.run.directory import RunDirectory, RunError
-from facecluster.pipeline.run.lock import RunLockedError, run_lock
-from facecluster.transforms.faces.saved_model import ModelError
+from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.pipeline.run.lock import run_lock
 from facecluster.transforms.grouping.options import ClusterOptions
-from facecluster.transforms.inputs.listing import InputError, Listing, absolute, list_photos
+from facecluster.transforms.inputs.listing import Listing, absolute, list_photos
 from facecluster.transforms.inputs.sources import Source
 from facecluster.transforms.option_fields import from_arguments
-from facecluster.transforms.tables.codec import CodecError
-from facecluster.transforms.tables.parquet_files import TableError
 
 logger = logging.getLogger(__name__)
 
-FAILED, WRONG_USE = 1, 2  # exit codes
-EXIT_CODES = {
-    **dict.fromkeys(
-        (InputError, OptionError, ModelError, CodecError, EvaluationError, PairsError,
-         ClusterError, CropsError, TrainError, RunError), WRONG_USE,
-    ),
-    **dict.fromkeys(
-        (EmbedError, DistributionError, CropsJobError, TableError, FetchError, TrainingError,
-         RunLockedError, WorkerError, OSError), FAILED,
-    ),
-}  # fmt: skip
+FAILED = 1  # exit code
 
 
 def call(arguments: argparse.Namespace) -> int:
@@ -75,10 +56,10 @@ def call(arguments: argparse.Namespace) -> int:
             return COMMANDS[arguments.command](arguments)
     except BrokenPipeError:  # an OSError, but nothing that failed
         raise
-    except tuple(EXIT_CODES) as error:
+    except (FaceclusterError, OSError) as error:
         logger.error("failed", exc_info=True)  # the terminal gets the sentence, the log this
         print(f"facecluster: {error}", file=sys.stderr)
-        return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+        return error.exit_code if isinstance(error, FaceclusterError) else FAILED
 
 
 def _lock_of(arguments: argparse.Namespace) -> contextlib.AbstractContextManager:
@@ -118,7 +99,7 @@ def cluster(arguments: argparse.Namespace) -> int:
     """Faces to people to a report."""
     known_beam_options(arguments.beam_arguments)
     if arguments.command == "cluster" and arguments.beam_arguments and not arguments.distribute:
-        raise OptionError(f"{arguments.beam_arguments[0]} is for Beam: add --distribute")
+        raise UsageError(f"{arguments.beam_arguments[0]} is for Beam: add --distribute")
     directory = _run_directory(arguments.output)
     cluster_run(
         directory,
@@ -221,7 +202,7 @@ def _run_directory(path: str) -> RunDirectory:
     try:
         FileSystems.get_filesystem(path)
     except ValueError as error:  # its scheme's library is not installed
-        raise OptionError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: {error}") from error
     return RunDirectory(path)
 
 

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from facecluster.errors import InputError, UsageError
 from facecluster.model_export.crops import list_crops
 from facecluster.model_export.networks.export import (
     export,
@@ -19,7 +20,7 @@ from facecluster.model_export.validation.validate import (
     validate_pairs,
     validate_videos,
 )
-from facecluster.model_export.validation.verification import Pairs, PairsError, read_pairs
+from facecluster.model_export.validation.verification import Pairs, read_pairs
 from facecluster.model_export.validation.youtube_faces import VideoPairs, read_splits, video_frames
 from facecluster.model_export.weights import zoo
 from facecluster.pipeline.cli.progress import Progress
@@ -30,7 +31,7 @@ from facecluster.pipeline.options import CropOptions, DetectionOptions, TrainOpt
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.faces.saved_model import ModelError, SavedModel
 from facecluster.transforms.option_fields import from_arguments
-from facecluster.transforms.tables.codec import CodecError, decode, fit_pca128
+from facecluster.transforms.tables.codec import decode, fit_pca128
 
 COSINE_THRESHOLD = "Angle, as a share of 180 degrees, below which a pair is judged the same"
 
@@ -181,7 +182,7 @@ def fit_codec(arguments: argparse.Namespace) -> int:
     faces, stamp = RunDirectory(arguments.run).read_shards("faces", ["embedding"])
     space = model.card()["embedding_space"]
     if stamp.get("embedding_space") != space or stamp.get("codec") != "float32":
-        raise CodecError(
+        raise UsageError(
             f"{arguments.run} does not hold {arguments.model}'s own vectors: "
             f"embed with --model {arguments.model} --codec float32"
         )
@@ -243,7 +244,7 @@ def _cut_crops(
     job = CropsJob(output, options, find_model(options.detector), arguments.beam_arguments)
     entry = job(plan, Progress("cropping photos").watch)
     if not entry["counts"]["crops"]:
-        raise PairsError(f"none of the {len(plan):,} images that are needed gave a face")
+        raise InputError(f"none of the {len(plan):,} images that are needed gave a face")
 
 
 COMMANDS = {

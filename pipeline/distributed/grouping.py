@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facecluster.pipeline.beam.runner import OptionError
+from facecluster.errors import JobError, UsageError
 from facecluster.pipeline.distributed.partition import COPY, LEFT_OUT, Fitted, Plan, make_plan
 from facecluster.pipeline.distributed.tasks import (
     ForestOfBlock,
@@ -49,10 +49,6 @@ from facecluster.transforms.people.names import name_people
 from facecluster.transforms.tables.codec import stored_vectors, unit_rows
 
 
-class DistributionError(Exception):
-    """Beam failed."""
-
-
 def group_run(
     run: RunDirectory,
     options: ClusterOptions,
@@ -73,9 +69,9 @@ def group_run(
       counts and diagnostics for the manifest.
 
     Raises:
-      DistributionError: Beam failed, or what it ran did.
+      JobError: Beam failed, or what it ran did.
       TableError: a table is damaged, or models are mixed.
-      OptionError: Beam's options make no sense.
+      UsageError: Beam's options make no sense.
     """
     plan = make_plan(run, options, worker_memory << 20)
     n_rows = sum(plan.sizes.values())
@@ -123,10 +119,10 @@ def _told(doing: str) -> Iterator[None]:
     """Makes one sentence of what Beam has to say when it fails."""
     try:
         yield
-    except OptionError:
+    except UsageError:
         raise
     except Exception as error:
-        raise DistributionError(f"{doing}: {_sentence(error)}") from error
+        raise JobError(f"{doing}: {_sentence(error)}") from error
 
 
 def _sample_size(n: int) -> int:

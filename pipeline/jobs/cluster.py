@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from facecluster.errors import UsageError
 from facecluster.pipeline.distributed.grouping import group_run
 from facecluster.pipeline.options import WorkerOptions
 from facecluster.pipeline.run.directory import RunDirectory
@@ -19,10 +20,6 @@ from facecluster.transforms.people.checks import summary_of, together
 from facecluster.transforms.people.names import name_people
 from facecluster.transforms.people.tables import people_tables, with_left_out
 from facecluster.transforms.tables.codec import stored_vectors
-
-
-class ClusterError(Exception):
-    """A run that holds nothing to cluster."""
 
 
 def cluster_run(
@@ -45,15 +42,15 @@ def cluster_run(
       The step's manifest entry: counts, diagnostics, seconds, options.
 
     Raises:
-      ClusterError: the run holds no faces table, or the options exclude each other.
-      DistributionError: Beam failed.
+      UsageError: the run holds no faces table, or the options exclude each other.
+      JobError: Beam failed.
       TableError: the table is damaged, or mixes models.
     """
     started = time.monotonic()
     if not run.complete_shards():
-        raise ClusterError(f"{run.root} holds no faces: run `facecluster embed` into it first")
+        raise UsageError(f"{run.root} holds no faces: run `facecluster embed` into it first")
     if options.min_samples > options.n_neighbors:
-        raise ClusterError(
+        raise UsageError(
             f"--min-samples {options.min_samples} is more than --n-neighbors "
             f"{options.n_neighbors}: no face would have so many"
         )

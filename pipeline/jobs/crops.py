@@ -20,6 +20,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
+from facecluster.errors import JobError
 from facecluster.pipeline.beam.runner import choose_execution, run_pipeline
 from facecluster.pipeline.jobs.embed import cause_of
 from facecluster.pipeline.jobs.evaluate import (
@@ -61,10 +62,6 @@ MANIFEST = "crops.json"
 LEAST_SHARDS, LEAST_PHOTOS_PER_SHARD = 64, 16
 
 
-class CropsJobError(Exception):
-    """A crops job that cannot start or went wrong."""
-
-
 @dataclass(frozen=True)
 class Wanted:
     """What is wanted of one photo.
@@ -96,11 +93,11 @@ def plan_photos(uris: Sequence[str], labels: str, form: str) -> list[Wanted]:
       The photos that are labelled with one person, sorted by URI.
 
     Raises:
-      EvaluationError: labels that cannot be read or fit none of the photos.
-      CropsJobError: the labels are a run's people.
+      InputError: labels that cannot be read or fit none of the photos.
+      JobError: the labels are a run's people.
     """
     if labels == PEOPLE_LABELS:
-        raise CropsJobError("--labels people are those of a run: give --run in place of --input")
+        raise JobError("--labels people are those of a run: give --run in place of --input")
     people, _ = labelled_people(labels, {uri: uri for uri in uris})
     return _renamed(
         Wanted(uri, (crop_name(people[uri][0], uri, form),))
@@ -123,7 +120,7 @@ def plan_run(run: RunDirectory, labels: str, form: str) -> list[Wanted]:
       labelled photos without a face, as failures.
 
     Raises:
-      EvaluationError: labels that cannot be read or fit none of the photos; no assignments, or
+      InputError: labels that cannot be read or fit none of the photos; no assignments, or
         older than the faces.
     """
     photos, _ = run.read_shards("photos", ["photo_id", "uri", "width", "height"])
@@ -168,10 +165,10 @@ class CropsJob:
           What crops.json holds: options, state, counts, seconds.
 
         Raises:
-          CropsJobError: nothing is wanted, the folder holds something else, or Beam failed.
+          JobError: nothing is wanted, the folder holds something else, or Beam failed.
         """
         if not plan:
-            raise CropsJobError("no face belongs to a known person: there is nothing to cut")
+            raise JobError("no face belongs to a known person: there is nothing to cut")
         started = time.monotonic()
         settings = self._settings(plan)
         self._check_settings(settings)
@@ -191,7 +188,7 @@ class CropsJob:
                     self._build(pipeline, plan_tasks(todo), plan, execution.threads)
                     run_pipeline(pipeline)
                 except Exception as error:
-                    raise CropsJobError(cause_of(error)) from error
+                    raise JobError(cause_of(error)) from error
         entry = {
             "state": "done",
             "options": settings,
@@ -237,7 +234,7 @@ class CropsJob:
         """What makes crops what they are; a folder holds crops of one kind."""
         options = self.options
         if options.crop_margin >= options.crop_size:
-            raise CropsJobError(
+            raise JobError(
                 f"a crop of {options.crop_size} px has no room for a face beside a margin of "
                 f"{options.crop_margin} px: take a smaller --crop-margin"
             )
@@ -261,7 +258,7 @@ class CropsJob:
             files = all_files(self.output)
             found = next((f for f in files if not f.endswith((".log", ".lock", ".tmp"))), None)
             if found:
-                raise CropsJobError(
+                raise JobError(
                     f"{self.output} holds files that are no crops of ours, such as {found}: take "
                     "an output folder that is empty or not there yet"
                 )
@@ -271,17 +268,15 @@ class CropsJob:
         try:
             before = json.loads(content)["options"]
         except (ValueError, KeyError, TypeError) as error:
-            raise CropsJobError(
-                f"{path} is damaged, take another output folder: {error}"
-            ) from error
+            raise JobError(f"{path} is damaged, take another output folder: {error}") from error
         for name in [name for name in [*settings, *before] if name != "plan_sha256"]:
             if before.get(name) != settings.get(name):
-                raise CropsJobError(
+                raise JobError(
                     f"{self.output} was made with {name} {before.get(name)}, now it is "
                     f"{settings.get(name)}: take another output folder"
                 )
         if before != settings:
-            raise CropsJobError(
+            raise JobError(
                 f"{self.output} holds the crops of other photos, or of other people in them: take "
                 "another output folder"
             )

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.ml.inference.base import RunInference
 
+from facecluster.errors import JobError
 from facecluster.pipeline.beam.runner import choose_execution, run_pipeline
 from facecluster.pipeline.failure_limit import FailureLimit
 from facecluster.pipeline.jobs.embed_plan import EmbedPlan
@@ -36,11 +37,7 @@ from facecluster.transforms.tables.codec import make_codec
 SHARDS_PER_WORKER, LEAST_PHOTOS_PER_SHARD = 16, 16
 
 
-class EmbedError(Exception):
-    """An embed job that cannot start or went wrong."""
-
-
-class TooManyFailures(EmbedError):
+class TooManyFailures(JobError):
     """More inputs failed than may."""
 
 
@@ -77,7 +74,7 @@ class EmbedJob:
           The step's manifest entry: counts, seconds, options.
 
         Raises:
-          EmbedError: the run was made with other options or another model, or Beam failed.
+          JobError: the run was made with other options or another model, or Beam failed.
         """
         started = time.monotonic()
         card = self.embedder.card()
@@ -96,7 +93,7 @@ class EmbedJob:
         sources = listing.sources
         n_gone = plan.n_gone(listing)
         if self.retry_all and n_gone:
-            raise EmbedError(
+            raise JobError(
                 f"{n_gone:,} inputs of {self.run.root} are still to be done: first go on with the "
                 "command that was stopped, or with those of its inputs that are still there"
             )
@@ -161,10 +158,10 @@ class EmbedJob:
             except TooManyFailures:
                 raise
             except Exception as error:
-                raise EmbedError(cause_of(error)) from error
+                raise JobError(cause_of(error)) from error
         missing = sizes.keys() - set(self.run.complete_shards())
         if missing:  # a runner may end a cancelled job without an error
-            raise EmbedError(f"{len(missing)} of {len(sizes)} shards were not written")
+            raise JobError(f"{len(missing)} of {len(sizes)} shards were not written")
 
     def _early_check(self, plan: EmbedPlan, listing: Listing) -> Callable[[], None]:
         """Raises TooManyFailures as soon as it is certain that too many inputs fail."""
@@ -206,7 +203,7 @@ class EmbedJob:
         before = self.run.manifest().get("steps", {}).get("embed", {}).get("options", settings)
         for name, value in settings.items():
             if before.get(name) != value:
-                raise EmbedError(
+                raise JobError(
                     f"{self.run.root} was made with {name} {before.get(name)}, now it is {value}; "
                     "faces made in two ways cannot be compared: take another output folder, or "
                     "start again with --overwrite"

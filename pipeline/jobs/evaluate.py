@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
+from facecluster.errors import InputError
 from facecluster.model_export.validation.verification import Pairs, read_pairs, verify
 from facecluster.pipeline.jobs.clustering_metrics import NOISE, clustering_scores
 from facecluster.pipeline.run.directory import RunDirectory
@@ -54,10 +55,6 @@ DESCRIPTIONS = {
 }
 
 
-class EvaluationError(Exception):
-    """Labels or pairs that do not fit the run, or a run that is not ready to be scored."""
-
-
 def evaluate_clustering(run: RunDirectory, labels: str) -> dict[str, Any]:
     """Scores the people that a run found and writes evaluation/clustering.json.
 
@@ -77,7 +74,7 @@ def evaluate_clustering(run: RunDirectory, labels: str) -> dict[str, Any]:
       n_photos_unlabelled and n_labels_unmatched (CSV rows whose photo is not in the run).
 
     Raises:
-      EvaluationError: no assignments, or older than the faces; labels that cannot be read or name
+      InputError: no assignments, or older than the faces; labels that cannot be read or name
         no photo of the run.
     """
     assignments = read_assignments(run)
@@ -93,7 +90,7 @@ def evaluate_clustering(run: RunDirectory, labels: str) -> dict[str, Any]:
     rows = labelled_faces(photos, faces)
     scored = [uri for uri in person if uri in rows]
     if not scored:
-        raise EvaluationError(
+        raise InputError(
             f"{run.root} has no face in any of the {len(person)} photos with one labelled person: "
             "there is nothing to score"
         )
@@ -127,13 +124,13 @@ def evaluate_verification(run: RunDirectory, images: str, pairs_path: str) -> di
       The fields of `Verification`, n_pairs in the file and n_pairs_skipped.
 
     Raises:
-      EvaluationError: pairs that cannot be read, photos that the run does not hold, or too few
+      InputError: pairs that cannot be read, photos that the run does not hold, or too few
         pairs with faces for the folds.
     """
     try:
         pairs = read_pairs(pairs_path)
     except ValueError as error:
-        raise EvaluationError(str(error)) from error
+        raise InputError(str(error)) from error
     photos, _ = run.read_shards("photos", ["photo_id", "uri", "width", "height"])
     faces, _ = run.read_shards("faces", ["photo_id", "box", "embedding"])
     failures, _ = run.read_shards("failures", ["uri"])
@@ -147,7 +144,7 @@ def evaluate_verification(run: RunDirectory, images: str, pairs_path: str) -> di
     wanted = sorted({*pairs.first, *pairs.second})
     missing = [stem for stem in wanted if stem not in uris]
     if missing:
-        raise EvaluationError(
+        raise InputError(
             f"{run.root} lacks {len(missing)} of the {len(wanted)} photos that {pairs_path} names, "
             f"first {missing[0]}: embed the photos of {images} into this run first"
         )
@@ -158,12 +155,12 @@ def evaluate_verification(run: RunDirectory, images: str, pairs_path: str) -> di
     with_faces = np.all(rows >= 0, axis=0)
     rows_used, positions = np.unique(rows[:, with_faces], return_inverse=True)
     if not len(rows_used):
-        raise EvaluationError(f"none of the pairs of {pairs_path} has a face in both photos")
+        raise InputError(f"none of the pairs of {pairs_path} has a face in both photos")
     first, second = decode(faces["embedding"].take(rows_used))[positions.reshape(2, -1)]
     try:
         scores = verify(first, second, pairs.is_same[with_faces], pairs.folds[with_faces])
     except ValueError as error:
-        raise EvaluationError(f"{pairs_path}: {error}") from error
+        raise InputError(f"{pairs_path}: {error}") from error
     result = {
         **asdict(scores),
         "n_pairs": len(with_faces),
@@ -180,13 +177,13 @@ def pair_image_paths(images: str, pairs: Pairs) -> list[str]:
       images: the folder of the photos, Name/Name_0001 with any extension.
 
     Raises:
-      EvaluationError: an image is not there.
+      InputError: an image is not there.
     """
     paths = _by_stem(list_photos([images], containers=False).uris)
     wanted = {*pairs.first, *pairs.second}
     missing = sorted(wanted - paths.keys())
     if missing:
-        raise EvaluationError(
+        raise InputError(
             f"{images} lacks {len(missing)} of the {len(wanted)} images that the pairs name, first "
             f"{missing[0]}: give the folder that holds one folder of images per person"
         )
@@ -206,7 +203,7 @@ def labelled_people(
       ({uri: its people} of all uris with a label, how many labels fit none of the uris).
 
     Raises:
-      EvaluationError: labels that cannot be read or fit none of the uris.
+      InputError: labels that cannot be read or fit none of the uris.
     """
     if labels == FOLDER_LABELS:
         return {uri: (_folder(uri),) for uri in photo_ids}, 0
@@ -262,9 +259,9 @@ def _figure(value: Any) -> str:
 
 
 def read_assignments(run: RunDirectory) -> pa.Table:
-    """The assignments table; EvaluationError when the run has none."""
+    """The assignments table; InputError when the run has none."""
     if not run.exists("assignments"):
-        raise EvaluationError(f"{run.root} has no people yet: run `facecluster cluster` first")
+        raise InputError(f"{run.root} has no people yet: run `facecluster cluster` first")
     return run.read("assignments")
 
 
@@ -272,11 +269,11 @@ def assigned_people(run: RunDirectory, assignments: pa.Table, face_ids: pa.Chunk
     """(n,) pyarrow string: the person_id of each face, null where it is unassigned.
 
     Raises:
-      EvaluationError: a face is not in the assignments.
+      InputError: a face is not in the assignments.
     """
     at = pc.index_in(face_ids, value_set=assignments["face_id"].combine_chunks())
     if at.null_count:
-        raise EvaluationError(
+        raise InputError(
             f"{run.root} has faces that were embedded after its people were found: run "
             "`facecluster cluster` again"
         )
@@ -305,14 +302,14 @@ def _people_in_csv(path: str, photo_ids: dict[str, str]) -> tuple[dict[str, tupl
             continue
         other = uri_of.setdefault(ending, uri)
         if photo_ids[other] != photo_id:
-            raise EvaluationError(
+            raise InputError(
                 f"{path} labels {'/'.join(ending)}, but {other} and {uri} both end so: write as "
                 "much of the path as tells them apart"
             )
         people[uri] = labels[ending]
     if not people:
         first = "/".join(next(iter(labels), ("nothing",)))
-        raise EvaluationError(
+        raise InputError(
             f"{path} labels none of the {len(photo_ids)} photos of the run (its first label is for "
             f"{first}): the first column must hold their file names or the ends of their paths"
         )
@@ -324,7 +321,7 @@ def _read_labels(path: str) -> dict[tuple[str, ...], tuple[str, ...]]:
     rows = _csv_rows(path)
     for line, row in rows or [(1, [""])]:
         if len(row) < 2:
-            raise EvaluationError(
+            raise InputError(
                 f"{path} line {line}: expected two columns separated by a comma, photo and person, "
                 f"found {row[0]!r}"
             )
@@ -333,7 +330,7 @@ def _read_labels(path: str) -> dict[tuple[str, ...], tuple[str, ...]]:
         photo = _path_parts(row[0].strip())
         people = tuple(sorted({name.strip() for name in row[1].split(PEOPLE_SEPARATOR)} - {""}))
         if photo and people and labels.setdefault(photo, people) != people:
-            raise EvaluationError(
+            raise InputError(
                 f"{path} line {line}: {row[0]!r} is labelled twice, as "
                 f"{PEOPLE_SEPARATOR.join(labels[photo])!r} and as {row[1]!r}: write all people of "
                 f"a photo in one row, as `a{PEOPLE_SEPARATOR}b`"
@@ -344,7 +341,7 @@ def _read_labels(path: str) -> dict[tuple[str, ...], tuple[str, ...]]:
 def _csv_rows(path: str) -> list[tuple[int, list[str]]]:
     """(line number, cells) of every row of a CSV file that is not blank."""
     if not FileSystems.exists(path):
-        raise EvaluationError(
+        raise InputError(
             f"{path} is not there: give a CSV file of photo and person, or `{FOLDER_LABELS}` where "
             "each photo lies in a folder named after its person"
         )
@@ -354,7 +351,7 @@ def _csv_rows(path: str) -> list[tuple[int, list[str]]]:
         reader = csv.reader(io.StringIO(text, newline=""))
         return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise EvaluationError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
+        raise InputError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
 
 
 def _path_parts(path: str) -> tuple[str, ...]:

@@ -22,13 +22,8 @@ from typing import Any
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.model_export.crops import (
-    Crops,
-    CropsError,
-    filter_by_centre,
-    list_crops,
-    select_people,
-)
+from facecluster.errors import InputError, UsageError
+from facecluster.model_export.crops import Crops, filter_by_centre, list_crops, select_people
 from facecluster.model_export.networks.export import (
     export,
     weights_sha256,
@@ -39,7 +34,7 @@ from facecluster.model_export.validation.held_out import HeldOut, held_out_peopl
 from facecluster.model_export.validation.validate import embed_with_model
 from facecluster.model_export.validation.verification import read_pairs
 from facecluster.pipeline.jobs.crops import MANIFEST as CROPS_MANIFEST
-from facecluster.pipeline.jobs.training_task import Task, TaskMaker, TrainError, identity
+from facecluster.pipeline.jobs.training_task import Task, TaskMaker, identity
 from facecluster.pipeline.options import TrainOptions
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.tables.codec import COMPONENTS, fit_pca128
@@ -115,9 +110,9 @@ class TrainJob:
           The folder of the exported model.
 
         Raises:
-          TrainError, CropsError, PairsError, CodecError, ModelError: the options, crops or models
+          UsageError, InputError, InputError, UsageError, ModelError: the options, crops or models
             do not fit together.
-          TrainingError: the schedule cannot be read, or the training went wrong.
+          InputError: the schedule cannot be read, or the training went wrong.
         """
         import keras
         import tensorflow as tf
@@ -135,7 +130,7 @@ class TrainJob:
             tf.config.experimental.enable_op_determinism()
         crops = self._filtered(crops)
         if len(crops.people) < 2:
-            raise TrainError(
+            raise UsageError(
                 "the crops that are left to train on are all of one person, and training takes two "
                 "at least: give more crops, or keep fewer out"
             )
@@ -173,15 +168,15 @@ class TrainJob:
     def _check_options(self) -> None:
         options = self.options
         if options.trunk and options.start_from:
-            raise TrainError("--trunk freezes a model and --start-from trains it: give one of them")
+            raise UsageError("--trunk freezes a model and --start-from trains it: give one of them")
         if options.compatible_with and options.loss != "triplet":
-            raise TrainError("--compatible-with takes triplets: add --loss triplet")
+            raise UsageError("--compatible-with takes triplets: add --loss triplet")
         if bool(options.validation_crops) != bool(options.validation_pairs):
-            raise TrainError("--validation-crops and --validation-pairs go together: give both")
+            raise UsageError("--validation-crops and --validation-pairs go together: give both")
         for when, is_so, names in WITHOUT_EFFECT:
             for name in names:
                 if is_so(options) and getattr(options, name) != getattr(TrainOptions, name):
-                    raise TrainError(
+                    raise UsageError(
                         f"--{name.replace('_', '-')} has no effect {when}: leave it out"
                     )
 
@@ -215,7 +210,7 @@ class TrainJob:
             there = self.folder.iterdir() if self.folder.exists() else ()
             others = sorted(item.name for item in there if item.suffix not in (".log", ".tmp"))
             if others:
-                raise TrainError(
+                raise UsageError(
                     f"{self.folder} holds files that are no training of ours, such as {others[0]}: "
                     "take an output folder that is empty or not there yet"
                 )
@@ -224,12 +219,12 @@ class TrainJob:
             try:
                 before = dict(json.loads(path.read_text()))
             except ValueError as error:
-                raise TrainError(
+                raise UsageError(
                     f"{path} is damaged, take another output folder: {error}"
                 ) from error
             for name in [*settings, *before]:
                 if before.get(name) != settings.get(name) and name not in FREE_TO_CHANGE:
-                    raise TrainError(
+                    raise UsageError(
                         f"{self.folder} holds a training with {name} {before.get(name)}, now it is "
                         f"{settings.get(name)}: take another output folder"
                     )
@@ -287,11 +282,11 @@ class TrainJob:
     def _scores(self, held_out: HeldOut, vectors: np.ndarray) -> dict[str, float]:
         try:
             return held_out.scores(vectors)
-        except CropsError:
+        except InputError:
             raise
         except ValueError as error:
             of = self.options.validation_pairs or "the people kept out"
-            raise TrainError(f"there is no validating on {of}: {error}") from error
+            raise UsageError(f"there is no validating on {of}: {error}") from error
 
     def _export(self, task: Task, crops: Crops, held_out: HeldOut | None, margin: int) -> Path:
         options, network = self.options, task.finished()
@@ -344,7 +339,7 @@ class TrainJob:
             return options.crop_margin
         seen = crops_margin(sources, self._maker.input_size())
         if seen is not None and seen < 0:
-            raise TrainError(
+            raise UsageError(
                 f"of the crops the network would see {self._maker.input_size()} px in the middle, "
                 "which is less than the face's box: cut smaller ones with `facecluster crops "
                 "--crop-size`, or take a larger --input-size"
@@ -381,7 +376,7 @@ def crops_margin(sources: Sequence[str], input_size: int) -> int | None:
     stretched to it; see `training_data`. None where no crops.json tells.
 
     Raises:
-      TrainError: a crops.json is damaged, or they tell of different margins.
+      UsageError: a crops.json is damaged, or they tell of different margins.
     """
     folders = {
         folder
@@ -392,7 +387,7 @@ def crops_margin(sources: Sequence[str], input_size: int) -> int | None:
     margins = {path: _seen_margin(path, input_size) for path in paths if FileSystems.exists(path)}
     if len(set(margins.values())) > 1:
         told = ", ".join(f"{margin} px by {path}" for path, margin in margins.items())
-        raise TrainError(
+        raise UsageError(
             f"the crops show faces with different margins ({told}): train on crops made with one "
             "--crop-size and --crop-margin, or say which it is by --crop-margin"
         )
@@ -405,7 +400,7 @@ def _seen_margin(manifest: str, input_size: int) -> int:
             made = json.loads(file.read())["options"]
         size, margin = int(made["crop_size"]), int(made["crop_margin"])
     except (ValueError, KeyError, TypeError) as error:
-        raise TrainError(
+        raise UsageError(
             f"{manifest} is damaged and does not tell the crops' margin: give --crop-margin"
         ) from error
     return round(input_size - (size - margin) * max(input_size / size, 1))
@@ -413,16 +408,16 @@ def _seen_margin(manifest: str, input_size: int) -> int:
 
 @contextlib.contextmanager
 def _crop_errors() -> Iterator[None]:
-    """A crop that cannot be read, which TensorFlow wraps up, comes out as the CropsError it is."""
+    """A crop that cannot be read, which TensorFlow wraps up, comes out as the InputError it is."""
     import tensorflow as tf
 
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        reason = re.search(r"CropsError: (.+)", str(error))
+        reason = re.search(r"InputError: (.+)", str(error))
         if reason is None:
             raise
-        raise CropsError(reason[1]) from error
+        raise InputError(reason[1]) from error
 
 
 @contextlib.contextmanager

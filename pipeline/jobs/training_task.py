@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from facecluster.errors import UsageError
 from facecluster.model_export.crops import Crops
 from facecluster.model_export.networks.export import in_precision, load_networks, with_weight_decay
 from facecluster.model_export.validation.validate import network_embedder
@@ -16,10 +17,6 @@ from facecluster.transforms.faces.saved_model import SavedModel
 
 HEAD_SIZE, NETWORK_SIZE = 128, 512  # default dimensions of an embedding
 BATCHES_AHEAD = 64  # how far apart the datasets of one training may be, generously
-
-
-class TrainError(Exception):
-    """A training that cannot start, or go on, as asked."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +199,7 @@ class TaskMaker:
             if name:
                 has = self.find_model(name).card()["dimensions"]
                 if size not in (None, has):
-                    raise TrainError(
+                    raise UsageError(
                         f"{name} has vectors of {has} dimensions, and the new model is to have "
                         f"{size}, as "
                         + ("--embedding-size" if options.embedding_size else "--start-from")

@@ -31,6 +31,7 @@ from typing import Any
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
+from facecluster.errors import UsageError
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.files import all_files, delete_files, list_files, write_bytes
 from facecluster.transforms.tables.parquet_files import TableError, read_table, write_table
@@ -50,10 +51,6 @@ OUR_FOLDERS = {
 }
 NOT_REMOVED = {"facecluster.log", "run.lock"}  # both in use while a job runs
 TEMPORARY_ENDING = re.compile(r"\.[0-9a-f]{32}\.tmp$")  # as `write_bytes` makes them
-
-
-class RunError(Exception):
-    """A folder that is no run."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +77,12 @@ class RunDirectory:
         return False
 
     def check_foreign(self) -> None:
-        """Raises RunError if the folder is no run and somebody else's files are in it."""
+        """Raises UsageError if the folder is no run and somebody else's files are in it."""
         if self.is_run():
             return
         for name in _names(self.root):
             if name not in NOT_REMOVED and not _is_temporary_manifest(name):
-                raise RunError(
+                raise UsageError(
                     f"{self.root} is no run of facecluster's and holds other files, such as "
                     f"{name}: take an output folder that is empty or not there yet"
                 )

@@ -22,6 +22,8 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
+from facecluster.errors import JobError
+
 try:
     import fcntl
 except ImportError:  # no POSIX system
@@ -38,7 +40,7 @@ NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 _held: set[int] = set()  # file descriptors
 
 
-class RunLockedError(Exception):
+class RunLockedError(JobError):
     """Another job is at work in the folder."""
 
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from facecluster.errors import InputError
 from facecluster.model_export.crops import (
     Crops,
-    CropsError,
     Location,
     distances_to_centres,
     filter_by_centre,
@@ -261,39 +261,39 @@ def test_crops_in_an_object_store(tmp_path, bucket):
 
 def test_sources_that_are_not_there_or_hold_nothing(tmp_path):
     for missing in ("nowhere", "nowhere.tar", "shards-*.tar"):
-        with pytest.raises(CropsError, match=r"does not exist.*Give folders"):
+        with pytest.raises(InputError, match=r"does not exist.*Give folders"):
             list_crops([str(write_folder(tmp_path / "ok", COLLECTION)), str(tmp_path / missing)])
     (tmp_path / "shards").mkdir()
     write_tar(tmp_path / "shards" / "a.tar", COLLECTION)
     with pytest.raises(
-        CropsError, match=r"no photos in .*shards .*a glob such as .*shards/\*\.tar"
+        InputError, match=r"no photos in .*shards .*a glob such as .*shards/\*\.tar"
     ):
         list_crops([f"{tmp_path}/shards/"])
-    with pytest.raises(CropsError, match="no source of crops"):
+    with pytest.raises(InputError, match="no source of crops"):
         list_crops([])
     write_tar(tmp_path / "empty.tar", {})
     (tmp_path / "empty.tfrecord").touch()
     for name in ("empty.tar", "empty.tfrecord"):
-        with pytest.raises(CropsError, match=f"{name} holds no crop: leave it out"):
+        with pytest.raises(InputError, match=f"{name} holds no crop: leave it out"):
             list_crops([str(tmp_path / name)])
 
 
 def test_a_crop_of_nobody_or_of_two_people(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "000.png", encoded(0, "PNG"))
-    with pytest.raises(CropsError, match=r"a\.tar: nothing says who 000 is; .*into 000\.cls"):
+    with pytest.raises(InputError, match=r"a\.tar: nothing says who 000 is; .*into 000\.cls"):
         list_crops([str(tmp_path / "a.tar")])
     with tarfile.open(tmp_path / "two.tar", "w") as tar:
         add(tar, "000.png", encoded(0, "PNG"))
         add(tar, "000.cls", b"Ann")
         add(tar, "000.cls", b"Zoe")
-    with pytest.raises(CropsError, match=r"two\.tar: 000\.cls is there twice, as 'Ann' and 'Zoe'"):
+    with pytest.raises(InputError, match=r"two\.tar: 000\.cls is there twice, as 'Ann' and 'Zoe'"):
         list_crops([str(tmp_path / "two.tar")])
     write_examples(tmp_path / "b", [{"image/encoded": feature(b"x"), "image/id": feature(1)}])
-    with pytest.raises(CropsError, match="b: record 0 has image/encoded image/id, but a crop has"):
+    with pytest.raises(InputError, match="b: record 0 has image/encoded image/id, but a crop has"):
         list_crops([str(tmp_path / "b")])
     write_examples(tmp_path / "c", [{}])
-    with pytest.raises(CropsError, match="c: record 0 has no features, but"):
+    with pytest.raises(InputError, match="c: record 0 has no features, but"):
         list_crops([str(tmp_path / "c")])
 
 
@@ -302,7 +302,7 @@ def cut_or_listed(path: Path, content: bytes, length: int) -> int:
     path.write_bytes(content[:length])
     try:
         return len(list_crops([str(path)]))
-    except CropsError as error:
+    except InputError as error:
         assert str(path) in str(error)  # noqa: PT017
         assert "Copy or make it again" in str(error) or length == 0  # noqa: PT017
         return 0
@@ -335,16 +335,16 @@ def test_damage_within_a_file(tmp_path):
     tar = bytearray(write_tar(tmp_path / "a.tar", COLLECTION).read_bytes())
     tar[tar.index(b"Ann/a")] ^= 1  # the header's checksum is wrong now
     (tmp_path / "a.tar").write_bytes(tar)
-    with pytest.raises(CropsError, match=r"a\.tar is no tar file, or is damaged: it breaks off"):
+    with pytest.raises(InputError, match=r"a\.tar is no tar file, or is damaged: it breaks off"):
         list_crops([str(tmp_path / "a.tar")])
     records = bytearray(write_tfrecord(tmp_path / "b", COLLECTION).read_bytes())
     records[0] ^= 1
     (tmp_path / "b").write_bytes(records)
-    with pytest.raises(CropsError, match=r"b is no TFRecord file, .* no record begins at byte 0"):
+    with pytest.raises(InputError, match=r"b is no TFRecord file, .* no record begins at byte 0"):
         list_crops([str(tmp_path / "b")])
     with tf.io.TFRecordWriter(str(tmp_path / "c")) as writer:
         writer.write(b"\xffno example")
-    with pytest.raises(CropsError, match=r"c is no TFRecord file of tf\.Example, .*record 0"):
+    with pytest.raises(InputError, match=r"c is no TFRecord file of tf\.Example, .*record 0"):
         list_crops([str(tmp_path / "c")])
 
 
@@ -353,7 +353,7 @@ def test_a_compressed_file_is_to_be_unpacked(tmp_path, name):
     write = write_tfrecord if "tfrecord" in name else write_tar
     content = write(tmp_path / "plain", COLLECTION).read_bytes()
     (tmp_path / name).write_bytes(gzip.compress(content))
-    with pytest.raises(CropsError, match=rf"{name} is compressed with gzip.*unpack it"):
+    with pytest.raises(InputError, match=rf"{name} is compressed with gzip.*unpack it"):
         list_crops([str(tmp_path / name)])
 
 
@@ -361,10 +361,10 @@ def test_a_file_that_changed_since_it_was_listed(tmp_path):
     tar = write_tar(tmp_path / "a.tar", COLLECTION)
     crops = list_crops([str(tar)])
     tar.write_bytes(tar.read_bytes()[:600])
-    with pytest.raises(CropsError, match=r"Ann/a of .*a\.tar .* has become shorter"):
+    with pytest.raises(InputError, match=r"Ann/a of .*a\.tar .* has become shorter"):
         crops.read(crops.names.index("Ann/a"))
     tar.unlink()
-    with pytest.raises(CropsError, match=r"Zoë/1 of .*a\.tar cannot be read"):
+    with pytest.raises(InputError, match=r"Zoë/1 of .*a\.tar cannot be read"):
         crops.read(4)
 
 
@@ -408,7 +408,7 @@ def test_people_with_few_images_go(labels, min_images):
     if kept:
         assert_selected(select_people(crops, min_images), crops, kept)
     else:
-        with pytest.raises(CropsError, match=f"no person has {min_images} images"):
+        with pytest.raises(InputError, match=f"no person has {min_images} images"):
             select_people(crops, min_images)
 
 
@@ -418,7 +418,7 @@ def test_what_does_not_fit_is_refused():
         crops.select([True, False])
     with pytest.raises(ValueError, match="2 embeddings for 3 crops"):
         filter_by_centre(crops, np.eye(2), 50, 1)
-    with pytest.raises(CropsError, match="no person has 1 images"):
+    with pytest.raises(InputError, match="no person has 1 images"):
         select_people(crops.select([False] * 3), 1)
     with pytest.raises(ValueError, match="read-only"):
         crops.labels[0] = 1
@@ -435,7 +435,7 @@ def test_filtering_by_hand():
     assert_selected(filter_by_centre(crops, faces, 90, 1), crops, [0, 1, 2, 3, 4, 5])
     assert_selected(filter_by_centre(crops, faces, 90, 3), crops, [1, 2, 4, 5])
     assert_selected(filter_by_centre(crops, faces, 50, 1), crops, [1, 2, 4, 5])
-    with pytest.raises(CropsError, match="no person has 5 images"):
+    with pytest.raises(InputError, match="no person has 5 images"):
         filter_by_centre(crops, faces, 90, 5)
 
 
@@ -467,7 +467,7 @@ def test_filtering_against_a_loop(labels, percentile, min_images, seed):
     if kept:
         assert_selected(filter_by_centre(crops, faces, percentile, min_images), crops, kept)
     else:
-        with pytest.raises(CropsError, match="no person has"):
+        with pytest.raises(InputError, match="no person has"):
             filter_by_centre(crops, faces, percentile, min_images)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
+from facecluster.errors import InputError
 from facecluster.transforms.tables.files import write_bytes
 
 CARD_NAME, CODEC_NAME, SAVED_MODEL_NAME = "model_card.json", "codec.npz", "saved_model"
@@ -24,7 +25,7 @@ _loaded: dict[str, Any] = {}
 _loading = threading.Lock()
 
 
-class ModelError(Exception):
+class ModelError(InputError):
     """A model that is not there or cannot be used."""
 
 

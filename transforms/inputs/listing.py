@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from apache_beam.io.filesystems import FileSystems
 
+from facecluster.errors import InputError
 from facecluster.transforms.inputs.containers import (
     NUMBERED,
     PHOTO_SUFFIXES,
@@ -30,10 +31,6 @@ from facecluster.transforms.records import Photo, Shard, failing
 
 LIST_IN_LIST = "a list names it, and it is itself a list: give it by itself"
 LISTING_THREADS = 16  # containers listed at once: they wait for the file system
-
-
-class InputError(Exception):
-    """An input that names no photos."""
 
 
 @dataclass(frozen=True)

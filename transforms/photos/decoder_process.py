@@ -28,8 +28,8 @@ from importlib import import_module
 import pyarrow as pa
 from PIL import Image
 
+from facecluster.errors import JobError
 from facecluster.transforms.photos.decode import Decoded
-from facecluster.transforms.records import NoPhotosFault
 
 DECODE = "facecluster.transforms.photos.decode:decode"
 SECONDS_TO_START, SECONDS_TO_END = 120, 5
@@ -59,7 +59,7 @@ class DecoderHung(DecodeError):
     """Decoding the photo took longer than it may, twice."""
 
 
-class NoDecoderError(NoPhotosFault):
+class NoDecoderError(JobError):
     """The process that decodes does not start, or has no room; it is no photo's fault."""
 
 

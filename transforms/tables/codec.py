@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from facecluster.errors import UsageError
+
 COMPONENTS = 128
 CODECS = ("pca128", "float16", "float32")
-
-
-class CodecError(Exception):
-    """A codec that cannot be had for this model."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +62,14 @@ def make_codec(name: str | None, arrays: Mapping[str, np.ndarray] | None) -> Cod
       arrays: "mean" and "components" as the model carries them, None when it carries none.
 
     Raises:
-      CodecError: pca128 is asked for and the model carries none.
+      UsageError: pca128 is asked for and the model carries none.
     """
     if name is None:
         name = "pca128" if arrays else "float32"
     if name != "pca128":
         return Codec(name)
     if not arrays:
-        raise CodecError(
+        raise UsageError(
             "the model has no 128-byte codec: fit one with `facecluster model fit-codec`, or "
             "store the embeddings as float32 or float16"
         )
@@ -106,7 +104,7 @@ def fit_pca128(vectors: np.ndarray) -> dict[str, np.ndarray]:
     """Fits the 128-byte codec's arrays to (n, d) unit vectors, without labels.
 
     Raises:
-      CodecError: fewer vectors, or dimensions, than components.
+      UsageError: fewer vectors, or dimensions, than components.
     """
     mean, components = fit_pca(vectors, COMPONENTS)
     return {"mean": mean, "components": components}
@@ -116,10 +114,10 @@ def fit_pca(vectors: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndar
     """Mean, (d,) float32, and first principal components, (d, n_components) float32, of (n, d).
 
     Raises:
-      CodecError: fewer vectors, or dimensions, than components.
+      UsageError: fewer vectors, or dimensions, than components.
     """
     if min(vectors.shape) < n_components:
-        raise CodecError(
+        raise UsageError(
             f"{vectors.shape[0]} vectors of {vectors.shape[1]} dimensions are too few "
             f"for {n_components} components: it takes as many of each"
         )

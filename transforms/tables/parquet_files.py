@@ -7,11 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
+from facecluster.errors import JobError
 from facecluster.transforms.tables.files import write_bytes
 from facecluster.transforms.tables.schema import SCHEMA_VERSION, stamp_of
 
 
-class TableError(Exception):
+class TableError(JobError):
     """A table that cannot be used: unreadable, of another version, or mixing models."""
 
 

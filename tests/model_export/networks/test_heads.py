@@ -5,6 +5,7 @@ import tensorflow as tf
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
+from facecluster.errors import UsageError
 from facecluster.model_export.networks.export import export, load_networks, with_weight_decay
 from facecluster.model_export.networks.heads import (
     Projection,
@@ -18,7 +19,6 @@ from facecluster.model_export.training.schedule import Schedule
 from facecluster.model_export.training.trainer import OPTIMIZERS, Learner, train
 from facecluster.model_export.training.training_data import identity_batches, rows
 from facecluster.transforms.faces.saved_model import SavedModel
-from facecluster.transforms.tables.codec import CodecError
 
 N_FEATURES, DIMENSIONS = 24, 6
 
@@ -66,9 +66,9 @@ def test_principal_components_may_be_scaled_to_a_variance_of_one():
 
 
 def test_there_are_no_more_components_than_features_or_vectors():
-    with pytest.raises(CodecError, match="200 vectors of 24 dimensions are too few for 25"):
+    with pytest.raises(UsageError, match="200 vectors of 24 dimensions are too few for 25"):
         principal_components(features(), 25)
-    with pytest.raises(CodecError, match="5 vectors of 24 dimensions are too few for 6"):
+    with pytest.raises(UsageError, match="5 vectors of 24 dimensions are too few for 6"):
         principal_components(features()[:5], 6)
 
 

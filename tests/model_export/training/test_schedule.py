@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facecluster.model_export.training.schedule import Schedule, TrainingError, read_schedule
+from facecluster.errors import InputError
+from facecluster.model_export.training.schedule import Schedule, read_schedule
 
 
 def schedule_of(folder, text: str) -> Schedule:
@@ -51,7 +52,7 @@ def test_a_rate_holds_until_the_next(tmp_path_factory, later, first_rate, epoch)
 
 @pytest.mark.parametrize("line", ["5 0.1", "5: fast", "five: 0.1", "5:", "5: nan", "5: inf", ": 1"])
 def test_a_line_of_another_form_is_named(tmp_path, line):
-    with pytest.raises(TrainingError) as refusal:
+    with pytest.raises(InputError) as refusal:
         schedule_of(tmp_path, f"# rates\n0: 0.1\n{line} # why\n")
     path = tmp_path / "rates.txt"
     assert str(refusal.value) == f"{path} line 3: expected `epoch: rate`, found '{line} # why'"
@@ -60,7 +61,7 @@ def test_a_line_of_another_form_is_named(tmp_path, line):
 @pytest.mark.parametrize("epoch", [9, 10])
 def test_epochs_that_do_not_ascend_are_refused(tmp_path, epoch):
     with pytest.raises(
-        TrainingError, match=rf"rates\.txt line 3: epoch {epoch} comes after epoch 10: put"
+        InputError, match=rf"rates\.txt line 3: epoch {epoch} comes after epoch 10: put"
     ):
         schedule_of(tmp_path, f"0: 0.1\n10: 0.01\n{epoch}: 0.05\n")
 
@@ -69,13 +70,13 @@ def test_epochs_that_do_not_ascend_are_refused(tmp_path, epoch):
     "text", ["", "# nothing yet\n", "1: 0.1\n", "-1: 0.1\n", "0: -1\n", "0: 0"]
 )
 def test_a_schedule_starts_with_a_rate_for_epoch_0(tmp_path, text):
-    with pytest.raises(TrainingError, match=r"rates\.txt: a .*starts with a rate for epoch 0"):
+    with pytest.raises(InputError, match=r"rates\.txt: a .*starts with a rate for epoch 0"):
         schedule_of(tmp_path, text)
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
-    with pytest.raises(TrainingError, match=r"none\.txt cannot be read: .*No such file"):
+    with pytest.raises(InputError, match=r"none\.txt cannot be read: .*No such file"):
         read_schedule(str(tmp_path / "none.txt"))
     (tmp_path / "picture.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(TrainingError, match=r"picture\.jpg cannot be read: 'utf-8"):
+    with pytest.raises(InputError, match=r"picture\.jpg cannot be read: 'utf-8"):
         read_schedule(str(tmp_path / "picture.jpg"))

@@ -17,12 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from facecluster.errors import JobError
 from facecluster.model_export.crops import Crops
 from facecluster.model_export.networks.export import standardise
 from facecluster.model_export.networks.inception_resnet_v1 import inception_resnet_v1_for_training
 from facecluster.model_export.training.losses import triplet_loss
 from facecluster.model_export.training.objectives import Softmax, Triplets
-from facecluster.model_export.training.schedule import Schedule, TrainingError
+from facecluster.model_export.training.schedule import Schedule
 from facecluster.model_export.training.trainer import OPTIMIZERS, Learner, train
 from facecluster.model_export.training.training_data import identity_batches, rows, shuffled_batches
 from facecluster.model_export.validation.held_out import HeldOut, sample_pairs
@@ -246,7 +247,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, undisturbed, one_learner, dat
     refusal = None
     try:
         run(tmp_path, one_learner)
-    except TrainingError as error:
+    except JobError as error:
         refusal = str(error)
     if refusal is None:  # the damage is in something that is not read, such as a date
         assert_same(state(one_learner), undisturbed[1])
@@ -264,7 +265,7 @@ def one_learner():
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x93NUMPY\x01\x00"])
 def test_what_is_no_checkpoint_is_refused(tmp_path, content):
     (tmp_path / "checkpoint.npz").write_bytes(content)
-    with pytest.raises(TrainingError, match=r"checkpoint\.npz is damaged: .*Remove it"):
+    with pytest.raises(JobError, match=r"checkpoint\.npz is damaged: .*Remove it"):
         run(tmp_path)
     assert (tmp_path / "checkpoint.npz").read_bytes() == content
 
@@ -281,7 +282,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content):
 def test_the_checkpoint_of_another_network_is_refused(tmp_path, undisturbed, learner, optimizer):
     content = (undisturbed[0] / "checkpoint.npz").read_bytes()
     (tmp_path / "checkpoint.npz").write_bytes(content)
-    with pytest.raises(TrainingError, match="is another network's: take another output folder"):
+    with pytest.raises(JobError, match="is another network's: take another output folder"):
         run(tmp_path, learner(), optimizer=optimizer)
     assert (tmp_path / "checkpoint.npz").read_bytes() == content
 
@@ -311,7 +312,7 @@ def test_a_training_that_blows_up_keeps_the_checkpoint_before(
 
     explosive = Schedule(((0, 0.01), (2, rate)))
     with pytest.raises(
-        TrainingError, match=f"{sentence}: try a lower learning rate; the checkpoint is of epoch 2$"
+        JobError, match=f"{sentence}: try a lower learning rate; the checkpoint is of epoch 2$"
     ):
         run(
             tmp_path,
@@ -333,7 +334,7 @@ def test_a_training_that_blows_up_keeps_the_checkpoint_before(
 
 
 def test_a_training_that_blows_up_at_once_has_no_checkpoint(tmp_path):
-    with pytest.raises(TrainingError, match=r"in epoch 1: try a lower learning rate$"):
+    with pytest.raises(JobError, match=r"in epoch 1: try a lower learning rate$"):
         run(tmp_path, optimizer="momentum", schedule=Schedule(((0, 1e38),)))
     assert not (tmp_path / "checkpoint.npz").exists()
 

@@ -9,7 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from facecluster.model_export.crops import CropsError, list_crops
+from facecluster.errors import InputError
+from facecluster.model_export.crops import list_crops
 from facecluster.model_export.training.training_data import (
     DRAWS,
     Augmentation,
@@ -137,7 +138,7 @@ def test_identity_batches_reach_everybody_and_every_image():
 
 
 def test_batches_that_cannot_be_made():
-    with pytest.raises(CropsError, match="1 of 3 people have two images or more"):
+    with pytest.raises(InputError, match="1 of 3 people have two images or more"):
         identity_batches(np.array([0, 1, 1, 2]), 2, 2, 0, 0)
     with pytest.raises(ValueError, match="1 people with 5 images"):
         identity_batches(np.array([0, 0, 1, 1]), 1, 5, 0, 0)
@@ -231,7 +232,7 @@ def test_a_damaged_image_is_named(tmp_path, damage):
     made = crops_of(tmp_path, {"Ann/1.png": face(1), "Ann/2.jpg": face(2)})
     (tmp_path / "Ann/2.jpg").write_bytes(damage((tmp_path / "Ann/2.jpg").read_bytes()))
     sentence = r"Ann/2 of .*Ann/2\.jpg cannot be decoded: .*leave it out"
-    with pytest.raises(CropsError, match=sentence):
+    with pytest.raises(InputError, match=sentence):
         list(evaluation_batches(made, 32, 2))
     with pytest.raises(tf.errors.InvalidArgumentError, match=sentence):
         taken(made, lambda _: np.arange(2))

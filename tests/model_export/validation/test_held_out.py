@@ -6,7 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from facecluster.model_export.crops import Crops, CropsError
+from facecluster.errors import InputError
+from facecluster.model_export.crops import Crops
 from facecluster.model_export.validation import held_out
 from facecluster.model_export.validation.calibration import validation_rate
 from facecluster.model_export.validation.held_out import HeldOut, held_out_people, sample_pairs
@@ -174,6 +175,6 @@ def test_pairs_of_crops_that_are_not_there_are_an_error(scored):
         ["no face", *pairs.first[1:]], ["another", *pairs.second[1:]], pairs.is_same, pairs.folds
     )
     with pytest.raises(
-        CropsError, match="2 crops that the pairs name are not there, first another"
+        InputError, match="2 crops that the pairs name are not there, first another"
     ):
         HeldOut(held.crops, strangers).scores(vectors)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facecluster.model_export.crops import CropsError, list_crops
+from facecluster.errors import InputError
+from facecluster.model_export.crops import list_crops
 from facecluster.model_export.networks.export import (
     export,
     load_networks,
@@ -22,12 +23,7 @@ from facecluster.model_export.validation.validate import (
     validate_pairs,
     validate_videos,
 )
-from facecluster.model_export.validation.verification import (
-    Pairs,
-    PairsError,
-    verify,
-    verify_distances,
-)
+from facecluster.model_export.validation.verification import Pairs, verify, verify_distances
 from facecluster.model_export.validation.youtube_faces import VideoPairs
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.tables.codec import decode, make_codec
@@ -154,7 +150,7 @@ def test_a_crop_that_cannot_be_decoded_is_named(tmp_path, model):
         lambda crops: embed_with_model(model, crops),
         network_embedder(network(), "fixed"),
     ):
-        with pytest.raises(CropsError, match=r"A/2 of .*2\.png cannot be decoded"):
+        with pytest.raises(InputError, match=r"A/2 of .*2\.png cannot be decoded"):
             embed(list_crops([str(tmp_path)]))
 
 
@@ -226,10 +222,10 @@ def test_pairs_without_a_face_are_left_out_and_counted(model, crops, pairs, vect
 
 def test_too_few_crops_are_told(model, crops, pairs):
     of_one = crops.select(crops.labels == 0)
-    with pytest.raises(PairsError, match="too few pairs have a face in both images"):
+    with pytest.raises(InputError, match="too few pairs have a face in both images"):
         validate_pairs(model, of_one, pairs)
     others = Pairs(["Ann/Ann_0001"], ["Ann/Ann_0002"], np.array([True]), np.array([0]))
-    with pytest.raises(PairsError, match=r"none of the images .* such as Ann/Ann_0001, is among"):
+    with pytest.raises(InputError, match=r"none of the images .* such as Ann/Ann_0001, is among"):
         validate_pairs(model, crops, others)
 
 
@@ -280,5 +276,5 @@ def test_videos_without_a_face_are_left_out_and_counted(tmp_path, model, video_p
     found = validate_videos(model, crops, video_pairs)
     assert (found["n_pairs"], found["n_pairs_skipped"]) == (8, 2)
     without = list_crops([str(tmp_path / "P0~0")])
-    with pytest.raises(PairsError, match="too few pairs have a face in both videos"):
+    with pytest.raises(InputError, match="too few pairs have a face in both videos"):
         validate_videos(model, without, video_pairs)

@@ -7,8 +7,8 @@ from scipy.optimize import brentq
 from sklearn.metrics import auc, roc_auc_score
 from sklearn.model_selection import KFold
 
+from facecluster.errors import InputError
 from facecluster.model_export.validation.verification import (
-    PairsError,
     Verification,
     read_pairs,
     verify,
@@ -345,10 +345,10 @@ def test_view1_folds_hold_equal_shares_of_both_kinds(tmp_path, n_each):
 def test_a_malformed_file_names_the_line(tmp_path, text, message):
     path = tmp_path / "pairs.txt"
     path.write_text(text)
-    with pytest.raises(PairsError, match=message):
+    with pytest.raises(InputError, match=message):
         read_pairs(str(path))
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(PairsError, match=r"nowhere\.txt is not there"):
+    with pytest.raises(InputError, match=r"nowhere\.txt is not there"):
         read_pairs(str(tmp_path / "nowhere.txt"))

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facecluster.model_export.validation.verification import PairsError, verify_distances
+from facecluster.errors import InputError
+from facecluster.model_export.validation.verification import verify_distances
 from facecluster.model_export.validation.youtube_faces import (
     VideoPairs,
     read_splits,
@@ -13,7 +14,6 @@ from facecluster.model_export.validation.youtube_faces import (
     video_distances,
     video_frames,
 )
-from facecluster.transforms.inputs.listing import InputError
 
 HEADER = "split number, pair number, first name, second name, is same"
 
@@ -74,12 +74,12 @@ def test_all_forms_of_the_file_are_read(tmp_path_factory, rows, has_header, comm
 def test_a_malformed_splits_file_names_the_line(tmp_path, text, message):
     path = tmp_path / "splits.txt"
     path.write_text(text)
-    with pytest.raises(PairsError, match=message):
+    with pytest.raises(InputError, match=message):
         read_splits(str(path))
 
 
 def test_a_missing_splits_file_is_named(tmp_path):
-    with pytest.raises(PairsError, match=r"nowhere\.txt is not there: .* YouTube Faces"):
+    with pytest.raises(InputError, match=r"nowhere\.txt is not there: .* YouTube Faces"):
         read_splits(str(tmp_path / "nowhere.txt"))
 
 

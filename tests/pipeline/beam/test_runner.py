@@ -13,10 +13,10 @@ from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
 from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from facecluster.errors import UsageError
 from facecluster.pipeline.beam import runner
 from facecluster.pipeline.beam.runner import (
     PHOTOS_WORTH_PROCESSES,
-    OptionError,
     WorkerError,
     choose_execution,
     known_beam_options,
@@ -109,9 +109,9 @@ def test_a_runner_may_have_options_of_its_own():
     ],
 )
 def test_unknown_arguments(arguments, named):
-    with pytest.raises(OptionError, match=f"unknown argument -?{named}: neither"):
+    with pytest.raises(UsageError, match=f"unknown argument -?{named}: neither"):
         known_beam_options(arguments)
-    with pytest.raises(OptionError, match=f"unknown argument -?{named}: neither"):
+    with pytest.raises(UsageError, match=f"unknown argument -?{named}: neither"):
         choose_execution(arguments, FEW)
 
 
@@ -126,7 +126,7 @@ def test_unknown_arguments(arguments, named):
     ],
 )
 def test_wrong_values(argument, sentence, capfd):
-    with pytest.raises(OptionError, match=sentence) as raised:
+    with pytest.raises(UsageError, match=sentence) as raised:
         choose_execution([argument], FEW)
     assert "\n" not in str(raised.value)
     assert "usage" not in capfd.readouterr().err

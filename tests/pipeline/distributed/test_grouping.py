@@ -16,14 +16,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from facecluster.errors import JobError, UsageError
 from facecluster.pipeline.cli import main as cli
 from facecluster.pipeline.distributed import grouping as distributed_grouping
 from facecluster.pipeline.distributed import partition, tasks
-from facecluster.pipeline.distributed.grouping import DistributionError
 from facecluster.pipeline.distributed.partition import Plan
 from facecluster.pipeline.distributed.tasks import SearchBlock
 from facecluster.pipeline.distributed.work_folder import WorkFolder
-from facecluster.pipeline.jobs.cluster import ClusterError, cluster_run
+from facecluster.pipeline.jobs.cluster import cluster_run
 from facecluster.pipeline.options import WorkerOptions
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.grouping import grouping
@@ -328,7 +328,7 @@ def test_more_parts_than_people(tmp_path, monkeypatch):
 
 
 def test_a_run_that_holds_nothing_says_what_to_do(tmp_path):
-    with pytest.raises(ClusterError, match="facecluster embed"):
+    with pytest.raises(UsageError, match="facecluster embed"):
         cluster(RunDirectory(str(tmp_path / "nothing here")), distribute=True)
     assert not (tmp_path / "nothing here").exists()
 
@@ -481,7 +481,7 @@ def files_of(run):
 def left_behind(tmp_path, monkeypatch):
     """A run whose grouping failed when it came to write the tables."""
     run = write_run(tmp_path, album(30))
-    with failing(monkeypatch, tasks, "people_tables"), pytest.raises(DistributionError):
+    with failing(monkeypatch, tasks, "people_tables"), pytest.raises(JobError):
         cluster(run, distribute=True)
     kinds = {path.split(os.sep)[-2] for path in files_of(run)}
     assert {"sample", "partition", "neighbors", "forests", "by_person"} <= kinds
@@ -490,7 +490,7 @@ def left_behind(tmp_path, monkeypatch):
 
 def test_what_is_done_is_not_done_again(left_behind, monkeypatch):
     before = files_of(left_behind)
-    with failing(monkeypatch, tasks, "people_tables"), pytest.raises(DistributionError):
+    with failing(monkeypatch, tasks, "people_tables"), pytest.raises(JobError):
         cluster(left_behind, distribute=True)
     assert files_of(left_behind) == before
 
@@ -545,7 +545,7 @@ def partitioned(tmp_path, monkeypatch, many_cells):
     monkeypatch.setattr(partition, "ROOM", 20_000)
     run = write_run(tmp_path, album())
     options = ClusterOptions(probes=3)
-    with failing(monkeypatch, tasks, "search_cell"), pytest.raises(DistributionError):
+    with failing(monkeypatch, tasks, "search_cell"), pytest.raises(JobError):
         cluster(run, options, distribute=True)
     work = WorkFolder(run.path("grouping"))
     n_blocks = int(os.listdir(work.path("visitors"))[0].split("-of-")[1])

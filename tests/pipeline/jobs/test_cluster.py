@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facecluster.pipeline.jobs.cluster import ClusterError, cluster_run
+from facecluster.errors import UsageError
+from facecluster.pipeline.jobs.cluster import cluster_run
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.photos.write import ShardWriter
@@ -342,7 +343,7 @@ def test_faces_that_a_photo_repeats_are_marked_and_counted(tmp_path):
 
 
 def test_a_run_without_faces_says_what_to_do(tmp_path):
-    with pytest.raises(ClusterError, match=r"nothing here.* holds no faces.*facecluster embed"):
+    with pytest.raises(UsageError, match=r"nothing here.* holds no faces.*facecluster embed"):
         cluster(RunDirectory(str(tmp_path / "nothing here")))
 
 
@@ -352,7 +353,7 @@ def test_a_shard_that_is_not_complete_is_not_there(tmp_path):
     n_faces = sum(len(p.faces) for p in ALBUM[1::2])
     assert cluster(run)["counts"]["faces"] == n_faces
     (tmp_path / "photos" / "shard1.parquet").unlink()
-    with pytest.raises(ClusterError):
+    with pytest.raises(UsageError):
         cluster(run)
 
 
@@ -410,5 +411,5 @@ def test_tables_are_plain_parquet_files(tmp_path):
 
 
 def test_more_samples_than_neighbours_are_refused(tmp_path):
-    with pytest.raises(ClusterError, match="--min-samples 5 is more than --n-neighbors 4"):
+    with pytest.raises(UsageError, match="--min-samples 5 is more than --n-neighbors 4"):
         cluster(write_run(tmp_path, ALBUM), min_samples=5, n_neighbors=4)

@@ -14,14 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from facecluster.pipeline.jobs.crops import (
-    CropsJob,
-    CropsJobError,
-    format_crops,
-    plan_photos,
-    plan_run,
-)
-from facecluster.pipeline.jobs.evaluate import EvaluationError
+from facecluster.errors import InputError, JobError
+from facecluster.pipeline.jobs.crops import CropsJob, format_crops, plan_photos, plan_run
 from facecluster.pipeline.options import CropOptions
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.faces.align import crop_face
@@ -158,14 +152,14 @@ def test_photos_can_be_labelled_by_a_table(tmp_path):
     plan = plan_photos(["/x/1.jpg", "/x/2.jpg", "/x/3.jpg"], str(path), "folder")
     assert names(plan) == {"/x/1.jpg": ("Ann/1",)}
     path.write_text("photo,person\n2.jpg,Ann;Bob\n")
-    with pytest.raises(CropsJobError, match="nothing to cut"):
+    with pytest.raises(JobError, match="nothing to cut"):
         cut(tmp_path / "out", plan_photos(["/x/2.jpg"], str(path), "folder"))
-    with pytest.raises(EvaluationError, match="labels none of the 1 photos"):
+    with pytest.raises(InputError, match="labels none of the 1 photos"):
         plan_photos(["/x/1.jpg"], str(path), "folder")
 
 
 def test_photos_know_no_people_of_a_run():
-    with pytest.raises(CropsJobError, match="give --run"):
+    with pytest.raises(JobError, match="give --run"):
         plan_photos(["/x/1.jpg"], "people", "folder")
 
 
@@ -208,7 +202,7 @@ def test_labels_of_a_run_are_about_the_central_face(run, photo, tmp_path):
 
 def test_a_run_without_people_says_what_to_do(run):
     Path(run.path("assignments", "assignments.parquet")).unlink()
-    with pytest.raises(EvaluationError, match="run `facecluster cluster` first"):
+    with pytest.raises(InputError, match="run `facecluster cluster` first"):
         plan_run(run, "people", "folder")
     assert len(plan_run(run, "folder", "folder")) == 6
 
@@ -363,7 +357,7 @@ def test_other_options_are_refused(run, tmp_path, options, sentence):
     plan = plan_run(run, "folder", "folder")
     cut(tmp_path / "out", plan)
     before = times(tmp_path / "out")
-    with pytest.raises(CropsJobError, match=sentence):
+    with pytest.raises(JobError, match=sentence):
         cut(tmp_path / "out", plan, options)
     assert times(tmp_path / "out") == before
 
@@ -372,19 +366,19 @@ def test_other_photos_or_people_are_refused(run, tmp_path):
     plan = plan_run(run, "folder", "folder")
     cut(tmp_path / "out", plan)
     for other in (plan[1:], plan_run(run, "people", "folder")):
-        with pytest.raises(CropsJobError, match="holds the crops of other photos"):
+        with pytest.raises(JobError, match="holds the crops of other photos"):
             cut(tmp_path / "out", other)
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(run, photo, tmp_path):
     before = times(tmp_path)
-    with pytest.raises(CropsJobError, match="no crops of ours"):
+    with pytest.raises(JobError, match="no crops of ours"):
         cut(tmp_path / "photos", plan_run(run, "folder", "folder"))
     assert times(tmp_path) == before
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "facecluster.log").write_text("of this very command")
     (tmp_path / "out" / "crops.json").write_text("{")
-    with pytest.raises(CropsJobError, match=r"crops\.json is damaged"):
+    with pytest.raises(JobError, match=r"crops\.json is damaged"):
         cut(tmp_path / "out", plan_run(run, "folder", "folder"))
     (tmp_path / "out" / "crops.json").unlink()
     assert cut(tmp_path / "out", plan_run(run, "folder", "folder"))["counts"]["crops"] == 4
@@ -392,7 +386,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(run, photo, tmp_pa
 
 def test_a_margin_that_leaves_no_room_is_refused(run, tmp_path):
     options = CropOptions(crop_size=160, crop_margin=160)
-    with pytest.raises(CropsJobError, match="smaller --crop-margin"):
+    with pytest.raises(JobError, match="smaller --crop-margin"):
         cut(tmp_path / "out", plan_run(run, "folder", "folder"), options)
 
 

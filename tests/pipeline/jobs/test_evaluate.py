@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facecluster.errors import InputError
 from facecluster.model_export.validation.verification import Pairs, read_pairs, verify
 from facecluster.pipeline.jobs.clustering_metrics import clustering_scores
 from facecluster.pipeline.jobs.evaluate import (
     DESCRIPTIONS,
-    EvaluationError,
     evaluate_clustering,
     evaluate_verification,
     format_scores,
@@ -244,7 +244,7 @@ def test_the_longest_label_that_fits_is_meant(tmp_path):
 def test_a_label_that_fits_two_photos_is_an_error(tmp_path):
     photos = [Photo(f"in/{x}/1.jpg", [CENTRAL], ["p1"]) for x in ("x", "y")]
     labels = write_csv(tmp_path, "photo,person\n1.jpg,ann\n")
-    with pytest.raises(EvaluationError, match=r"in/x/1\.jpg and in/y/1\.jpg both end so"):
+    with pytest.raises(InputError, match=r"in/x/1\.jpg and in/y/1\.jpg both end so"):
         evaluate_clustering(make_run(tmp_path, photos), labels)
 
 
@@ -273,7 +273,7 @@ def test_copies_of_a_photo_are_scored_under_each_uri(tmp_path):
 def test_labels_that_cannot_be_used_say_why(tmp_path, text, message):
     run = make_run(tmp_path, [Photo("in/1.jpg", [CENTRAL], ["p1"])])
     path = str(tmp_path / "labels.csv") if text is None else write_csv(tmp_path, text)
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(InputError, match=message):
         evaluate_clustering(run, path)
 
 
@@ -281,19 +281,19 @@ def test_labels_that_are_no_text_say_so(tmp_path):
     run = make_run(tmp_path, [Photo("in/1.jpg", [CENTRAL], ["p1"])])
     path = tmp_path / "labels.csv"
     path.write_bytes(b"\xff\xd8\xff\xe0 a photo")
-    with pytest.raises(EvaluationError, match="cannot be read as a CSV file"):
+    with pytest.raises(InputError, match="cannot be read as a CSV file"):
         evaluate_clustering(run, str(path))
 
 
 def test_a_run_without_people_says_what_to_do(tmp_path):
     run = make_run(tmp_path, [Photo("in/ann/1.jpg", [CENTRAL])])
-    with pytest.raises(EvaluationError, match="run `facecluster cluster` first"):
+    with pytest.raises(InputError, match="run `facecluster cluster` first"):
         evaluate_clustering(run, "folder")
 
 
 def test_people_older_than_the_faces_are_an_error(tmp_path):
     photos = [Photo("in/ann/1.jpg", [CENTRAL], ["p1"]), Photo("in/ann/2.jpg", [CENTRAL])]
-    with pytest.raises(EvaluationError, match="run `facecluster cluster` again"):
+    with pytest.raises(InputError, match="run `facecluster cluster` again"):
         evaluate_clustering(make_run(tmp_path, photos), "folder")
 
 
@@ -379,15 +379,15 @@ def test_pairs_that_the_run_cannot_score_say_why(tmp_path):
     path = write_pairs(tmp_path, NAMES, 3)
     photos = two_images_each(NAMES, np.random.default_rng(0))
     without = make_run(tmp_path / "a", photos[2:], dimensions=8)
-    with pytest.raises(EvaluationError, match=r"lacks 2 of the 24 photos .* Name_a/Name_a_0001"):
+    with pytest.raises(InputError, match=r"lacks 2 of the 24 photos .* Name_a/Name_a_0001"):
         evaluate_verification(without, "in", path)
     faceless = make_run(tmp_path / "b", [Photo(p.uri, []) for p in photos])
-    with pytest.raises(EvaluationError, match="none of the pairs"):
+    with pytest.raises(InputError, match="none of the pairs"):
         evaluate_verification(faceless, "in", path)
     run = make_run(tmp_path / "c", photos, dimensions=8)
-    with pytest.raises(EvaluationError, match=r"pairs\.txt: all pairs are in one fold"):
+    with pytest.raises(InputError, match=r"pairs\.txt: all pairs are in one fold"):
         evaluate_verification(run, "in", write_pairs(tmp_path, NAMES, 1))
-    with pytest.raises(EvaluationError, match=r"nowhere\.txt is not there"):
+    with pytest.raises(InputError, match=r"nowhere\.txt is not there"):
         evaluate_verification(run, "in", str(tmp_path / "nowhere.txt"))
 
 
@@ -409,7 +409,7 @@ def test_pair_images_are_found_once_each_with_any_photo_extension(tmp_path):
         str(images / "J.K._R/J.K._R_0001.jpeg"),
     ]
     missing = pairs_of(["Cyd/Cyd_0002", "Ann/Ann_0002"], ["Cyd/Cyd_0001", "Ann/Ann_0003"])
-    with pytest.raises(EvaluationError, match=r"lacks 2 of the 4 images .* Cyd/Cyd_0001"):
+    with pytest.raises(InputError, match=r"lacks 2 of the 4 images .* Cyd/Cyd_0001"):
         pair_image_paths(str(images), missing)
 
 

@@ -12,18 +12,18 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from facecluster.model_export.crops import CropsError, list_crops
+from facecluster.errors import InputError, UsageError
+from facecluster.model_export.crops import list_crops
 from facecluster.model_export.networks.export import (
     export,
     load_networks,
     standardise,
     weights_sha256,
 )
-from facecluster.model_export.training.schedule import TrainingError
 from facecluster.model_export.validation.calibration import calibration_table
 from facecluster.model_export.validation.validate import embed_with_model, validate_pairs
-from facecluster.model_export.validation.verification import PairsError, read_pairs
-from facecluster.pipeline.jobs.train import TrainError, TrainJob, crops_margin
+from facecluster.model_export.validation.verification import read_pairs
+from facecluster.pipeline.jobs.train import TrainJob, crops_margin
 from facecluster.pipeline.options import TrainOptions
 from facecluster.transforms.faces.saved_model import ModelError, SavedModel
 
@@ -311,21 +311,21 @@ def test_more_epochs_go_on_as_if_there_had_been_no_pause(tuned, tmp_path, crops,
 def test_other_options_are_refused(tuned, crops, base, change, sentence):
     before = files_of(tuned)
     options = replace(replace(TRIPLETS, start_from=base.path, flip=True), **change)
-    with pytest.raises(TrainError, match=f"{sentence}: take another output folder"):
+    with pytest.raises(UsageError, match=f"{sentence}: take another output folder"):
         train(tuned, options, crops)
     assert files_of(tuned) == before
 
 
 def test_other_crops_or_another_model_are_refused(tuned, tmp_path, crops, base):
     options = replace(TRIPLETS, start_from=base.path, flip=True)
-    with pytest.raises(TrainError, match="crops_sha256"):
+    with pytest.raises(UsageError, match="crops_sha256"):
         train(tuned, options, crops / "P0", crops / "P1")
     shutil.copytree(base.path, tmp_path / "base")
     copied = replace(options, start_from=str(tmp_path / "base"))
     train(tmp_path / "out", replace(copied, epochs=1), crops)
     shutil.rmtree(tmp_path / "base")
     write_model(tmp_path / "base", seed=3)  # another model in the same place
-    with pytest.raises(TrainError, match="start_from_sha256"):
+    with pytest.raises(UsageError, match="start_from_sha256"):
         train(tmp_path / "out", copied, crops)
 
 
@@ -350,14 +350,14 @@ def test_damaged_settings_are_refused(tmp_path, crops, base):
     options = replace(HEAD, trunk=base.path, epochs=1)
     train(tmp_path / "out", options, crops)
     (tmp_path / "out" / "training.json").write_text("{")
-    with pytest.raises(TrainError, match=r"training\.json is damaged"):
+    with pytest.raises(UsageError, match=r"training\.json is damaged"):
         train(tmp_path / "out", options, crops)
 
 
 def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path, crops, base):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")
-    with pytest.raises(TrainError, match="holds files that are no training of ours, such as model"):
+    with pytest.raises(UsageError, match="holds files that are no training of ours, such as model"):
         train(tmp_path, replace(HEAD, trunk=base.path), crops)
     assert files_of(tmp_path) == {"model/mine.txt": b"mine"}
 
@@ -434,13 +434,13 @@ def test_pairs_that_cannot_be_scored(tmp_path, crops, validation_crops, base):
     options = replace(
         HEAD, trunk=base.path, validation_crops=str(validation_crops), validation_pairs=str(pairs)
     )
-    with pytest.raises(PairsError, match="is not there"):
+    with pytest.raises(InputError, match="is not there"):
         train(tmp_path / "out", options, crops)
     write_pairs(pairs, n_folds=1)
-    with pytest.raises(TrainError, match=r"pairs\.txt: all pairs are in one fold"):
+    with pytest.raises(UsageError, match=r"pairs\.txt: all pairs are in one fold"):
         train(tmp_path / "out", options, crops)
     write_pairs(pairs, n_folds=3, people=range(21, 25))
-    with pytest.raises(CropsError, match="first P24/P24_0002"):
+    with pytest.raises(InputError, match="first P24/P24_0002"):
         train(tmp_path / "out", options, crops)
 
 
@@ -453,7 +453,7 @@ def test_where_nobody_can_be_kept_out_all_are_trained_on(tmp_path, crops, base):
 
 
 def test_one_person_is_not_enough(tmp_path, crops, base):
-    with pytest.raises(TrainError, match="takes two at least"):
+    with pytest.raises(UsageError, match="takes two at least"):
         train(tmp_path / "out", replace(HEAD, trunk=base.path), crops / "P0")
 
 
@@ -463,7 +463,7 @@ def test_a_broken_crop_is_named(tmp_path, base, way):
     (crops / "P1" / "1.png").write_bytes(b"no image")
     options = replace(TINY, batch_size=6, **{way: base.path})
     options = replace(options, embedding_size=4) if way == "trunk" else options
-    with pytest.raises(CropsError, match=r"^P1/1 of .*P1/1\.png cannot be decoded") as raised:
+    with pytest.raises(InputError, match=r"^P1/1 of .*P1/1\.png cannot be decoded") as raised:
         train(tmp_path / "out", options, crops)
     assert "\n" not in str(raised.value)
 
@@ -500,7 +500,7 @@ def test_crops_through_which_less_than_a_face_is_seen_are_refused(tmp_path):
     made = {"options": {"crop_size": 182, "crop_margin": 44}}
     (tmp_path / "crops.json").write_text(json.dumps(made))
     job = TrainJob(tmp_path, replace(TINY, input_size=80), SavedModel, print)
-    with pytest.raises(TrainError, match=r"80 px in the middle, which is less than the face's box"):
+    with pytest.raises(UsageError, match=r"80 px in the middle, which is less than the face's box"):
         job._margin([str(tmp_path)])
 
 
@@ -522,11 +522,11 @@ def test_margins_that_differ_or_cannot_be_read_are_refused(tmp_path):
         (tmp_path / name).mkdir()
         made = {"options": {"crop_size": 182, "crop_margin": crop_margin}}
         (tmp_path / name / "crops.json").write_text(json.dumps(made))
-    with pytest.raises(TrainError, match=r"22 px by .*a/crops.json, 10 px by .*b/crops.json"):
+    with pytest.raises(UsageError, match=r"22 px by .*a/crops.json, 10 px by .*b/crops.json"):
         crops_margin([str(tmp_path / "a"), str(tmp_path / "b")], 160)
     for damaged in ("{", "[]", '{"options": {"crop_size": 182}}'):
         (tmp_path / "a" / "crops.json").write_text(damaged)
-        with pytest.raises(TrainError, match=r"a/crops\.json is damaged"):
+        with pytest.raises(UsageError, match=r"a/crops\.json is damaged"):
             crops_margin([str(tmp_path / "a")], 160)
 
 
@@ -543,7 +543,7 @@ def test_a_schedule_may_end_the_training(tmp_path, crops, base):
     assert said[-1].startswith("epoch 1/1  ")
     assert "learning_rate 0.01" in said[-1]
     (tmp_path / "rates.txt").write_text("first: 0.01\n")
-    with pytest.raises(TrainingError, match=r"rates\.txt line 1"):
+    with pytest.raises(InputError, match=r"rates\.txt line 1"):
         train(tmp_path / "new", options, crops)
     assert not (tmp_path / "new").exists()
 
@@ -593,16 +593,16 @@ def test_mixed_precision_is_for_the_training_alone(tmp_path, crops, base):
     ],
 )
 def test_options_that_contradict_each_other_are_refused(tmp_path, crops, options, sentence):
-    with pytest.raises(TrainError, match=sentence):
+    with pytest.raises(UsageError, match=sentence):
         train(tmp_path / "out", TrainOptions(**options), crops)
     assert not (tmp_path / "out").exists()
 
 
 def test_models_that_do_not_fit(tmp_path, crops, base, old):
     compatible = replace(TRIPLETS, compatible_with=old.path)
-    with pytest.raises(TrainError, match=r"12 dimensions.*8, as --embedding-size says"):
+    with pytest.raises(UsageError, match=r"12 dimensions.*8, as --embedding-size says"):
         train(tmp_path / "a", replace(compatible, trunk=base.path, embedding_size=8), crops)
-    with pytest.raises(TrainError, match=r"12 dimensions.*16, as --start-from says"):
+    with pytest.raises(UsageError, match=r"12 dimensions.*16, as --start-from says"):
         train(tmp_path / "b", replace(compatible, start_from=base.path), crops)
     with pytest.raises(ModelError, match="there is no model in nowhere"):
         train(tmp_path / "c", replace(HEAD, trunk="nowhere"), crops)

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from facecluster.pipeline.run.directory import SHARDED_TABLES, RunDirectory, RunError
+from facecluster.errors import UsageError
+from facecluster.pipeline.run.directory import SHARDED_TABLES, RunDirectory
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import TableError, write_table
 
@@ -260,7 +261,7 @@ def test_tables_elsewhere_are_removed_too(tmp_path):
 def test_a_folder_of_somebody_elses_is_refused(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("{}")
-    with pytest.raises(RunError, match=f"holds other files, such as {name}: take an output"):
+    with pytest.raises(UsageError, match=f"holds other files, such as {name}: take an output"):
         RunDirectory(str(tmp_path)).check_foreign()
 
 
@@ -279,5 +280,5 @@ def test_in_a_bucket_somebody_elses_files_are_found_too(bucket):
     bucket({"bucket://b/run/facecluster.log": b"", "bucket://b/run2/x.jpg": b""})
     RunDirectory("bucket://b/run").check_foreign()
     bucket({"bucket://b/run/a/x.jpg": b""})
-    with pytest.raises(RunError, match=r"such as a/x\.jpg"):
+    with pytest.raises(UsageError, match=r"such as a/x\.jpg"):
         RunDirectory("bucket://b/run").check_foreign()

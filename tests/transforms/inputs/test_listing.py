@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from facecluster.errors import InputError
 from facecluster.transforms.inputs.containers import PHOTO_SUFFIXES
-from facecluster.transforms.inputs.listing import InputError, Listing, list_photos, locate
+from facecluster.transforms.inputs.listing import Listing, list_photos, locate
 from facecluster.transforms.photos.read import plan_shards, read_photo, read_task
 from facecluster.transforms.records import Photo, Shard
 from facecluster.transforms.tables import schema

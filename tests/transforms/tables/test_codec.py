@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
+from facecluster.errors import UsageError
 from facecluster.transforms.tables.codec import (
     CODECS,
     COMPONENTS,
     Codec,
-    CodecError,
     decode,
     fit_pca128,
     make_codec,
@@ -183,7 +183,7 @@ def test_as_few_vectors_and_dimensions_as_components_will_do():
 
 @pytest.mark.parametrize(("n", "dimensions"), [(127, 512), (500, 127), (0, 512)])
 def test_too_few_to_fit(n, dimensions):
-    with pytest.raises(CodecError, match=f"{n} vectors of {dimensions} dimensions"):
+    with pytest.raises(UsageError, match=f"{n} vectors of {dimensions} dimensions"):
         fit_pca128(units(n, dimensions) if n else np.empty((0, dimensions), np.float32))
 
 
@@ -206,5 +206,5 @@ def test_a_codec_is_told_from_another_fit_of_it(faces, arrays):
 
 
 def test_pca128_without_its_arrays():
-    with pytest.raises(CodecError, match="fit-codec"):
+    with pytest.raises(UsageError, match="fit-codec"):
         make_codec("pca128", None)
