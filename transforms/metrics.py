@@ -1,6 +1,6 @@
 """Beam counters and timings of the steps, shown by every runner and read from a job's result.
 
-All are in the namespace `facecluster`. Outside a Beam worker both functions report nothing.
+All are in the namespace `facecluster`. Outside a Beam worker nothing is reported.
 
 | counter | counts |
 |---|---|
@@ -15,9 +15,12 @@ of each photo, batch or shard that a stage handled.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 NAMESPACE = "facecluster"
 
@@ -31,13 +34,27 @@ def count(name: str, n: int = 1) -> None:
 def timed(stage: str) -> Iterator[None]:
     """Adds the milliseconds that its block takes to a stage's distribution, also if it raises.
 
-    A block must not contain a `yield`: that would add the time of all later steps.
+    The block must not contain a `yield`, which would add the time of all later steps: a generator
+    is timed by `timed_items`.
     """
     start = time.perf_counter()
     try:
         yield
     finally:
-        _distribution(f"{stage}_milliseconds").update(round(1000 * (time.perf_counter() - start)))
+        _add_time(stage, time.perf_counter() - start)
+
+
+def timed_items(stage: str, items: Iterable[Item]) -> Iterator[Item]:
+    """Yields the items, and adds the milliseconds that each took to a stage's distribution."""
+    start = time.perf_counter()
+    for item in items:
+        _add_time(stage, time.perf_counter() - start)
+        yield item
+        start = time.perf_counter()
+
+
+def _add_time(stage: str, seconds: float) -> None:
+    _distribution(f"{stage}_milliseconds").update(round(1000 * seconds))
 
 
 # Beam takes more than a second to import. The steps are used without it, too.
