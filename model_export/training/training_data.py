@@ -144,8 +144,14 @@ def training_batches(
         draws = tf.random.stateless_uniform((batch_size, len(DRAWS)), tf.stack([seed, step]))
         return tf.ensure_shape(indices, (batch_size,)), draws
 
+    def load(index):
+        try:
+            return _load(crops, index, input_size)
+        except InputError as error:  # only a ValueError becomes TensorFlow's InvalidArgumentError
+            raise ValueError(f"InputError: {error}") from error
+
     def example(index, draws):
-        image = tf.numpy_function(lambda i: _load(crops, i, input_size), [index], tf.uint8)
+        image = tf.numpy_function(load, [index], tf.uint8)
         image = tf.ensure_shape(image, (None, None, 3))
         return augment(image, draws, input_size, augmentation), tf.gather(crops.labels, index)
 
