@@ -1,14 +1,31 @@
-# make test: everything that .ci/run runs; make slow-test: the checks that take long.
-.PHONY: test slow-test
+.DEFAULT_GOAL := help
+.PHONY: help prepare format lint types imports test slow-test
 
 EXTRAS = cpu train test
+BIN = .venv/bin
 
-test:
-	./prepare.sh $(EXTRAS)
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/pytest
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
 
-slow-test:
-	./prepare.sh $(EXTRAS)
-	.venv/bin/pytest -m slow
+prepare:  ## install facecluster and its tools into .venv; does nothing when they are there
+	@./prepare.sh $(EXTRAS)
+
+format: prepare  ## format the code and apply the linter's safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: prepare  ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: prepare  ## check types
+	$(BIN)/pyright
+
+imports: prepare  ## check which folder may import which
+	$(BIN)/lint-imports
+
+test: lint imports  ## what CI checks: style, imports, all tests
+	$(BIN)/pytest
+
+slow-test: prepare  ## the tests that take minutes each
+	$(BIN)/pytest -m slow
