@@ -169,8 +169,8 @@ def _list_inputs(arguments: argparse.Namespace) -> Listing:
         raise InputError("--overwrite would delete the failures that are to be tried again")
     if not directory.is_run():
         raise InputError(f"{directory.path('failures')} does not exist: {directory.root} is no run")
-    failures, _ = directory.read_shards("failures", ["uri"])
-    return list_photos(arguments.input) if len(failures) else Listing((), n_other_files=0)
+    n_failures = directory.count_rows("failures")
+    return list_photos(arguments.input) if n_failures else Listing((), n_other_files=0)
 
 
 def _is_retry(arguments: argparse.Namespace) -> bool:

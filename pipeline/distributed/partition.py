@@ -5,22 +5,17 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
-from facecluster.pipeline.distributed.work_folder import READERS, WorkFolder
+from facecluster.pipeline.distributed.work_folder import WorkFolder
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.grouping.grouping import Distances
 from facecluster.transforms.grouping.neighbors import Cells
 from facecluster.transforms.grouping.options import ClusterOptions
-from facecluster.transforms.tables.parquet_files import TableError, check_together
-from facecluster.transforms.tables.schema import stamp_of
+from facecluster.transforms.tables.parquet_files import read_footers
 
 # A worker holds a block's visitors as they are stored, and a cell's as floats with their products.
 ROOM = 4
@@ -129,19 +124,16 @@ def make_plan(run: RunDirectory, options: ClusterOptions, worker_bytes: int) -> 
       TableError: a faces file cannot be read, or models are mixed.
     """
     shards = run.complete_shards()
-    with ThreadPoolExecutor(READERS) as pool:
-        paths = [run.shard_path("faces", shard) for shard in shards]
-        footers = list(pool.map(_footer, paths))
-    check_together(paths, [stamp for *_, stamp in footers])
-    rows = {shard: rows for shard, (rows, *_) in zip(shards, footers, strict=True)}
-    row_bytes = max(width for _, width, _ in footers) + 16
+    footers = read_footers([run.shard_path("faces", shard) for shard in shards])
+    rows = {shard: footer.n_rows for shard, footer in zip(shards, footers, strict=True)}
+    row_bytes = max(_embedding_bytes(footer.schema) for footer in footers) + 16
     n, probes = sum(rows.values()), options.probes or 1
     groups = _grouped(rows, worker_bytes // (ROOM * probes * row_bytes))
     sizes = {name: sum(rows[shard] for shard in group) for name, group in groups.items()}
     n_blocks = max(1, math.ceil(n * probes * row_bytes * ROOM / worker_bytes))
     n_parts = max(1, math.ceil(n * (row_bytes + 400) * ROOM / worker_bytes))
     work = WorkFolder(run.path("grouping"))
-    stamps = [stamp for *_, stamp in footers]
+    stamps = [footer.stamp for footer in footers]
     text = json.dumps([asdict(options), groups, sizes, n_blocks, n_parts, stamps], sort_keys=True)
     work.begin(hashlib.sha256(text.encode()).hexdigest())
     return Plan(run, work, options, groups, sizes, n_blocks, n_parts, worker_bytes)
@@ -164,13 +156,6 @@ def _grouped(rows: dict[str, int], most: int) -> dict[str, list[str]]:
     return {f"{number:05d}": group for number, group in enumerate(groups)}
 
 
-def _footer(path: str) -> tuple[int, int, dict[str, Any]]:
-    """Rows of a faces file, bytes of one embedding, and what the file carries about itself."""
-    try:
-        with FileSystems.open(path, mime_type="application/octet-stream") as file:
-            parquet = pq.ParquetFile(file)
-            kind = parquet.schema_arrow.field("embedding").type
-            width = kind.list_size * kind.value_type.bit_width // 8
-            return parquet.metadata.num_rows, width, stamp_of(parquet.schema_arrow)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise TableError(f"{path} cannot be read as a faces table: {error}") from error
+def _embedding_bytes(schema: pa.Schema) -> int:
+    kind = schema.field("embedding").type
+    return kind.list_size * kind.value_type.bit_width // 8

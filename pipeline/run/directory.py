@@ -34,7 +34,12 @@ from apache_beam.io.filesystems import FileSystems
 from facecluster.errors import UsageError
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.files import all_files, delete_files, list_files, write_bytes
-from facecluster.transforms.tables.parquet_files import TableError, read_table, write_table
+from facecluster.transforms.tables.parquet_files import (
+    TableError,
+    count_rows,
+    read_table,
+    write_table,
+)
 
 SHARDED_TABLES = ("photos", "faces", "failures")
 OTHER_TABLES = ("near_duplicates", "people", "assignments")
@@ -135,6 +140,10 @@ class RunDirectory:
         empty = {"photos": schema.PHOTOS, "failures": schema.FAILURES,
                  "faces": schema.faces(pa.list_(pa.float32(), 1))}[table]  # fmt: skip
         return read_table([self.shard_path(table, shard) for shard in shards], columns, empty)
+
+    def count_rows(self, table: str) -> int:
+        """The number of rows of a sharded table, complete shards only."""
+        return count_rows([self.shard_path(table, shard) for shard in self.complete_shards()])
 
     def write(self, table: str, rows: pa.Table) -> None:
         """Writes a table that is no shard's (people, assignments, near_duplicates) as one file."""

@@ -41,7 +41,7 @@ def _reason(error: Exception) -> str:
 
 def list_files(folder: str, suffix: str = ".parquet") -> list[str]:
     """The finished files of a table folder, sorted by name; empty when there is no such folder."""
-    if _is_local(folder):
+    if is_local(folder):
         names = os.listdir(folder) if os.path.isdir(folder) else []
         names = [name for name in names if name.endswith(suffix) and not name.startswith(".")]
         return sorted(os.path.join(folder, name) for name in names)
@@ -51,7 +51,7 @@ def list_files(folder: str, suffix: str = ".parquet") -> list[str]:
 
 def all_files(folder: str) -> list[str]:
     """All files of a folder and of the folders in it, sorted; none when it is not there."""
-    if _is_local(folder):
+    if is_local(folder):
         return sorted(
             os.path.join(top, name) for top, _, names in os.walk(folder) for name in names
         )
@@ -62,7 +62,7 @@ def all_files(folder: str) -> list[str]:
 
 def delete_files(paths: Sequence[str]) -> None:
     """Deletes files, all of one file system."""
-    if paths and not _is_local(paths[0]):
+    if paths and not is_local(paths[0]):
         FileSystems.delete(paths)
         return
     for path in paths:
@@ -71,11 +71,11 @@ def delete_files(paths: Sequence[str]) -> None:
 
 def delete_folder(folder: str) -> None:
     """Deletes a folder and all that is in it, if it is there."""
-    if not _is_local(folder):
+    if not is_local(folder):
         FileSystems.delete([folder + "/"])  # without the slash, stores take it for a file
     elif os.path.isdir(folder):
         shutil.rmtree(folder)
 
 
-def _is_local(path: str) -> bool:
+def is_local(path: str) -> bool:
     return FileSystems.get_scheme(path) is None

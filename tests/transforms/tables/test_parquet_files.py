@@ -1,15 +1,18 @@
 """Parquet files appear whole, read back in order, and what does not belong together is refused."""
 
 import contextlib
+import io
 import os
 import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.io.filesystems import FileSystems
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +24,13 @@ from facecluster.transforms.tables.files import (
     list_files,
     write_bytes,
 )
-from facecluster.transforms.tables.parquet_files import TableError, read_table, write_table
+from facecluster.transforms.tables.parquet_files import (
+    TableError,
+    count_rows,
+    read_footers,
+    read_table,
+    write_table,
+)
 
 PLAIN = pa.schema([pa.field("name", pa.string()), pa.field("number", pa.int32())])
 
@@ -162,6 +171,137 @@ def test_no_files(tmp_path):
     read, stamp = read_table([], ["number"], schema.stamped(PLAIN, model="m"))
     assert (len(read), read.column_names) == (0, ["number"])
     assert stamp["model"] == "m"
+
+
+# --- reading no more than is asked for
+
+
+class CountingFile(io.BytesIO):
+    """A file of an object store that adds up how many bytes were fetched, of all such files."""
+
+    fetched = 0
+
+    def read(self, size=-1):
+        content = super().read(size)
+        CountingFile.fetched += len(content)
+        return content
+
+
+def bytes_read_by_process() -> int:
+    """Bytes that this process has asked the operating system for since it started (Linux)."""
+    with open("/proc/self/io") as file:
+        return int(file.readline().removeprefix("rchar:"))
+
+
+@pytest.fixture(params=["local", "bucket"])
+def faces_files(request, tmp_path, bucket, monkeypatch):
+    """Two files of faces with thumbnails and embeddings, 4 MB each, and a counter of bytes read."""
+    paths = [str(tmp_path / f"{number}.parquet") for number in range(2)]
+    noise = np.random.default_rng(0)
+    for number, path in enumerate(paths):
+        columns = {
+            "face_id": [f"{number}-{row:04d}" for row in range(1000)],
+            "thumbnail": [noise.bytes(3000) for _ in range(1000)],
+            "embedding": pa.FixedSizeListArray.from_arrays(
+                pa.array(noise.normal(size=256_000).astype(np.float32)), 256
+            ),
+            "sharpness": noise.uniform(size=1000),
+        }
+        faces = pa.table(columns)
+        write_table(path, faces.replace_schema_metadata(schema.stamped(faces.schema).metadata))
+        assert os.path.getsize(path) > 3_900_000
+    if request.param == "local":
+        return paths, bytes_read_by_process
+    objects = {
+        f"bucket://run/{number}": Path(path).read_bytes() for number, path in enumerate(paths)
+    }
+    bucket(objects)
+    filesystem = FileSystems.get_filesystem("bucket://")
+    monkeypatch.setattr(
+        type(filesystem), "open", lambda self, path, *_, **__: CountingFile(objects[path])
+    )
+    return list(objects), lambda: CountingFile.fetched
+
+
+def test_a_column_is_read_without_its_neighbors(faces_files):
+    paths, count_bytes = faces_files
+    before = count_bytes()
+    faces, _ = read_table(paths, ["face_id", "sharpness"])
+    fetched = count_bytes() - before
+    assert faces["face_id"].to_pylist() == [
+        f"{n}-{row:04d}" for n in range(2) for row in range(1000)
+    ]
+    assert fetched < 300_000  # of 8 MB: mostly the last 64 KiB of each file, which hold its footer
+    faces, _ = read_table(paths, ["thumbnail"])
+    assert count_bytes() - before - fetched > 6_000_000  # the counter counts
+
+
+def test_rows_are_counted_without_reading_any(faces_files):
+    paths, count_bytes = faces_files
+    before = count_bytes()
+    assert count_rows(paths) == 2000
+    assert count_bytes() - before < 200_000
+    assert [footer.n_rows for footer in read_footers(paths)] == [1000, 1000]
+    assert count_rows([]) == 0
+
+
+def test_files_are_read_in_parallel_and_kept_in_order(tmp_path, bucket, monkeypatch):
+    """Each of eight files can be opened only when all the others are being opened too."""
+    objects = {}
+    for number in range(8):
+        write_table(str(tmp_path / "one"), table([str(number)], [number]))
+        objects[f"bucket://run/{number}"] = (tmp_path / "one").read_bytes()
+    bucket(objects)
+    all_open = threading.Barrier(len(objects), timeout=60)
+
+    def open_with_others(self, path, *_, **__):
+        all_open.wait()
+        return io.BytesIO(objects[path])
+
+    monkeypatch.setattr(type(FileSystems.get_filesystem("bucket://")), "open", open_with_others)
+    paths = sorted(objects, reverse=True)
+    assert read_table(paths, ["number"])[0]["number"].to_pylist() == list(range(8))[::-1]
+
+
+def test_a_buffered_remote_file_is_not_read_ahead(tmp_path, bucket, monkeypatch):
+    """Beam's files on S3 are buffered readers of 16 MiB over a raw file that fetches ranges."""
+
+    class RangeFile(io.RawIOBase):
+        fetched = 0
+
+        def __init__(self, content):
+            self.content = io.BytesIO(content)
+
+        def readinto(self, buffer):
+            n = self.content.readinto(buffer)
+            RangeFile.fetched += n
+            return n
+
+        def seek(self, offset, whence=0):
+            return self.content.seek(offset, whence)
+
+        def tell(self):
+            return self.content.tell()
+
+        def seekable(self):
+            return True
+
+        def readable(self):
+            return True
+
+    rows = pa.table({"id": ["a", "b"], "blob": [os.urandom(3_000_000) for _ in range(2)]})
+    stamped = rows.replace_schema_metadata(schema.stamped(rows.schema).metadata)
+    write_table(str(tmp_path / "one"), stamped)
+    content = (tmp_path / "one").read_bytes()
+    bucket({"bucket://one": content})
+    monkeypatch.setattr(
+        type(FileSystems.get_filesystem("bucket://")),
+        "open",
+        lambda *_, **__: io.BufferedReader(RangeFile(content), 16 << 20),
+    )
+    assert read_table(["bucket://one"], ["id"])[0]["id"].to_pylist() == ["a", "b"]
+    assert RangeFile.fetched < 200_000
+    assert read_table(["bucket://one"], ["id", "blob"])[0].equals(rows)
 
 
 @pytest.fixture
