@@ -20,6 +20,7 @@ from facecluster.transforms.people.checks import summary_of, together
 from facecluster.transforms.people.names import name_people
 from facecluster.transforms.people.tables import people_tables, with_left_out
 from facecluster.transforms.tables.codec import stored_vectors
+from facecluster.transforms.tables.distinct import distinct_rows
 
 
 def cluster_run(
@@ -73,7 +74,8 @@ def _in_memory(
 ) -> dict[str, Any]:
     progress("reading faces")
     columns = ["face_id", "photo_id", "embedding", *FILTER_COLUMNS]
-    faces = _each_once(run.read_shards("faces", columns)[0])
+    faces = distinct_rows(run.read_shards("faces", columns)[0], "face_id")
+    faces = faces.sort_by("face_id").combine_chunks()
     reasons = left_out(faces, options)
     others = faces.select(["face_id", "photo_id"]).filter(reasons.is_valid())
     faces = faces.filter(reasons.is_null()).combine_chunks()
@@ -92,17 +94,6 @@ def _in_memory(
     said = together([summary_of(people, assignments)])
     said["diagnostics"] |= grouping.diagnostics
     return said
-
-
-def _each_once(faces: pa.Table) -> pa.Table:
-    """By face_id, without the repetitions that the same photo under several names brings."""
-    order = pc.sort_indices(faces["face_id"])
-    faces = faces.take(order).combine_chunks()
-    ids = faces["face_id"]
-    if not len(ids):
-        return faces
-    new = pc.not_equal(ids[1:].combine_chunks(), ids[:-1].combine_chunks())
-    return faces.filter(pa.concat_arrays([pa.array([True]), new]))
 
 
 def _previous(run: RunDirectory, face_ids: pa.Array) -> tuple[pa.Array, set[str]]:

@@ -31,6 +31,7 @@ from facecluster.transforms.photos.read import ReadPhotos, plan_tasks
 from facecluster.transforms.photos.write import ShardWriter, WriteShards
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.codec import make_codec
+from facecluster.transforms.tables.distinct import distinct_rows
 
 # A small input is split finer than the option says, so that every worker has its share and
 # progress shows; below the second number a file of its own is not worth it.
@@ -124,6 +125,7 @@ class EmbedJob:
         )
         near_duplicates = near_duplicates_table(photos)
         self.run.write("near_duplicates", near_duplicates)
+        distinct = distinct_rows(photos, "photo_id")
         failures, _ = self.run.read_shards("failures", schema.FAILURES.names)
         entry = {
             **begun,
@@ -131,9 +133,9 @@ class EmbedJob:
             "seconds": round(time.monotonic() - started, 1),
             "counts": {
                 "photos": len(photos),
-                "copies": len(photos) - pc.count_distinct(photos["photo_id"]).as_py(),
+                "copies": len(photos) - len(distinct),
                 "near_duplicates": len(near_duplicates),
-                "faces": self._n_faces(photos),
+                "faces": pc.sum(distinct["n_faces"]).as_py() or 0,
                 "failures": len(failures),
                 "photos_already_done": len(sources) - sum(shard.n_photos for shard, _ in shards),
                 "inputs_gone": n_gone,
@@ -217,11 +219,6 @@ class EmbedJob:
     def _photos_per_shard(self, n_photos: int, n_workers: int) -> int:
         even = math.ceil(n_photos / (n_workers * SHARDS_PER_WORKER))
         return min(self.options.photos_per_shard, max(even, LEAST_PHOTOS_PER_SHARD))
-
-    def _n_faces(self, photos: pa.Table) -> int:
-        """Faces, those of a photo with several names counted once."""
-        once = photos.group_by("photo_id").aggregate([("n_faces", "max")])
-        return pc.sum(once["n_faces_max"]).as_py() or 0
 
     def _photos_done(self, sizes: dict[str, int]) -> int:
         return sum(sizes.get(name, 0) for name in self.run.complete_shards())

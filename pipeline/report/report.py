@@ -22,6 +22,7 @@ from facecluster.transforms.grouping.face_filter import REASONS, in_words
 from facecluster.transforms.inputs.sources import SEPARATOR
 from facecluster.transforms.people.checks import heterogeneous
 from facecluster.transforms.tables import schema
+from facecluster.transforms.tables.distinct import distinct_rows
 from facecluster.transforms.tables.files import write_bytes
 
 UNASSIGNED_SHOWN = 240  # faces
@@ -125,7 +126,7 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
         versions=manifest.get("versions", {}),
         steps=_steps(manifest),
         n_photos=len(photos),
-        n_copies=len(photos) - len(pc.unique(photos["photo_id"])),
+        n_copies=len(photos) - len(distinct_rows(photos, "photo_id")),
         n_faces=len(assignments),
         n_people=len(people),
         n_unassigned=len(unassigned),
@@ -155,10 +156,7 @@ def _assignments(run: RunDirectory) -> pa.Table:
         table = run.read_shards("faces", ["face_id", "photo_id"])[0]
         for field in list(schema.ASSIGNMENTS)[2:]:
             table = table.append_column(field.name, pa.nulls(len(table), field.type))
-    columns = [name for name in table.column_names if name != "face_id"]
-    firsts = [(name, "first") for name in columns]
-    table = table.group_by("face_id", use_threads=False).aggregate(firsts)
-    return table.rename_columns([name.removesuffix("_first") for name in table.column_names])
+    return distinct_rows(table, "face_id")
 
 
 def _contact_sheets(people: pa.Table, assignments: pa.Table) -> dict[str, list[dict[str, Any]]]:
@@ -242,10 +240,8 @@ def _link(uri: str) -> str | None:
 def _uris(photos: pa.Table, photo_ids: Collection[str]) -> dict[str, str]:
     """The uri of each of `photo_ids`; of a photo under several names, the first."""
     wanted = photos.filter(pc.is_in(photos["photo_id"], pa.array(photo_ids, pa.string())))
-    uris: dict[str, str] = {}
-    for row in wanted.to_pylist():
-        uris.setdefault(row["photo_id"], row["uri"])
-    return uris
+    first = distinct_rows(wanted, "photo_id")
+    return dict(zip(first["photo_id"].to_pylist(), first["uri"].to_pylist(), strict=True))
 
 
 def _pictures(

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from facecluster.transforms.tables import schema
+from facecluster.transforms.tables.distinct import distinct_rows
 
 # Bits. The nearest photos of LFW's tuning half: up to 4 bits the same picture under two names, from
 # 6 bits on portraits of two people against alike backgrounds (benchmarks/near_duplicates.py).
@@ -90,15 +91,12 @@ def near_duplicates_table(photos: pa.Table) -> pa.Table:
     Args:
       photos: columns photo_id, width, height, taken_at and perceptual_hash.
     """
+    photos = distinct_rows(photos, "photo_id")
     photos = photos.filter(pc.is_valid(photos["perceptual_hash"]))
     pixels = pc.multiply(photos["width"].cast(pa.int64()), photos["height"])
     photos = photos.append_column("pixels", pixels).sort_by(
         [("pixels", "descending"), ("taken_at", "ascending"), ("photo_id", "ascending")]
     )
-    ids = photos["photo_id"].combine_chunks()
-    if len(photos):  # the same bytes under several URIs are one photo
-        is_new = pa.concat_arrays([pa.array([True]), pc.not_equal(ids[1:], ids[:-1])])
-        photos = photos.filter(is_new)
     hashes = photos["perceptual_hash"].to_numpy().view(np.uint64)
     original = near_duplicates(hashes, photos["width"].to_numpy() / photos["height"].to_numpy())
     marked = np.flatnonzero(original != np.arange(len(original)))
