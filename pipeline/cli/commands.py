@@ -85,11 +85,11 @@ def embed(arguments: argparse.Namespace) -> int:
     """Photos to faces."""
     known_beam_options(arguments.beam_arguments)
     directory = _embed(arguments, _list_inputs(arguments))
-    counts = directory.manifest()["steps"]["embed"]["counts"]
+    counts = directory.manifest().embed.counts
     if arguments.command == "embed":
         print(format_summary(directory.manifest()))
-    if counts["photos"] == 0:
-        print(f"facecluster: none of the {counts['failures']} photos could be read; "
+    if counts.photos == 0:
+        print(f"facecluster: none of the {counts.failures} photos could be read; "
               f"{directory.path('failures')} says why", file=sys.stderr)  # fmt: skip
         return FAILED
     return 0

@@ -1,84 +1,106 @@
-"""What a run came to, in the few lines that the command ends with."""
+"""The summary that a command prints at its end: a run's counts, times and warnings."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from facecluster.pipeline.run.manifest import (
+    ClusterCounts,
+    ClusterDiagnostics,
+    EmbedCounts,
+    Manifest,
+)
 from facecluster.transforms.grouping.face_filter import in_words
 from facecluster.transforms.people.checks import GIANT_SHARE
 
-STEPS = ("embed", "cluster")
+Line = tuple[str, int, list[str]]  # name, number, notes in parentheses
 
 
-def format_summary(manifest: Mapping[str, Any]) -> str:
-    """The counts and seconds of a run's steps, one line each, and what to doubt about its people.
+def format_summary(manifest: Manifest) -> str:
+    """A line for each count of a run's steps, one for their times, and the warnings as notes.
 
-    A step that is running, or was killed, has no counts and is left out.
+    A step that is running or was killed has no counts and is left out.
     """
-    steps = manifest.get("steps", {})
-    embed, cluster = (steps.get(name, {}).get("counts") for name in STEPS)
-    lines = []
-    if embed:
-        kinds = {
-            "photos_already_done": ("inputs done before", "inputs done before"),
-            "copies": ("copy", "copies"),
-            "near_duplicates": ("near-duplicate", "near-duplicates"),
-        }
-        numbers = {kind: embed.get(kind, 0) for kind in kinds}
-        notes = [f"{n:,} {kinds[kind][n > 1]}" for kind, n in numbers.items() if n]
-        lines += [
-            ("photos", embed["photos"], notes),
-            ("faces", embed["faces"], []),
-        ]
-    if cluster:
-        notes = [f"largest {cluster['largest_person']:,} faces"] * bool(cluster["people"])
-        lines += [("people", cluster["people"], notes), ("unassigned", cluster["unassigned"], [])]
-        if cluster.get("left_out"):
-            reasons = steps["cluster"]["diagnostics"]["left_out"]
-            lines.append(("left out", cluster["left_out"], [in_words(reasons)]))
-    if embed:
-        others = embed["files_that_are_no_photos"]
-        files = "1 other file is" if others == 1 else f"{others:,} other files are"
-        notes = [f"{files} not named like photos"] * bool(others)
-        lines.append(("failures", embed["failures"], notes))
+    embed, cluster = manifest.embed, manifest.cluster
+    embed_counts = embed.counts if embed else None
+    diagnostics = (cluster.diagnostics if cluster else None) or ClusterDiagnostics()
+    lines: list[Line] = []
+    if embed_counts:
+        lines += _embed_lines(embed_counts)
+    if cluster and cluster.counts:
+        lines += _cluster_lines(cluster.counts, diagnostics)
+    if embed_counts:
+        lines.append(_failures_line(embed_counts))
     width = max((len(f"{number:,}") for _, number, _ in lines), default=0)
     text = [
         f"{name:14}{number:>{width},}{''.join(f'  ({note})' for note in notes)}"
         for name, number, notes in lines
     ]
     seconds = [
-        f"{name} {steps[name]['seconds']:,} s" for name in STEPS if "seconds" in steps.get(name, {})
+        f"{name} {entry.seconds:,} s"
+        for name, entry in manifest.steps.items()
+        if entry.seconds is not None
     ]
     if seconds:
         text.append(f"{'time':14}{', '.join(seconds)}")
-    doubts = _doubts(steps.get("cluster", {}).get("diagnostics", {}))
-    n_gone = embed.get("inputs_gone") if embed else 0
-    if n_gone:
-        inputs = "1 input is" if n_gone == 1 else f"{n_gone:,} inputs are"
-        doubts.insert(0, f"{inputs} left out that an earlier command had still to do")
-    return "\n".join(text + [f"{'note':14}{doubt}" for doubt in doubts])
+    warnings = [*_input_warnings(embed_counts), *_people_warnings(diagnostics)]
+    return "\n".join([*text, *(f"{'note':14}{warning}" for warning in warnings)])
 
 
-def _doubts(diagnostics: Mapping[str, Any]) -> list[str]:
-    """Sentences about people that may be none and neighbours that were missed; mostly none."""
-    doubts = []
-    n_giants = len(diagnostics.get("giant_people", []))
+def _embed_lines(counts: EmbedCounts) -> list[Line]:
+    notes = [
+        _count(counts.inputs_done_before, "input done before", "inputs done before"),
+        _count(counts.duplicates, "duplicate", "duplicates"),
+        _count(counts.near_duplicates, "near-duplicate", "near-duplicates"),
+    ]
+    return [("photos", counts.photos, list(filter(None, notes))), ("faces", counts.faces, [])]
+
+
+def _cluster_lines(counts: ClusterCounts, diagnostics: ClusterDiagnostics) -> list[Line]:
+    largest = [f"largest {counts.largest_person:,} faces"] * bool(counts.people)
+    lines: list[Line] = [
+        ("people", counts.people, largest),
+        ("unassigned", counts.unassigned, []),
+    ]
+    if counts.left_out:
+        lines.append(("left out", counts.left_out, [in_words(diagnostics.left_out)]))
+    return lines
+
+
+def _failures_line(counts: EmbedCounts) -> Line:
+    others = _count(counts.other_files, "other file is", "other files are")
+    return ("failures", counts.failures, [f"{others} not named like photos"] * bool(others))
+
+
+def _input_warnings(counts: EmbedCounts | None) -> Iterator[str]:
+    if counts and counts.inputs_missing:
+        inputs = _count(counts.inputs_missing, "input", "inputs")
+        were = "was" if counts.inputs_missing == 1 else "were"
+        yield f"{inputs} of an unfinished earlier command {were} not given again and left out"
+
+
+def _people_warnings(diagnostics: ClusterDiagnostics) -> Iterator[str]:
+    """People that may be more than one, and neighbors that the search missed."""
+    n_giants = len(diagnostics.giant_people)
     if n_giants:
         people = "one person holds" if n_giants == 1 else f"{n_giants} people each hold"
-        doubts.append(
+        yield (
             f"{people} {GIANT_SHARE:.0%} of all grouped faces or more, too different to be one: "
-            f"try a smaller --max-distance (it came to {diagnostics['max_distance']})"
+            f"try a smaller --max-distance (it came to {diagnostics.max_distance})"
         )
-    n_others = diagnostics.get("heterogeneous_people", 0) - n_giants
+    n_others = diagnostics.heterogeneous_people - n_giants
     if n_others > 0:
         people = "one person" if n_others == 1 else f"{n_others:,} people"
-        doubts.append(f"the faces of {people} differ unusually: perhaps more than one person")
-    n_again = diagnostics.get("same_photo_violations", 0)
+        yield f"the faces of {people} differ unusually: perhaps more than one person"
+    n_again = diagnostics.same_photo_violations
     if n_again:
-        again = "1 face is" if n_again == 1 else f"{n_again:,} faces are"
-        doubts.append(f"{again} of a person whom the photo shows already: see the report")
-    found = diagnostics.get("recall", 1)
-    if found < 1:
-        doubts.append(
-            f"about {100 * found:.4g}% of nearest faces were found: --probes 0 finds all, slowly"
+        faces = _count(n_again, "face is", "faces are")
+        yield f"{faces} of a person who is in the same photo already: see the report"
+    if diagnostics.recall < 1:
+        yield (
+            f"about {100 * diagnostics.recall:.4g}% of nearest faces were found: --probes 0 finds "
+            "all, slowly"
         )
-    return doubts
+
+
+def _count(number: int, one: str, many: str) -> str:
+    """The number with its noun, empty for 0."""
+    return f"{number:,} {one if number == 1 else many}" if number else ""

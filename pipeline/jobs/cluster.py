@@ -1,6 +1,5 @@
 """The faces table into people, in memory or on workers."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +12,7 @@ from facecluster.errors import UsageError
 from facecluster.pipeline.distributed.grouping import group_run
 from facecluster.pipeline.options import WorkerOptions
 from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.pipeline.run.manifest import ClusterCounts, ClusterDiagnostics, ClusterEntry
 from facecluster.transforms.grouping.face_filter import FILTER_COLUMNS, left_out
 from facecluster.transforms.grouping.grouping import group_faces
 from facecluster.transforms.grouping.options import ClusterOptions
@@ -29,7 +29,7 @@ def cluster_run(
     progress: Callable[[str], None],
     workers: WorkerOptions | None = None,
     beam_arguments: Sequence[str] = (),
-) -> dict:
+) -> ClusterEntry:
     """Groups a run's faces and writes its people and assignments tables.
 
     Args:
@@ -40,14 +40,14 @@ def cluster_run(
       beam_arguments: options for Beam, as on its command line.
 
     Returns:
-      The step's manifest entry: counts, diagnostics, seconds, options.
+      The step's manifest entry.
 
     Raises:
       UsageError: the run holds no faces table, or the options exclude each other.
       JobError: Beam failed.
       TableError: the table is damaged, or mixes models.
     """
-    started = time.monotonic()
+    entry = ClusterEntry.start(options=asdict(options))
     if not run.complete_shards():
         raise UsageError(f"{run.root} holds no faces: run `facecluster embed` into it first")
     if options.min_samples > options.n_neighbors:
@@ -59,13 +59,11 @@ def cluster_run(
         said = group_run(run, options, workers.worker_memory, beam_arguments, progress)
     else:
         said = _in_memory(run, options, progress)
-    entry = {
-        "state": "done",
-        "options": asdict(options),
-        "seconds": round(time.monotonic() - started, 1),
-        **said,
-    }
-    run.update_manifest("cluster", entry)
+    entry = entry.finish(
+        counts=ClusterCounts(**said["counts"]),
+        diagnostics=ClusterDiagnostics(**said["diagnostics"]),
+    )
+    run.update_manifest(entry)
     return entry
 
 

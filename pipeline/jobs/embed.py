@@ -5,7 +5,6 @@ At the end all photos of the run are compared, for its table of near-duplicates.
 
 import math
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +19,7 @@ from facecluster.pipeline.failure_limit import FailureLimit
 from facecluster.pipeline.jobs.embed_plan import EmbedPlan
 from facecluster.pipeline.options import EmbedOptions
 from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.pipeline.run.manifest import EmbedCounts, EmbedEntry
 from facecluster.transforms.faces.align import align_faces
 from facecluster.transforms.faces.detect import DetectFaces
 from facecluster.transforms.faces.embed import FaceEmbedder
@@ -63,7 +63,9 @@ class EmbedJob:
     max_failures: FailureLimit | None = None
     retry_all: bool = False
 
-    def __call__(self, listing: Listing, watch: Callable[[Callable[[], int], int], None]) -> dict:
+    def __call__(
+        self, listing: Listing, watch: Callable[[Callable[[], int], int], None]
+    ) -> EmbedEntry:
         """Embeds the photos that the run does not hold yet.
 
         Args:
@@ -72,12 +74,11 @@ class EmbedJob:
             context manager that shows progress while the job runs.
 
         Returns:
-          The step's manifest entry: counts, seconds, options.
+          The step's manifest entry.
 
         Raises:
           JobError: the run was made with other options or another model, or Beam failed.
         """
-        started = time.monotonic()
         card = self.embedder.card()
         codec = make_codec(self.options.codec, self.embedder.codec_arrays())
         settings = {
@@ -98,8 +99,8 @@ class EmbedJob:
                 f"{n_gone:,} inputs of {self.run.root} are still to be done: first go on with the "
                 "command that was stopped, or with those of its inputs that are still there"
             )
-        begun = {"state": "running", "options": settings, "models": models}
-        self.run.update_manifest("embed", begun)
+        entry = EmbedEntry.start(options=settings, models=models)
+        self.run.update_manifest(entry)
 
         self.run.remove_unfinished()
         plan = plan.settled()
@@ -117,7 +118,7 @@ class EmbedJob:
                 self._embed(shards, writer, card, execution, watch, check)
             except TooManyFailures:
                 EmbedPlan.of(self.run).settled()
-                self.run.update_manifest("embed", {**begun, "state": "failed"})
+                self.run.update_manifest(entry.finish("failed"))
                 raise
         EmbedPlan.of(self.run).settled().without_mended(listing)
         photos, _ = self.run.read_shards(
@@ -127,27 +128,23 @@ class EmbedJob:
         self.run.write("near_duplicates", near_duplicates)
         distinct = distinct_rows(photos, "photo_id")
         failures, _ = self.run.read_shards("failures", schema.FAILURES.names)
-        entry = {
-            **begun,
-            "state": "done",
-            "seconds": round(time.monotonic() - started, 1),
-            "counts": {
-                "photos": len(photos),
-                "copies": len(photos) - len(distinct),
-                "near_duplicates": len(near_duplicates),
-                "faces": pc.sum(distinct["n_faces"]).as_py() or 0,
-                "failures": len(failures),
-                "photos_already_done": len(sources) - sum(shard.n_photos for shard, _ in shards),
-                "inputs_gone": n_gone,
-                "files_that_are_no_photos": listing.n_other_files,
-            },
-        }
+        counts = EmbedCounts(
+            photos=len(photos),
+            duplicates=len(photos) - len(distinct),
+            near_duplicates=len(near_duplicates),
+            faces=pc.sum(distinct["n_faces"]).as_py() or 0,
+            failures=len(failures),
+            inputs_done_before=len(sources) - sum(shard.n_photos for shard, _ in shards),
+            inputs_missing=n_gone,
+            other_files=listing.n_other_files,
+        )
         try:
             self._check_failures(failures, len(photos) + len(failures))
         except TooManyFailures:
-            self.run.update_manifest("embed", {**entry, "state": "failed"})
+            self.run.update_manifest(entry.finish("failed", counts=counts))
             raise
-        self.run.update_manifest("embed", entry)
+        entry = entry.finish(counts=counts)
+        self.run.update_manifest(entry)
         return entry
 
     def _embed(self, shards, writer, card, execution, watch, check) -> None:
@@ -202,7 +199,8 @@ class EmbedJob:
         )
 
     def _check_settings(self, settings: dict) -> None:
-        before = self.run.manifest().get("steps", {}).get("embed", {}).get("options", settings)
+        embed = self.run.manifest().embed
+        before = embed.options if embed else settings
         for name, value in settings.items():
             if before.get(name) != value:
                 raise JobError(
@@ -213,8 +211,8 @@ class EmbedJob:
 
     def _models(self, card: dict) -> dict[str, str]:
         """{name: SHA-256} of all models of this run's faces; they share an embedding space."""
-        before = self.run.manifest().get("steps", {}).get("embed", {}).get("models", {})
-        return {**before, card["name"]: card["sha256"]}
+        embed = self.run.manifest().embed
+        return {**(embed.models if embed else {}), card["name"]: card["sha256"]}
 
     def _photos_per_shard(self, n_photos: int, n_workers: int) -> int:
         even = math.ceil(n_photos / (n_workers * SHARDS_PER_WORKER))

@@ -1,39 +1,41 @@
-"""The names, manifest and state of everything a run leaves on disk.
+"""A run's folder: the names of its files, its tables and its manifest.
 
 RUN/
-  manifest.json           options, model cards, library versions, state and counts of each step
+  manifest.json           options, models, library versions, state and counts of each step
   plan.parquet            which input is in which shard
-  run.lock                who is at work here
+  run.lock                the job that is using the folder
   photos/SHARD.parquet    one file per input shard in each of these three; the photos file is
-  faces/SHARD.parquet     written last, so a shard is complete exactly when it has one
+  faces/SHARD.parquet     written last, so a shard is complete if and only if it has one
   failures/SHARD.parquet
   near_duplicates/near_duplicates.parquet
   assignments/assignments.parquet
   people/people.parquet
   report/index.html
   evaluation/*.json
-  grouping/               while faces are grouped on workers
+  grouping/               intermediate files of grouping on workers
   facecluster.log
 """
 
 import contextlib
-import json
 import os
-import platform
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import UsageError
+from facecluster.pipeline.run.manifest import (
+    Manifest,
+    StepEntry,
+    is_manifest,
+    read_manifest,
+    write_manifest,
+)
 from facecluster.transforms.tables import schema
-from facecluster.transforms.tables.files import all_files, delete_files, list_files, write_bytes
+from facecluster.transforms.tables.files import all_files, delete_files, list_files
 from facecluster.transforms.tables.parquet_files import (
     TableError,
     count_rows,
@@ -43,19 +45,17 @@ from facecluster.transforms.tables.parquet_files import (
 
 SHARDED_TABLES = ("photos", "faces", "failures")
 OTHER_TABLES = ("near_duplicates", "people", "assignments")
-VERSIONED_PACKAGES = ("facecluster", "apache-beam", "tensorflow", "faiss-cpu", "faiss-gpu",
-                      "hdbscan", "scikit-learn", "numpy", "pyarrow", "pillow")  # fmt: skip
 
-# What facecluster writes into a run, and nothing else does: files, and endings of files in folders.
+# The files that facecluster writes: some at the top, others in folders, by their file endings.
 MANIFEST_NAME, PLAN_NAME = "manifest.json", "plan.parquet"
-OUR_FOLDERS = {
+RUN_FOLDERS = {
     **dict.fromkeys((*SHARDED_TABLES, *OTHER_TABLES), (".parquet",)),
     "report": (".html",),
     "evaluation": (".json",),
     "grouping": (".npz", ".parquet"),
 }
-NOT_REMOVED = {"facecluster.log", "run.lock"}  # both in use while a job runs
-TEMPORARY_ENDING = re.compile(r"\.[0-9a-f]{32}\.tmp$")  # as `write_bytes` makes them
+NOT_REMOVED = {"facecluster.log", "run.lock"}  # both are in use while a job runs
+TEMPORARY_ENDING = re.compile(r"\.[0-9a-f]{32}\.tmp$")  # of the files that `write_bytes` renames
 
 
 @dataclass(frozen=True)
@@ -73,54 +73,54 @@ class RunDirectory:
 
     def is_run(self) -> bool:
         """Whether facecluster has written into the folder before."""
-        if FileSystems.exists(self.path(MANIFEST_NAME)):
-            with contextlib.suppress(TableError, AttributeError):
-                return isinstance(self.manifest().get("steps"), dict)
+        if is_manifest(self._manifest_path):
+            return True
         if FileSystems.exists(self.path(PLAN_NAME)):
             with contextlib.suppress(TableError):
                 return bool(read_table([self.path(PLAN_NAME)], schema.PLAN.names))
         return False
 
     def check_foreign(self) -> None:
-        """Raises UsageError if the folder is no run and somebody else's files are in it."""
+        """Raises UsageError if the folder is not a run and holds other files."""
         if self.is_run():
             return
         for name in _names(self.root):
             if name not in NOT_REMOVED and not _is_temporary_manifest(name):
                 raise UsageError(
-                    f"{self.root} is no run of facecluster's and holds other files, such as "
-                    f"{name}: take an output folder that is empty or not there yet"
+                    f"{self.root} is not a facecluster run and holds other files, such as {name}: "
+                    "take an output folder that is empty or does not exist yet"
                 )
 
     def remove_everything(self) -> None:
-        """Deletes what facecluster wrote; other files, the log and the lock stay.
+        """Deletes the files that facecluster wrote; other files, the log and the lock stay.
 
-        The manifest stays too, and tells of nothing: this is a run, also when it is killed now.
-        What makes shards complete goes first, while the manifest knows how they were made.
+        An empty manifest stays too, so that the folder is still a run if this is interrupted. The
+        photos files go first: they make shards complete, and the manifest that tells how the
+        shards were made must not be emptied before them.
         """
         delete_files(list_files(self.path("photos")))
-        write_bytes(self.path(MANIFEST_NAME), b'{"steps": {}}\n')
-        ours = [name for name in _names(self.root) if _is_ours(name) and name != MANIFEST_NAME]
-        delete_files([self.path(*name.split("/")) for name in ours])
-        for table in (*SHARDED_TABLES, *OTHER_TABLES):  # where these are links to folders elsewhere
+        write_manifest(self._manifest_path, Manifest())
+        names = [name for name in _names(self.root) if _is_run_file(name) and name != MANIFEST_NAME]
+        delete_files([self.path(*name.split("/")) for name in names])
+        for table in (*SHARDED_TABLES, *OTHER_TABLES):  # those that are links to other folders
             delete_files(list_files(self.path(table)))
         if FileSystems.get_scheme(self.root) is None:
-            for folder in OUR_FOLDERS:
+            for folder in RUN_FOLDERS:
                 for top, _, _ in os.walk(self.path(folder), topdown=False):
-                    with contextlib.suppress(OSError):  # somebody else's file is in it
+                    with contextlib.suppress(OSError):  # it holds other files
                         os.rmdir(top)
 
     def remove_shard(self, shard: str) -> None:
-        """Deletes a shard's tables, the marker first; killed, it is one that is not finished."""
+        """Deletes a shard's tables, photos first: if interrupted, it leaves an incomplete shard."""
         for table in SHARDED_TABLES:
             path = self.shard_path(table, shard)
             if FileSystems.exists(path):
                 delete_files([path])
 
     def remove_unfinished(self) -> None:
-        """Deletes what a killed job left: files of shards that are not complete, temporary files.
+        """Deletes what a killed job left: files of incomplete shards, and temporary files.
 
-        Readers pass over them, but whoever opens a table's folder as a whole would not.
+        `read_shards` skips them, but a program that opens a table's whole folder would not.
         """
         complete = set(self.complete_shards())
         for table in SHARDED_TABLES:
@@ -135,7 +135,7 @@ class RunDirectory:
         return self.path(table, f"{shard}.parquet")
 
     def read_shards(self, table: str, columns: Sequence[str], shards: Sequence[str] | None = None):
-        """(table, stamp) of a sharded table, complete shards only; see `tables.read_table`."""
+        """(table, stamp) of the shards, by default the complete ones; see `read_table`."""
         shards = self.complete_shards() if shards is None else shards
         empty = {"photos": schema.PHOTOS, "failures": schema.FAILURES,
                  "faces": schema.faces(pa.list_(pa.float32(), 1))}[table]  # fmt: skip
@@ -146,19 +146,19 @@ class RunDirectory:
         return count_rows([self.shard_path(table, shard) for shard in self.complete_shards()])
 
     def write(self, table: str, rows: pa.Table) -> None:
-        """Writes a table that is no shard's (people, assignments, near_duplicates) as one file."""
+        """Writes a table without shards (people, assignments, near_duplicates) as one file."""
         path = self.path(table, f"{table}.parquet")
         write_table(path, rows)
         self._remove_all_but(table, {path})
 
     def take_parts(self, table: str, folder: str, names: Sequence[str]) -> None:
-        """Makes files of `folder` the table that grouping makes, in place of what it was.
+        """Moves files from `folder` into a table's folder, in place of the files there.
 
-        If it is interrupted, calling it again finishes it. What was there goes last: until then no
-        face is without the person it had, or has.
+        If it is interrupted, calling it again finishes it. The old files are deleted last, so that
+        at any moment every face has its old or its new row.
 
         Args:
-          names: of all the files; those that are not in the folder any more are in place.
+          names: of all the files, including those that an interrupted call has moved already.
         """
         parts = list_files(folder)
         if not FileSystems.exists(self.path(table)):
@@ -170,71 +170,51 @@ class RunDirectory:
         delete_files([path for path in list_files(self.path(table)) if path not in kept])
 
     def exists(self, table: str) -> bool:
-        """Whether grouping has made a table."""
+        """Whether a table without shards has been written."""
         return bool(list_files(self.path(table)))
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Reads a table that grouping made; TableError when it is not there."""
+        """Reads a table without shards; raises TableError if it does not exist."""
         if columns is None:
             columns = {"people": schema.PEOPLE, "assignments": schema.ASSIGNMENTS}[table].names
         files = list_files(self.path(table))
         if not files:
-            raise TableError(f"{self.path(table)} is not there: group the faces first")
+            raise TableError(f"{self.path(table)} does not exist: group the faces first")
         return read_table(files, columns)[0]
 
-    def manifest(self) -> dict[str, Any]:
-        path = self.path(MANIFEST_NAME)
-        if not FileSystems.exists(path):
-            return {}
-        with FileSystems.open(path) as file:
-            content = file.read()
-        try:
-            return json.loads(content)
-        except ValueError as error:
-            raise TableError(f"{path} is damaged, take another output folder: {error}") from error
+    def manifest(self) -> Manifest:
+        """The run's manifest, an empty one if it has none; raises JobError if it is damaged."""
+        return read_manifest(self._manifest_path)
 
-    def update_manifest(self, step: str, entry: dict[str, Any]) -> None:
-        """Records what a step did, under its name, beside what other steps recorded."""
-        manifest = self.manifest()
-        manifest["versions"] = _versions()
-        manifest.setdefault("steps", {})[step] = {
-            "finished_at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-            **entry,
-        }
-        text = json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n"
-        write_bytes(self.path(MANIFEST_NAME), text.encode())
+    def update_manifest(self, entry: StepEntry) -> None:
+        """Records an entry in place of the same step's earlier one."""
+        write_manifest(self._manifest_path, self.manifest().with_step(entry))
+
+    @property
+    def _manifest_path(self) -> str:
+        return self.path(MANIFEST_NAME)
 
 
 def _names(root: str) -> Iterator[str]:
-    """The files in a folder and its subfolders, by names relative to it, without hidden ones."""
+    """The paths of a folder's files, relative to it, subfolders included, hidden files not."""
     prefix = root.rstrip("/") + "/"
     for path in all_files(root):
         name = path.removeprefix(prefix).replace(os.sep, "/")
-        if not PurePosixPath(name).name.startswith("."):  # as file managers leave them anywhere
+        if not PurePosixPath(name).name.startswith("."):  # file managers leave such files anywhere
             yield name
 
 
-def _is_ours(name: str) -> bool:
+def _is_run_file(name: str) -> bool:
     folder, _, rest = TEMPORARY_ENDING.sub("", name).partition("/")
     if not rest:
         return folder in (MANIFEST_NAME, PLAN_NAME)
-    return rest.endswith(OUR_FOLDERS.get(folder, ()))
+    return rest.endswith(RUN_FOLDERS.get(folder, ()))
 
 
 def _is_temporary_manifest(name: str) -> bool:
-    """Whether a job was killed while it wrote the first file of a run."""
+    """Whether this is what a job leaves that was killed while it wrote a run's first file."""
     return TEMPORARY_ENDING.sub("", name) == MANIFEST_NAME != name
 
 
 def _shard_of(path: str) -> str:
     return PurePosixPath(path).name.removesuffix(".parquet")
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in VERSIONED_PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -201,7 +201,7 @@ def test_photos_that_show_the_same_are_marked_and_marked_anew_when_a_better_one_
     before = facecluster("run", "--input", photos, "--output", run)
     assert before.returncode == 0, before.stderr
     summary = dict(line.split(maxsplit=1) for line in before.stdout.splitlines())
-    assert summary["photos"] == "6  (1 copy)  (1 near-duplicate)"
+    assert summary["photos"] == "6  (1 duplicate)  (1 near-duplicate)"
     name_of = {row["photo_id"]: Path(row["uri"]).name for row in read(run, "photos")}
 
     def marks() -> dict[str, str]:

@@ -206,7 +206,7 @@ def test_a_run_can_be_started_again_and_a_folder_that_is_none_cannot(few_photos,
     assert (run / "notes.txt").read_text() == "mine"
     job = start(photos, photos, "--overwrite")
     assert finish(job) == 2
-    assert f"{photos} is no run of facecluster's and holds other files" in job.log.read_text()
+    assert f"{photos} is not a facecluster run and holds other files" in job.log.read_text()
     assert len(list(photos.glob("*.jpg"))) == 4
 
 

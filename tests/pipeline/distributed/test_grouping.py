@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -119,7 +119,8 @@ def write_run(root, photos, n_shards=3, writer=None) -> RunDirectory:
 
 def cluster(run, options=None, distribute=False, beam=()):
     workers = WorkerOptions(distribute, 64)
-    return cluster_run(run, options or ClusterOptions(), lambda words: None, workers, beam)
+    entry = cluster_run(run, options or ClusterOptions(), lambda words: None, workers, beam)
+    return asdict(entry)
 
 
 def tables_of(run):
@@ -144,7 +145,8 @@ def assert_as_in_memory(tmp_path, photos, n_shards=3, writer=None, options=None)
     expected, found = (cluster(run, options, run is runs[1]) for run in runs)
     assert_same(tables_of(runs[1]), tables_of(runs[0]))
     assert found["counts"] == expected["counts"]
-    expected["diagnostics"].pop("seconds")
+    for entry in (expected, found):
+        entry["diagnostics"].pop("seconds")
     assert found["diagnostics"] == expected["diagnostics"]
     return runs[1]
 
@@ -442,12 +444,12 @@ def test_killed_from_outside_it_goes_on(tmp_path):
                 time.sleep(0.001)
             job.send_signal(signal.SIGKILL)
         assert job.returncode == -signal.SIGKILL, f"over before it wrote {n_files} files"
-        assert run.manifest() == {}
+        assert run.manifest().steps == {}
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_same(tables_of(run), tables_of(undisturbed))
     assert not os.path.exists(run.path("grouping"))
-    assert run.manifest()["steps"]["cluster"]["state"] == "done"
+    assert run.manifest().cluster.state == "done"
 
 
 def _count_files(folder):
@@ -679,12 +681,12 @@ def test_progress_and_the_manifest(some_run):
     said = []
     workers = WorkerOptions(True, 64)
     entry = cluster_run(some_run, ClusterOptions(), said.append, workers)
-    n = entry["counts"]["faces"]
+    n = entry.counts.faces
     assert [words.split()[0] for words in said] == [
         "reading", "sorting", "finding", "joining", "grouping", "writing",
     ]  # fmt: skip
     assert all(f"{n:,} faces" in words for words in said[1:])
-    recorded = some_run.manifest()["steps"]["cluster"]
-    assert recorded["counts"] == entry["counts"]
-    assert recorded["options"]["max_distance"] == ClusterOptions.max_distance
+    recorded = some_run.manifest().cluster
+    assert recorded.counts == entry.counts
+    assert recorded.options["max_distance"] == ClusterOptions.max_distance
     assert schema.ASSIGNMENTS.names == some_run.read("assignments").column_names

@@ -1,6 +1,6 @@
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from facecluster.errors import UsageError
 from facecluster.pipeline.jobs.cluster import cluster_run
 from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.pipeline.run.manifest import EmbedCounts, EmbedEntry
 from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.photos.write import ShardWriter
 from facecluster.transforms.records import Face, Failure, Photo, Quality, Shard
@@ -69,7 +70,7 @@ def write_run(root, photos, n_shards=2, writer=WRITER) -> RunDirectory:
 
 
 def cluster(run, **options):
-    return cluster_run(run, ClusterOptions(**options), lambda words: None)
+    return asdict(cluster_run(run, ClusterOptions(**options), lambda words: None))
 
 
 def people_of(run):
@@ -116,13 +117,13 @@ def test_faces_become_people(tmp_path):
 
 def test_the_manifest_records_it_beside_the_other_steps(tmp_path):
     run = write_run(tmp_path, ALBUM)
-    run.update_manifest("embed", {"state": "done", "counts": {"photos": 6}})
+    run.update_manifest(EmbedEntry.start().finish(counts=EmbedCounts(photos=6)))
     entry = cluster(run, min_samples=2, max_distance=0.7)
-    steps = run.manifest()["steps"]
-    assert steps["embed"]["counts"] == {"photos": 6}
-    assert steps["cluster"].items() >= entry.items()
-    assert steps["cluster"]["options"]["max_distance"] == 0.7
-    assert steps["cluster"]["options"]["min_samples"] == 2
+    manifest = run.manifest()
+    assert manifest.embed.counts == EmbedCounts(photos=6)
+    assert asdict(manifest.cluster) == entry
+    assert manifest.cluster.options["max_distance"] == 0.7
+    assert manifest.cluster.options["min_samples"] == 2
 
 
 def test_progress_is_told(tmp_path):
@@ -269,7 +270,7 @@ def test_people_keep_their_ids_when_the_limits_change(tmp_path):
 
 def diagnostics_of(run, **options):
     entry = cluster(run, **{"chance_neighbors": 0} | options)
-    assert run.manifest()["steps"]["cluster"]["diagnostics"] == entry["diagnostics"]
+    assert asdict(run.manifest().cluster.diagnostics) == entry["diagnostics"]
     return entry["diagnostics"]
 
 

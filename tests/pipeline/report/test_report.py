@@ -4,9 +4,11 @@ import base64
 import colorsys
 import hashlib
 import io
+import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -20,6 +22,7 @@ from PIL import Image
 from facecluster.pipeline.report import report
 from facecluster.pipeline.report.report import write_report
 from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.pipeline.run.manifest import ClusterEntry, EmbedCounts, EmbedEntry
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import write_table
 
@@ -144,11 +147,18 @@ def test_header_has_the_numbers_of_the_tables(tmp_path):
     photos = {f"/p/{i}.jpg": ["ann"] for i in range(1100)}
     photos |= {"/p/both.jpg": ["ann", "bob"], "/p/bob.jpg": ["bob"], "/p/who.jpg": [None, None]}
     run = write_run(tmp_path / "A & B", photos, [("/p/x", "decode", "OSError", "broken")] * 3)
-    run.update_manifest("embed", {"seconds": 3700, "counts": {"photos_read": 4321}})
-    run.update_manifest("cluster", {"seconds": 4.24})
+    counts = EmbedCounts(photos=4321, inputs_done_before=7)
+    run.update_manifest(replace(EmbedEntry.start().finish(counts=counts), seconds=3700))
+    run.update_manifest(replace(ClusterEntry.start().finish(), seconds=4.24))
     page = page_of(run)
     numbers = "1,103 photos 1,105 faces 2 people 2 unassigned faces 3 failures"
-    for expected in ("A & B", numbers, "embed 1 h 01 min · photos read 4,321", "cluster 4.2 s"):
+    for expected in (
+        "A & B",
+        numbers,
+        "embed 1 h 01 min · photos 4,321",
+        "inputs done before 7",
+        "cluster 4.2 s",
+    ):
         assert expected in page.text
 
 
@@ -231,7 +241,7 @@ def test_people_beyond_the_cap_are_counted(tmp_path):
     )
     page = page_of(run, max_people=4)
     assert [len(sheet) for sheet in page.sheets()] == [9, 8, 7, 6]
-    assert "5 people are not shown here: the page holds the 4 largest people" in page.text
+    assert "5 people are not shown here: the page shows the 4 largest people" in page.text
     assert "9 people" in page.text
     assert "1 person is not shown here" in page_of(run, max_people=8).text
     assert "not shown" not in page_of(run, max_people=9).text
@@ -294,7 +304,7 @@ def test_a_photo_under_two_names_is_shown_once(tmp_path):
     page = page_of(run)
     assert sorted(names(page.sheets()[0])) == ["1.jpg", "2.jpg"]
     assert "3 photos 2 faces 1 person 0 unassigned faces" in page.text
-    assert "1 file is a copy" in page.text
+    assert "1 photo is a duplicate of another" in page.text
     assert "twice" not in page.text
 
 
@@ -302,7 +312,12 @@ def test_hostile_names_and_messages_stay_text(tmp_path):
     photos = {f"/p/{HOSTILE}": ["ann", None], "/p/\"' onload='x.jpg": ["<b>bob</b>"]}
     failures = [(f"/p/{HOSTILE}", "<i>step</i>", "<i>Error</i>", "</bdi><script>alert(2)</script>")]
     run = write_run(tmp_path / "<script>run", photos, failures)
-    run.update_manifest("<u>step", {"options": {"<u>key": "<script>"}, "counts": {"<u>": "<u>"}})
+    entry = EmbedEntry.start(options={"<u>key": "<script>"}, models={"<u>": "<u>"})
+    run.update_manifest(entry)
+    manifest = json.loads((tmp_path / "<script>run" / "manifest.json").read_text())
+    manifest["steps"]["<u>step"] = {"options": {"<u>key": "<script>"}, "counts": {"<u>": "<u>"}}
+    manifest["versions"]["<u>"] = "<script>"
+    (tmp_path / "<script>run" / "manifest.json").write_text(json.dumps(manifest))
     page = page_of(run)
     assert HOSTILE in names(page.loose)
     assert "\"' onload='x.jpg" in [name for sheet in page.sheets() for name in names(sheet)]
@@ -359,7 +374,7 @@ def test_an_empty_run_gives_a_page(tmp_path):
     page = page_of(write_run(tmp_path / "faceless", {"/p/1.jpg": []}))
     assert "1 photo 0 faces" in page.text
     page = page_of(write_run(tmp_path / "loose", {"/p/1.jpg": [None]}))
-    assert "No face was seen often enough" in page.text
+    assert "No person was found: no face appears in enough photos." in page.text
 
 
 def test_a_run_that_is_not_grouped_yet_shows_its_faces(tmp_path):
@@ -382,8 +397,8 @@ def test_a_thumbnail_that_is_no_image_leaves_an_empty_tile(tmp_path):
 
 def test_settings_and_versions_are_at_the_end(tmp_path):
     run = write_run(tmp_path, {})
-    run.update_manifest("embed", {"options": {"codec": "float16", "sizes": {"face": 40}},
-                                  "models": {"m1": "abc"}})  # fmt: skip
+    options = {"codec": "float16", "sizes": {"face": 40}}
+    run.update_manifest(EmbedEntry.start(options=options, models={"m1": "abc"}))
     end = page_of(run).text.partition("Settings and versions")[2]
     for expected in ("codec float16", "sizes.face 40", "models.m1 abc",
                      "numpy", "python"):  # fmt: skip
@@ -392,7 +407,7 @@ def test_settings_and_versions_are_at_the_end(tmp_path):
 
 def test_writing_again_writes_the_same_page(tmp_path):
     run = write_run(tmp_path, {f"/p/{i}.jpg": ["ann", "bob", None] for i in range(8)})
-    run.update_manifest("embed", {"seconds": 1})
+    run.update_manifest(EmbedEntry.start().finish())
     assert page_of(run).source == page_of(run).source
     assert [p.name for p in (tmp_path / "report").iterdir()] == ["index.html"]
 

@@ -12,6 +12,7 @@ import pytest
 
 from facecluster.errors import UsageError
 from facecluster.pipeline.run.directory import SHARDED_TABLES, RunDirectory
+from facecluster.pipeline.run.manifest import ClusterEntry, EmbedCounts, EmbedEntry, Manifest
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import TableError, write_table
 
@@ -43,7 +44,7 @@ def test_a_root_may_be_relative_and_end_in_a_slash(tmp_path, monkeypatch, root):
     run = RunDirectory(root.format(here=tmp_path))
     write_table(run.shard_path("photos", "s1"), photos_table("x"))
     run.write("people", people_table("ann"))
-    run.update_manifest("embed", {"state": "done"})
+    run.update_manifest(EmbedEntry.start().finish())
     there = tmp_path / "run"
     assert sorted(str(p.relative_to(there)) for p in there.rglob("*.*")) == [
         "manifest.json",
@@ -55,7 +56,7 @@ def test_a_root_may_be_relative_and_end_in_a_slash(tmp_path, monkeypatch, root):
     assert run.exists("people")
     assert not run.exists("assignments")
     assert run.read("people").num_rows == 1
-    assert run.manifest()["steps"]["embed"]["state"] == "done"
+    assert run.manifest().embed.state == "done"
 
 
 @pytest.mark.parametrize("name", ["with space", "[2024] *best?*", "{a,b}", "ümlaut 写真", "%20#"])
@@ -64,8 +65,8 @@ def test_a_root_may_have_any_name(tmp_path, name):
     write_table(run.shard_path("photos", "s1"), photos_table("x"))
     assert run.complete_shards() == ["s1"]
     assert run.read_shards("photos", ["uri"])[0].num_rows == 1
-    run.update_manifest("embed", {})
-    assert "embed" in run.manifest()["steps"]
+    run.update_manifest(EmbedEntry.start())
+    assert "embed" in run.manifest().steps
 
 
 # ---- shards ----
@@ -146,22 +147,23 @@ def test_a_table_of_another_version_says_so(tmp_path):
 
 
 def test_a_run_without_a_manifest_has_an_empty_one(tmp_path):
-    assert RunDirectory(str(tmp_path / "new")).manifest() == {}
+    assert RunDirectory(str(tmp_path / "new")).manifest() == Manifest()
 
 
 def test_a_step_is_recorded_beside_the_others(tmp_path):
     run = RunDirectory(str(tmp_path))
-    run.update_manifest("embed", {"state": "running", "options": {"codec": "float32"}})
-    run.update_manifest("cluster", {"state": "done"})
-    before = run.manifest()["steps"]["cluster"]
-    run.update_manifest("embed", {"state": "done", "counts": {"photos": 3}})
+    run.update_manifest(EmbedEntry.start(options={"codec": "float32"}))
+    run.update_manifest(ClusterEntry.start().finish())
+    before = run.manifest().cluster
+    embed = EmbedEntry.start().finish(counts=EmbedCounts(photos=3))
+    run.update_manifest(embed)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest == run.manifest()
-    assert manifest["steps"]["cluster"] == before
-    embed = manifest["steps"]["embed"]
-    finished = datetime.fromisoformat(embed.pop("finished_at"))
+    assert run.manifest().cluster == before
+    assert manifest["steps"]["cluster"]["state"] == "done"
+    finished = datetime.fromisoformat(manifest["steps"]["embed"]["finished_at"])
     assert abs(datetime.now(timezone.utc) - finished).total_seconds() < 60
-    assert embed == {"state": "done", "counts": {"photos": 3}}  # not merged with what it was
+    assert run.manifest().embed.options == {}  # not merged with what it was
+    assert run.manifest().embed.counts == EmbedCounts(photos=3)
     versions = manifest["versions"]
     assert versions["facecluster"] == version("facecluster")
     assert (versions["numpy"], versions["pyarrow"]) == (np.__version__, pa.__version__)
@@ -170,23 +172,26 @@ def test_a_step_is_recorded_beside_the_others(tmp_path):
 
 def test_what_others_put_in_the_manifest_stays(tmp_path):
     run = RunDirectory(str(tmp_path))
-    (tmp_path / "manifest.json").write_text('{"note": "mine", "steps": {"other": {"a": 1}}}')
-    run.update_manifest("embed", {"path": Path("x"), "at": datetime(2024, 1, 2)})
+    content = {"manifest_version": 1, "note": "mine", "steps": {"other": {"a": 1}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    options = {"path": Path("x"), "at": datetime(2024, 1, 2)}
+    run.update_manifest(EmbedEntry.start(options=options))
     manifest = run.manifest()
-    assert manifest["note"] == "mine"
-    assert manifest["steps"]["other"] == {"a": 1}
-    assert manifest["steps"]["embed"]["path"] == "x"
-    assert manifest["steps"]["embed"]["at"] == "2024-01-02 00:00:00"
+    assert manifest.other == {"note": "mine"}
+    assert manifest.other_steps == {"other": {"a": 1}}
+    assert manifest.embed.options["path"] == "x"
+    assert manifest.embed.options["at"] == "2024-01-02 00:00:00"
 
 
 def test_a_reader_never_sees_half_a_manifest(tmp_path):
     run = RunDirectory(str(tmp_path))
-    run.update_manifest("embed", {"filler": "x" * 100_000})
+    run.update_manifest(EmbedEntry.start(options={"filler": "x" * 100_000}))
     with ThreadPoolExecutor(1) as pool:
-        entries = [{"filler": "x" * n} for n in range(0, 10**6, 10**4)]
-        writing = pool.submit(lambda: [run.update_manifest("embed", entry) for entry in entries])
+        sizes = range(0, 10**6, 10**4)
+        entries = [EmbedEntry.start(options={"filler": "x" * n}) for n in sizes]
+        writing = pool.submit(lambda: [run.update_manifest(entry) for entry in entries])
         while not writing.done():
-            assert len(run.manifest()["steps"]) == 1
+            assert len(run.manifest().steps) == 1
         writing.result()
 
 
@@ -201,7 +206,7 @@ def full_run(root) -> RunDirectory:
     run.write("people", people_table("ann"))
     write_table(run.path("assignments", "part-00000-of-00001.parquet"), people_table())
     write_table(run.path("plan.parquet"), photos_table())
-    run.update_manifest("embed", {"state": "done"})
+    run.update_manifest(EmbedEntry.start().finish())
     for name in ("report/index.html", "evaluation/clustering.json", "grouping/mark/abc.npz",
                  "grouping/tables/people/part-00000-of-00001.parquet",
                  f"people/people.parquet.{32 * 'a'}.tmp"):  # fmt: skip
@@ -221,7 +226,7 @@ def test_everything_of_ours_is_removed_and_nothing_else(tmp_path):
     run.remove_everything()
     left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(left) == sorted([*others, "manifest.json"])
-    assert run.manifest() == {"steps": {}}
+    assert run.manifest() == Manifest()
     assert not (tmp_path / "faces").exists()
     run.remove_everything()
 
@@ -271,7 +276,7 @@ def test_a_run_with_other_files_in_it_and_a_folder_that_is_to_be_a_run_are_not_r
         (tmp_path / name).write_text("")
     run = RunDirectory(str(tmp_path))
     run.check_foreign()
-    run.update_manifest("embed", {"state": "running"})
+    run.update_manifest(EmbedEntry.start())
     (tmp_path / "notes.txt").write_text("mine")
     run.check_foreign()
 
