@@ -114,14 +114,16 @@ def weak_head(base: SavedModel, folder: Path) -> SavedModel:
 
     random = np.random.default_rng(0)
     card = base.card()
-    kernel = random.normal(size=(card["dimensions"], HARMONIC_SIZE)).astype(np.float32)
+    kernel = random.normal(size=(card.dimensions, HARMONIC_SIZE)).astype(np.float32)
     head = linear_head(Projection(kernel, np.zeros(HARMONIC_SIZE, np.float32)))
     network = on_trunk(load_networks(Path(base.path))["embed"], head)
-    same = {key: card[key] for key in ("input_size", "margin", "standardisation", "licence")}
     export(
         {"embed": network},
-        {**same, "name": "v1", "architecture": "random head", "dimensions": HARMONIC_SIZE,
-         "source": "a random projection", "sha256": weights_sha256(network)},
+        replace(
+            card, name="v1", architecture="random head", dimensions=HARMONIC_SIZE,
+            source="a random projection", sha256=weights_sha256(network), embedding_space="",
+            accuracy={}, measured={},
+        ),
         folder,
     )  # fmt: skip
     return SavedModel(str(folder))

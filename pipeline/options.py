@@ -156,7 +156,7 @@ class TrainOptions:
     width: float = option(
         1.0, "of a new network: share of the published number of filters", type=between(0.01, 4)
     )
-    standardisation: str = option(
+    standardization: str = option(
         "fixed", "of a new network's pixels: (x - 127.5) / 128, or each crop by its own mean and "
         "standard deviation", choices=("fixed", "per-image"),
     )  # fmt: skip

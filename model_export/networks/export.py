@@ -4,42 +4,36 @@ A model folder holds
 
     saved_model/        what workers run: uint8 pixels in, results out
     keras/NAME.keras    the same networks for Keras, to train on from or to export anew
-    model_card.json     what the model is and needs, see `export`
+    model_card.json     what the model is and needs, see `ModelCard`
     codec.npz           the 128-byte codec, where one was fitted
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from facecluster.transforms.faces.saved_model import (
-    CARD_NAME,
-    CARD_VERSION,
-    CODEC_NAME,
-    SAVED_MODEL_NAME,
-    ModelError,
-)
-from facecluster.transforms.tables.files import write_bytes
+from facecluster.transforms.faces.model_card import ModelCard, ModelError, write_model_card
+from facecluster.transforms.faces.saved_model import CODEC_NAME, SAVED_MODEL_NAME
 
 if TYPE_CHECKING:
     import keras
 
 KERAS_FOLDER = "keras"
-# How pixels become a network's input, by the names that a card's `standardisation` has for it.
-STANDARDISATIONS = ("fixed", "per-image")
+# How pixels become a network's input, by the names that a card's `standardization` has for it.
+STANDARDIZATIONS = ("fixed", "per-image")
 
 
 def export(
     networks: Mapping[str, keras.Model],
-    card: Mapping[str, Any],
+    card: ModelCard,
     folder: Path,
     codec: Mapping[str, np.ndarray] | None = None,
     *,
@@ -48,8 +42,8 @@ def export(
     """Writes a model folder, whole or not at all; one that is already there is replaced.
 
     Each network becomes an endpoint of its name, the first also the serving signature, that takes
-    uint8 RGB pixels (any batch size), standardises them itself, and gives float32. The card's
-    `standardisation` says how:
+    uint8 RGB pixels (any batch size), standardizes them itself, and gives float32. The card's
+    `standardization` says how:
 
       fixed: (x - 127.5) / 128; the published CASIA-WebFace and VGGFace2 models, MTCNN.
       per-image: (x - mean) / max(standard deviation, 1 / sqrt(values)) of the crop; older published
@@ -57,17 +51,14 @@ def export(
 
     Args:
       networks: endpoint name to network.
-      card: what model_card.json says besides card_version and embedding_space, which is the
-        model's own unless the card names another's.
+      card: the model card; `compute` is filled in here.
       codec: arrays of the 128-byte codec.
       float16: half floats for weights and arithmetic, for GPUs with fast half-float units.
     """
     import keras
     import tensorflow as tf
 
-    card = {"card_version": CARD_VERSION, "embedding_space": card["sha256"], **card}
-    if float16:
-        card["compute"] = "float16"
+    card = replace(card, compute="float16" if float16 else "float32")
     temporary = f"{folder.name}.{uuid.uuid4().hex}"
     building, replaced = (folder.with_name(f"{temporary}.{end}") for end in ("tmp", "old"))
     building.mkdir(parents=True)
@@ -79,10 +70,10 @@ def export(
             if float16:
                 network = in_precision(network, "float16")
             pixels = tf.TensorSpec((None, *network.input_shape[1:]), tf.uint8, name="pixels")
-            endpoint = _endpoint(network, card["standardisation"])
+            endpoint = _endpoint(network, card.standardization)
             archive.add_endpoint(name, endpoint, input_signature=[pixels])
         archive.write_out(str(building / SAVED_MODEL_NAME), verbose=False)
-        write_card(building, card)
+        write_model_card(str(building), card)
         if codec is not None:
             np.savez(building / CODEC_NAME, **codec)
         if folder.exists():
@@ -91,13 +82,6 @@ def export(
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-
-
-def write_card(folder: Path, card: Mapping[str, Any]) -> Path:
-    """Replaces the card of a model folder; returns the file."""
-    path = folder / CARD_NAME
-    write_bytes(str(path), (json.dumps(card, indent=2) + "\n").encode())
-    return path
 
 
 def load_networks(folder: Path) -> dict[str, keras.Model]:
@@ -114,24 +98,24 @@ def load_networks(folder: Path) -> dict[str, keras.Model]:
     return {path.stem: keras.models.load_model(path, compile=False) for path in paths}
 
 
-def standardise(pixels, standardisation: str):
+def standardize(pixels, standardization: str):
     """Pixels (n, h, w, 3) of any kind of number to a network's float32 input; see `export`.
 
     Raises:
-      ValueError: the standardisation is none of STANDARDISATIONS.
+      ValueError: the standardization is none of STANDARDIZATIONS.
     """
     from keras import ops
 
     pixels = ops.cast(pixels, "float32")
-    if standardisation == "fixed":
+    if standardization == "fixed":
         return (pixels - 127.5) / 128.0
-    if standardisation == "per-image":
+    if standardization == "per-image":
         mean = ops.mean(pixels, axis=(1, 2, 3), keepdims=True)
         deviation = ops.std(pixels, axis=(1, 2, 3), keepdims=True)
         n_values = pixels.shape[1] * pixels.shape[2] * pixels.shape[3]
         return (pixels - mean) / ops.maximum(deviation, n_values**-0.5)
     raise ValueError(
-        f"no standardisation is called {standardisation!r}: there are {', '.join(STANDARDISATIONS)}"
+        f"no standardization is called {standardization!r}: there are {', '.join(STANDARDIZATIONS)}"
     )
 
 
@@ -185,11 +169,11 @@ def _reconfigured(network: keras.Model, change: Callable[[keras.Layer, dict], No
     return copy
 
 
-def _endpoint(network: keras.Model, standardisation: str):
+def _endpoint(network: keras.Model, standardization: str):
     import keras
 
     def endpoint(pixels):
-        outputs = network(standardise(pixels, standardisation), training=False)
+        outputs = network(standardize(pixels, standardization), training=False)
         return keras.tree.map_structure(lambda out: keras.ops.cast(out, "float32"), outputs)
 
     return endpoint

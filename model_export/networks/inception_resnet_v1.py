@@ -46,7 +46,7 @@ def inception_resnet_v1(
       width: the share of the published number of filters in every layer.
 
     Returns:
-      A model from standardised crops (n, input_size, input_size, 3) float32, RGB, to unit vectors
+      A model from standardized crops (n, input_size, input_size, 3) float32, RGB, to unit vectors
       (n, d) float32.
     """
     return _build(embedding_size, input_size, _Form(width=width), dropout=0.0)

@@ -15,7 +15,7 @@ def p_net() -> keras.Model:
     """Fully convolutional: every 12 x 12 window, every 2 px, is a candidate.
 
     Returns:
-      A model from standardised photos (n, h, w, 3) to face probabilities (n, h', w', 1) and box
+      A model from standardized photos (n, h, w, 3) to face probabilities (n, h', w', 1) and box
       corrections (n, h', w', 4), h' = ceil((h - 2) / 2) - 4 and likewise w'.
     """
     photos = keras.Input((None, None, 3), name="photos")
@@ -29,7 +29,7 @@ def p_net() -> keras.Model:
 
 
 def r_net() -> keras.Model:
-    """From standardised crops (n, 24, 24, 3) to probabilities (n, 1) and corrections (n, 4)."""
+    """From standardized crops (n, 24, 24, 3) to probabilities (n, 1) and corrections (n, 4)."""
     crops = keras.Input((R_NET_SIZE, R_NET_SIZE, 3), name="crops")
     x = _conv(crops, 28, 3, "conv1")
     x = layers.MaxPooling2D(3, 2, padding="same", name="pool1")(x)
@@ -43,7 +43,7 @@ def r_net() -> keras.Model:
 
 
 def o_net() -> keras.Model:
-    """From standardised crops (n, 48, 48, 3) to probabilities (n, 1), corrections, landmarks.
+    """From standardized crops (n, 48, 48, 3) to probabilities (n, 1), corrections, landmarks.
 
     Corrections are (n, 4). Landmarks are (n, 10): five x, then five y, as fractions of the crop's
     width and height.

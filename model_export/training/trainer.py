@@ -1,6 +1,6 @@
 """The training loop: Keras's own, with checkpoints from which it goes on exactly.
 
-    learner = Learner(network, Triplets(), standardisation="fixed")
+    learner = Learner(network, Triplets(), standardization="fixed")
     train(learner, optimizer, batches_from, schedule, Path("training"), n_epochs=10, ...)
 
 An epoch is a number of steps. What a step does is a function of what a checkpoint holds and of the
@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras import ops
 
 from facecluster.errors import JobError
-from facecluster.model_export.networks.export import standardise
+from facecluster.model_export.networks.export import standardize
 from facecluster.model_export.training.schedule import Schedule
 
 CHECKPOINT_NAME, TENSORBOARD_FOLDER = "checkpoint.npz", "tensorboard"
@@ -38,14 +38,14 @@ class Learner(keras.Model):
     Args:
       network: from inputs to unit vectors (n, d), with a layer `prelogits` before normalisation.
       objective: see objectives.py.
-      standardisation: how pixels become the network's inputs (see saved_model.standardise); None
+      standardization: how pixels become the network's inputs (see saved_model.standardize); None
         when they are no pixels.
     """
 
-    def __init__(self, network: keras.Model, objective: keras.Layer, standardisation=None):
+    def __init__(self, network: keras.Model, objective: keras.Layer, standardization=None):
         super().__init__()
         self.network, self.objective = network, objective
-        self.standardisation = standardisation
+        self.standardization = standardization
         self.outputs_of = keras.Model(
             network.input,
             {"prelogits": network.get_layer("prelogits").output, "embeddings": network.output},
@@ -54,8 +54,8 @@ class Learner(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
-        if self.standardisation is not None:
-            inputs = standardise(inputs, self.standardisation)
+        if self.standardization is not None:
+            inputs = standardize(inputs, self.standardization)
         return self.outputs_of(inputs, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

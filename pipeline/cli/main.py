@@ -159,7 +159,7 @@ def _add_model_commands(commands) -> None:
     _add_model_output(command)
     command.add_argument("--name", help="what its card calls it (default: the folder's name)")
     command.add_argument(
-        "--standardisation", choices=("fixed", "per-image"), default="fixed",
+        "--standardization", choices=("fixed", "per-image"), default="fixed",
         help="of pixels: (x - 127.5) / 128, as the models of 2018 were trained; per-image, as "
         "earlier ones were (default: %(default)s)",
     )  # fmt: skip
@@ -168,7 +168,7 @@ def _add_model_commands(commands) -> None:
         help="surroundings of the face's box in a crop of its input size (default: %(default)s)",
     )  # fmt: skip
     command.add_argument("--source", help="where the weights are from (default: the file's name)")
-    command.add_argument("--licence", default="unknown", help="of the weights, for the card")
+    command.add_argument("--license", default="unknown", help="of the weights, for the card")
 
     command = _command(actions, "model export", "export a model anew, in full or half precision")
     command.add_argument("model", help="name or folder")

@@ -2,19 +2,14 @@
 
 import argparse
 import contextlib
-import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from facecluster.errors import InputError, UsageError
 from facecluster.model_export.crops import list_crops
-from facecluster.model_export.networks.export import (
-    export,
-    load_networks,
-    weights_sha256,
-    write_card,
-)
+from facecluster.model_export.networks.export import export, load_networks, weights_sha256
 from facecluster.model_export.validation.validate import (
     VIDEO_SEPARATOR,
     validate_pairs,
@@ -29,7 +24,8 @@ from facecluster.pipeline.jobs.evaluate import FOLDER_LABELS, format_scores, pai
 from facecluster.pipeline.jobs.train import TrainJob, crops_margin, margin_note
 from facecluster.pipeline.options import CropOptions, DetectionOptions, TrainOptions
 from facecluster.pipeline.run.directory import RunDirectory
-from facecluster.transforms.faces.saved_model import ModelError, SavedModel
+from facecluster.transforms.faces.model_card import ModelCard, ModelError
+from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.option_fields import from_arguments
 from facecluster.transforms.tables.codec import decode, fit_pca128
 
@@ -54,7 +50,7 @@ def find_model(name: str) -> SavedModel:
 def find_embedder(name: str) -> SavedModel:
     """As `find_model`, and ModelError for a model that makes no embeddings."""
     model = find_model(name)
-    if "dimensions" not in model.card():
+    if not model.card().makes_embeddings:
         raise ModelError(f"{name} makes no embeddings: name a model that does")
     return model
 
@@ -62,7 +58,7 @@ def find_embedder(name: str) -> SavedModel:
 def list_models(arguments: argparse.Namespace) -> int:
     for name, model in zoo.ZOO.items():
         where = zoo.model_folder(name) if zoo.is_fetched(name) else "not fetched"
-        print(f"{name:24}{model.card['architecture']:32}{where}")
+        print(f"{name:24}{model.card.architecture:32}{where}")
     return 0
 
 
@@ -82,17 +78,17 @@ def import_model(arguments: argparse.Namespace) -> int:
 
     folder = _free_folder(arguments.model_folder)
     network = load_facenet(arguments.weights)
-    card = {
-        "name": arguments.name or folder.resolve().name,
-        "architecture": "Inception-ResNet-v1",
-        "input_size": network.input_shape[1],
-        "margin": arguments.margin,
-        "standardisation": arguments.standardisation,
-        "dimensions": network.output_shape[-1],
-        "source": arguments.source or Path(arguments.weights).name,
-        "licence": arguments.licence,
-        "sha256": weights_sha256(network),
-    }
+    card = ModelCard(
+        name=arguments.name or folder.resolve().name,
+        sha256=weights_sha256(network),
+        standardization=arguments.standardization,
+        architecture="Inception-ResNet-v1",
+        source=arguments.source or Path(arguments.weights).name,
+        license=arguments.license,
+        input_size=network.input_shape[1],
+        margin=arguments.margin,
+        dimensions=network.output_shape[-1],
+    )
     export({"embed": network}, card, folder)
     print(folder)
     return 0
@@ -102,8 +98,9 @@ def export_model(arguments: argparse.Namespace) -> int:
     """A model folder anew, in full or half precision."""
     folder = _free_folder(arguments.model_folder)
     model = find_model(arguments.model)
-    not_of_this = {"compute", "measured"} if arguments.float16 else {"compute"}
-    card = {key: value for key, value in model.card().items() if key not in not_of_this}
+    card = model.card()
+    if arguments.float16:
+        card = replace(card, measured={})
     networks = load_networks(Path(model.path))
     export(networks, card, folder, model.codec_arrays(), float16=arguments.float16)
     print(folder)
@@ -149,7 +146,7 @@ def validate_model(arguments: argparse.Namespace) -> int:
             _cut_crops(arguments, model, pairs, crops)
         else:
             card = model.card()
-            seen = crops_margin([crops], card["input_size"])
+            seen = crops_margin([crops], card.input_size)
             if note := margin_note(seen, arguments.model, card):
                 Progress().say(note)
         if isinstance(pairs, Pairs):
@@ -167,12 +164,12 @@ def validate_model(arguments: argparse.Namespace) -> int:
     for codec, found in scores.items():
         print(f"{codec}\n{format_scores(_with_unit(found, arguments.metric))}\n")
     if arguments.write_card:
-        print(write_card(Path(model.path), _measured(model.card(), arguments, scores, tables)))
+        print(model.write_card(_measured(model.card(), arguments, scores, tables)))
     return 0
 
 
 def show_card(arguments: argparse.Namespace) -> int:
-    print(json.dumps(find_model(arguments.model).card(), indent=2))
+    print(find_model(arguments.model).card().to_json(), end="")
     return 0
 
 
@@ -180,7 +177,7 @@ def fit_codec(arguments: argparse.Namespace) -> int:
     """Fits the 128-byte codec to a run's faces and keeps it with the model."""
     model = find_embedder(arguments.model)
     faces, stamp = RunDirectory(arguments.run).read_shards("faces", ["embedding"])
-    space = model.card()["embedding_space"]
+    space = model.card().embedding_space
     if stamp.get("embedding_space") != space or stamp.get("codec") != "float32":
         raise UsageError(
             f"{arguments.run} does not hold {arguments.model}'s own vectors: "
@@ -191,16 +188,16 @@ def fit_codec(arguments: argparse.Namespace) -> int:
 
 
 def _measured(
-    card: dict[str, Any], arguments: argparse.Namespace, scores: dict, tables: dict
-) -> dict[str, Any]:
+    card: ModelCard, arguments: argparse.Namespace, scores: dict, tables: dict
+) -> ModelCard:
     """The card with new scores; those on videos stand beside those on pairs of photos."""
-    before = card.get("measured", {})
+    before = card.measured
     if arguments.splits:
         measured = {**before, "videos": {"on": arguments.splits, **scores}}
     else:
         measured = {"on": arguments.pairs, **scores, "calibration": tables}
         measured |= {key: value for key, value in before.items() if key == "videos"}
-    return {**card, "measured": measured}
+    return replace(card, measured=measured)
 
 
 def _with_unit(scores: dict[str, Any], metric: str) -> dict[str, Any]:
@@ -238,9 +235,7 @@ def _cut_crops(
             for frame in video_frames(arguments.images, video)
         ]
     detection = from_arguments(DetectionOptions, arguments)
-    options = CropOptions(
-        **vars(detection), crop_size=card["input_size"], crop_margin=card["margin"]
-    )
+    options = CropOptions(**vars(detection), crop_size=card.input_size, crop_margin=card.margin)
     job = CropsJob(output, options, find_model(options.detector), arguments.beam_arguments)
     entry = job(plan, Progress("cropping photos").watch)
     if not entry["counts"]["crops"]:

@@ -246,7 +246,7 @@ class CropsJob:
         }
         if self.detector is not None:
             settings |= {
-                "detector_sha256": self.detector.card()["sha256"],
+                "detector_sha256": self.detector.card().sha256,
                 "min_face_size": options.min_face_size,
                 "detection_size": options.detection_size,
             }

@@ -23,6 +23,7 @@ from facecluster.pipeline.run.manifest import EmbedCounts, EmbedEntry
 from facecluster.transforms.faces.align import align_faces
 from facecluster.transforms.faces.detect import DetectFaces
 from facecluster.transforms.faces.embed import FaceEmbedder
+from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.inputs.listing import Listing
 from facecluster.transforms.photos.decode_photos import DecodePhotos
@@ -82,8 +83,8 @@ class EmbedJob:
         card = self.embedder.card()
         codec = make_codec(self.options.codec, self.embedder.codec_arrays())
         settings = {
-            "embedding_space": card["embedding_space"],
-            "detector_sha256": self.detector.card()["sha256"],
+            "embedding_space": card.embedding_space,
+            "detector_sha256": self.detector.card().sha256,
             "codec": codec.identity,
             "min_face_size": self.options.min_face_size,
             "detection_size": self.options.detection_size,
@@ -111,7 +112,7 @@ class EmbedJob:
         shards = plan.todo(sources)
         if shards:
             writer = ShardWriter(
-                self.run.root, codec, card["dimensions"], card["sha256"], card["embedding_space"]
+                self.run.root, codec, card.dimensions, card.sha256, card.embedding_space
             )
             check = self._early_check(plan, listing)
             try:
@@ -193,7 +194,7 @@ class EmbedJob:
             | "Read photos" >> ReadPhotos(options.limits().max_bytes)
             | "Decode" >> DecodePhotos(options.limits())
             | "Detect faces" >> DetectFaces(detector, options.min_face_size, options.detection_size)
-            | "Align" >> beam.Map(align_faces, card["input_size"], card["margin"])
+            | "Align" >> beam.Map(align_faces, card.input_size, card.margin)
             | "Embed" >> RunInference(FaceEmbedder(embedder))
             | "Write shards" >> WriteShards(writer)
         )
@@ -209,10 +210,10 @@ class EmbedJob:
                     "start again with --overwrite"
                 )
 
-    def _models(self, card: dict) -> dict[str, str]:
+    def _models(self, card: ModelCard) -> dict[str, str]:
         """{name: SHA-256} of all models of this run's faces; they share an embedding space."""
         embed = self.run.manifest().embed
-        return {**(embed.models if embed else {}), card["name"]: card["sha256"]}
+        return {**(embed.models if embed else {}), card.name: card.sha256}
 
     def _photos_per_shard(self, n_photos: int, n_workers: int) -> int:
         even = math.ceil(n_photos / (n_workers * SHARDS_PER_WORKER))

@@ -14,8 +14,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ from facecluster.model_export.validation.held_out import HeldOut, held_out_peopl
 from facecluster.model_export.validation.validate import embed_with_model
 from facecluster.model_export.validation.verification import read_pairs
 from facecluster.pipeline.jobs.crops import MANIFEST as CROPS_MANIFEST
-from facecluster.pipeline.jobs.training_task import Task, TaskMaker, identity
+from facecluster.pipeline.jobs.training_task import Task, TaskMaker
 from facecluster.pipeline.options import TrainOptions
+from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.tables.codec import COMPONENTS, fit_pca128
 from facecluster.transforms.tables.files import write_bytes
@@ -46,7 +47,7 @@ MOST_CODEC_CROPS = 20_000  # a codec is not better for being fitted to more
 MODEL_OPTIONS = ("trunk", "start_from", "compatible_with", "filter_with")
 # Options that a training may go on with, changed.
 FREE_TO_CHANGE = ("name", "epochs", "learning_rate", "learning_rate_schedule")
-OF_A_NEW_NETWORK = ("input_size", "width", "standardisation")
+OF_A_NEW_NETWORK = ("input_size", "width", "standardization")
 # When options have no effect, and which: a training that ignored them would not be what was meant.
 WITHOUT_EFFECT: tuple[tuple[str, Callable[[TrainOptions], Any], tuple[str, ...]], ...] = (
     (
@@ -144,7 +145,7 @@ class TrainJob:
         with strategy.scope(), _precision(options.mixed_precision):
             task = self._maker.task(crops)
             learner = Learner(
-                task.network, self._maker.objective(crops, task), task.standardisation
+                task.network, self._maker.objective(crops, task), task.standardization
             )
             optimizer = OPTIMIZERS[options.optimizer]()
         with _precision(options.mixed_precision), _crop_errors():
@@ -238,7 +239,7 @@ class TrainJob:
         named = {name: getattr(options, name) for name in MODEL_OPTIONS if getattr(options, name)}
         return {
             **asdict(options),
-            **{f"{name}_sha256": self.find_model(m).card()["sha256"] for name, m in named.items()},
+            **{f"{name}_sha256": self.find_model(m).card().sha256 for name, m in named.items()},
             "crop_margin": margin,
             "crops_sha256": hashlib.sha256("\n".join(crops.names).encode()).hexdigest(),
         }
@@ -263,7 +264,7 @@ class TrainJob:
     def _vectors(self, crops: Crops, name: str) -> np.ndarray:
         """(n, d) float32: what a frozen model makes of the crops; computed once and kept."""
         model = self.find_model(name)
-        names = "\n".join([model.card()["sha256"], *crops.names])
+        names = "\n".join([model.card().sha256, *crops.names])
         path = self.folder / VECTORS_FOLDER / f"{hashlib.sha256(names.encode()).hexdigest()}.npy"
         if not path.exists():
             self.say(f"computing what {name} makes of {len(crops):,} crops")
@@ -290,26 +291,27 @@ class TrainJob:
 
     def _export(self, task: Task, crops: Crops, held_out: HeldOut | None, margin: int) -> Path:
         options, network = self.options, task.finished()
-        card = {
-            "name": options.name,
+        card = ModelCard(
+            name=options.name,
+            sha256=weights_sha256(network),
             **task.card,
-            "margin": margin,
-            "dimensions": network.output_shape[-1],
-            "source": f"trained by facecluster on {len(crops):,} crops of {len(crops.people):,} "
+            source=f"trained by facecluster on {len(crops):,} crops of {len(crops.people):,} "
             f"people, loss {options.loss}",
-            "licence": "as its training data's",
-            "sha256": weights_sha256(network),
-        }
+            license="as its training data's",
+            margin=margin,
+            dimensions=network.output_shape[-1],
+        )
         if options.compatible_with:
             old = self.find_model(options.compatible_with)
             old_card, codec = old.card(), old.codec_arrays()
-            card["embedding_space"] = old_card["embedding_space"]
-            card["compatible_with"] = identity(old_card)
+            card = replace(
+                card, embedding_space=old_card.embedding_space, compatible_with=old_card.identity
+            )
         else:
             codec = self._codec(task, crops)
         if held_out:
             vectors = task.embed(held_out.crops)
-            card["measured"] = {
+            measured = {
                 "on": f"{len(held_out.crops):,} crops of {len(held_out.crops.people):,} people "
                 + (
                     f"in {options.validation_crops}, pairs of {options.validation_pairs}"
@@ -319,6 +321,7 @@ class TrainJob:
                 "float32": self._scores(held_out, vectors),
                 "calibration": {"float32": calibration_table(vectors, held_out.crops.labels)},
             }
+            card = replace(card, measured=measured)
         folder = self.folder / MODEL_FOLDER
         export({"embed": network}, card, folder, codec)
         return folder
@@ -348,18 +351,18 @@ class TrainJob:
             card = self.find_model(name).card()
             if note := margin_note(seen, name, card):
                 self.say(note)
-            return card["margin"]
+            return card.margin
         default = round(PUBLISHED_MARGIN * self._maker.input_size() / PUBLISHED_SIZE)
         return default if seen is None else seen
 
 
-def margin_note(seen: int | None, name: str, card: Mapping[str, Any]) -> str | None:
+def margin_note(seen: int | None, name: str, card: ModelCard) -> str | None:
     """What to say of crops that show faces with another margin than a model wants.
 
     Args:
       seen: the margin, as `crops_margin` tells it; None where nothing does, which needs no note.
     """
-    size, margin = card["input_size"], card["margin"]
+    size, margin = card.input_size, card.margin
     if seen in (None, margin):
         return None
     return (

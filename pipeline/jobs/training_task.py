@@ -1,7 +1,7 @@
 """What is trained: a head on a frozen model or a whole network, its batches and its objective."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,15 @@ class Task:
 
     Attributes:
       network: the Keras model whose weights are.
-      standardisation: of the pixels it takes; None where it takes a frozen model's vectors.
-      card: what the finished model's card says of architecture, input_size and standardisation.
+      standardization: of the pixels it takes; None where it takes a frozen model's vectors.
+      card: what the finished model's card says of architecture, input_size and standardization.
       batches_from: from a step to the batches from there on, as `trainer.train` takes them.
       embed: crops to (n, d) unit vectors by the network as it is.
       finished: makes the network to export, from pixels and in its inference form.
     """
 
     network: Any
-    standardisation: str | None
+    standardization: str | None
     card: dict[str, Any]
     batches_from: Callable[[int], Any]
     embed: Callable[[Crops], np.ndarray]
@@ -75,7 +75,7 @@ class TaskMaker:
 
     def input_size(self) -> int:
         if name := self.options.trunk or self.options.start_from:
-            return self.find_model(name).card()["input_size"]
+            return self.find_model(name).card().input_size
         return self.options.input_size
 
     def _head_task(self, crops: Crops) -> Task:
@@ -90,11 +90,12 @@ class TaskMaker:
         )
         return Task(
             network=head,
-            standardisation=None,
-            card={key: card[key] for key in ("input_size", "standardisation")}
-            | {
-                "architecture": f"{card['architecture']} with a linear head",
-                "trained_from": identity(card),
+            standardization=None,
+            card={
+                "input_size": card.input_size,
+                "standardization": card.standardization,
+                "architecture": f"{card.architecture} with a linear head",
+                "trained_from": card.identity,
             },
             batches_from=lambda step: self._batches(crops, vectors, step),
             embed=lambda some: head.predict(self.vectors(some, options.trunk), verbose=0),
@@ -117,11 +118,14 @@ class TaskMaker:
 
         options = self.options
         if options.start_from:
-            card, network = self._model_to_train(options.start_from)
+            old, network = self._model_to_train(options.start_from)
             self._embedding_size(NETWORK_SIZE)
             network = _recast(network, options.weight_decay)
-            card = {key: card[key] for key in ("architecture", "input_size", "standardisation")} | {
-                "trained_from": identity(card)
+            card = {
+                "architecture": old.architecture,
+                "input_size": old.input_size,
+                "standardization": old.standardization,
+                "trained_from": old.identity,
             }
 
             def finished():
@@ -139,15 +143,15 @@ class TaskMaker:
                 "architecture": "Inception-ResNet-v1"
                 + ("" if options.width == 1 else f", width {options.width}"),
                 "input_size": options.input_size,
-                "standardisation": options.standardisation,
+                "standardization": options.standardization,
             }
             finished = functools.partial(architecture.fold, network, options.width)
         return Task(
             network=network,
-            standardisation=card["standardisation"],
+            standardization=card["standardization"],
             card=card,
             batches_from=lambda step: self._batches(crops, None, step),
-            embed=network_embedder(network, card["standardisation"]),
+            embed=network_embedder(network, card["standardization"]),
             finished=finished,
         )
 
@@ -197,7 +201,7 @@ class TaskMaker:
         size = options.embedding_size
         for name in (options.start_from, options.compatible_with):
             if name:
-                has = self.find_model(name).card()["dimensions"]
+                has = self.find_model(name).card().dimensions
                 if size not in (None, has):
                     raise UsageError(
                         f"{name} has vectors of {has} dimensions, and the new model is to have "
@@ -207,10 +211,6 @@ class TaskMaker:
                     )
                 size = has
         return size or default
-
-
-def identity(card: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: card[key] for key in ("name", "sha256")}
 
 
 def _recast(network: Any, weight_decay: float) -> Any:

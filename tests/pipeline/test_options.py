@@ -63,14 +63,14 @@ def test_a_switch_is_off_unless_it_is_given():
 
 
 def test_choices_are_those_of_what_they_choose_from():
-    from facecluster.model_export.networks.export import STANDARDISATIONS
+    from facecluster.model_export.networks.export import STANDARDIZATIONS
     from facecluster.model_export.training.losses import MININGS
     from facecluster.model_export.training.trainer import OPTIMIZERS
 
     choices = {field.name: field.metadata["choices"] for field in fields(TrainOptions)}
     assert set(choices["mining"]) == set(MININGS)
     assert set(choices["optimizer"]) == set(OPTIMIZERS)
-    assert set(choices["standardisation"]) == set(STANDARDISATIONS)
+    assert set(choices["standardization"]) == set(STANDARDIZATIONS)
 
 
 def test_classes_fit_on_one_command_line():

@@ -1,7 +1,6 @@
 """An exported model as a worker uses it: its card, and its networks loaded once per process."""
 
 import io
-import json
 import os
 import threading
 import zipfile
@@ -12,21 +11,21 @@ from typing import Any
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.errors import InputError
+from facecluster.transforms.faces.model_card import (
+    ModelCard,
+    ModelError,
+    read_model_card,
+    write_model_card,
+)
 from facecluster.transforms.tables.files import write_bytes
 
-CARD_NAME, CODEC_NAME, SAVED_MODEL_NAME = "model_card.json", "codec.npz", "saved_model"
-CARD_VERSION = 2
+CODEC_NAME, SAVED_MODEL_NAME = "codec.npz", "saved_model"
 # A network's outputs for a crop are the same to the last bit whatever crops it is called with, if
 # there are 8 or a multiple: products of matrices take what is left over in another order. P-Net,
 # which has no dense layer, does not need it. On a GPU none of this is promised.
 CROPS_MULTIPLE = 8
 _loaded: dict[str, Any] = {}
 _loading = threading.Lock()
-
-
-class ModelError(InputError):
-    """A model that is not there or cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +41,17 @@ class SavedModel:
     path: str
     threads: int = 0
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> ModelCard:
         """The model card.
 
         Raises:
           ModelError: there is none, or it is damaged or of another version.
         """
-        try:
-            path = FileSystems.join(self.path, CARD_NAME)
-            if not FileSystems.exists(path):
-                raise ModelError(f"there is no model in {self.path}: it has no {CARD_NAME}")
-            with FileSystems.open(path) as file:
-                card = json.loads(file.read())
-        except (OSError, ValueError) as error:  # ValueError: no JSON, or no library for its scheme
-            raise ModelError(f"the model card of {self.path} cannot be read: {error}") from error
-        if card.get("card_version") != CARD_VERSION:
-            raise ModelError(
-                f"{path} is a model card of version {card.get('card_version')}, this facecluster "
-                f"reads version {CARD_VERSION}: export the model again"
-            )
-        return card
+        return read_model_card(self.path)
+
+    def write_card(self, card: ModelCard) -> str:
+        """Replaces the model card; returns the file's path."""
+        return write_model_card(self.path, card)
 
     def codec_arrays(self) -> dict[str, np.ndarray] | None:
         """The arrays of the 128-byte codec that came with the model; None without one.

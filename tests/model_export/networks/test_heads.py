@@ -18,6 +18,7 @@ from facecluster.model_export.training.objectives import Triplets
 from facecluster.model_export.training.schedule import Schedule
 from facecluster.model_export.training.trainer import OPTIMIZERS, Learner, train
 from facecluster.model_export.training.training_data import identity_batches, rows
+from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
 
 N_FEATURES, DIMENSIONS = 24, 6
@@ -172,7 +173,7 @@ def pixels(n=20) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
 
 
-def standardised() -> np.ndarray:
+def standardized() -> np.ndarray:
     return (pixels().astype(np.float32) - 127.5) / 128
 
 
@@ -180,14 +181,14 @@ def standardised() -> np.ndarray:
 def whole():
     """(network of both, what it should give)."""
     frozen, head = trunk(), linear_head(projection(), dropout=0.5, weight_decay=1e-3)
-    return on_trunk(frozen, head), head(frozen(standardised())).numpy()
+    return on_trunk(frozen, head), head(frozen(standardized())).numpy()
 
 
 def test_both_together_are_the_head_of_the_trunk(whole):
     network, expected = whole
     assert network.input_shape == (None, 8, 8, 3)
     assert network.output_shape == (None, DIMENSIONS)
-    np.testing.assert_allclose(network(standardised()), expected, atol=1e-6)
+    np.testing.assert_allclose(network(standardized()), expected, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-5)
 
 
@@ -195,7 +196,7 @@ def test_both_together_can_be_saved_and_trained_on(whole, tmp_path):
     network, expected = whole
     export({"embed": network}, card(), tmp_path / "model")
     loaded = load_networks(tmp_path / "model")["embed"]
-    np.testing.assert_allclose(loaded(standardised()), expected, atol=1e-6)
+    np.testing.assert_allclose(loaded(standardized()), expected, atol=1e-6)
     vectors = SavedModel(str(tmp_path / "model")).call("embed", pixels())
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
@@ -219,4 +220,4 @@ def test_both_together_can_be_exported_in_half_floats(whole, tmp_path):
 
 
 def card():
-    return {"name": "headed", "dimensions": DIMENSIONS, "sha256": "5a", "standardisation": "fixed"}
+    return ModelCard("headed", sha256="5a", standardization="fixed", dimensions=DIMENSIONS)

@@ -60,7 +60,7 @@ def published_embeddings(frozen_graph, crops) -> np.ndarray:
     wrapped = tf.compat.v1.wrap_function(
         lambda: tf.compat.v1.import_graph_def(graph, name=""), []
     ).prune("input:0", "embeddings:0")
-    return wrapped(tf.constant(standardised(crops))).numpy()
+    return wrapped(tf.constant(standardized(crops))).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +68,17 @@ def imported(frozen_graph):
     return load_facenet(frozen_graph)
 
 
-def standardised(crops):
+def standardized(crops):
     return (crops.astype(np.float32) - 127.5) / 128
 
 
 def test_the_file_is_the_one_that_the_model_card_names(frozen_graph):
     sha256 = hashlib.sha256(frozen_graph.read_bytes()).hexdigest()
-    assert sha256 == ZOO["facenet-casia-webface"].card["sha256"]
+    assert sha256 == ZOO["facenet-casia-webface"].card.sha256
 
 
 def test_imported_embeddings_are_the_published_ones(imported, crops, published_embeddings):
-    embeddings = imported(standardised(crops)).numpy()
+    embeddings = imported(standardized(crops)).numpy()
     assert embeddings.shape == (64, 512)
     assert np.abs(embeddings - published_embeddings).max() <= TOLERANCE
     # They are worth comparing: unit vectors, and no two people's the same.

@@ -51,7 +51,7 @@ def real_images(name, lfw_images) -> np.ndarray:
     ])  # fmt: skip
 
 
-def standardised(images):
+def standardized(images):
     return (images.astype(np.float32) - 127.5) / 128
 
 
@@ -64,7 +64,7 @@ def check_equal(outputs, expected):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_outputs_on_real_images_are_the_published_ones(name, networks, lfw_images):
-    images = standardised(real_images(name, lfw_images))
+    images = standardized(real_images(name, lfw_images))
     expected = published_outputs(name, images)
     check_equal(networks[name](images), expected)
     if name != "p_net":
@@ -81,7 +81,7 @@ def test_outputs_on_noise_are_the_published_ones(name, networks):
 def test_exported_networks_take_pixels(name, mtcnn_folder, lfw_images):
     images = real_images(name, lfw_images)
     outputs = SavedModel(mtcnn_folder).call(name, images)
-    check_equal(outputs, published_outputs(name, standardised(images)))
+    check_equal(outputs, published_outputs(name, standardized(images)))
 
 
 @pytest.mark.parametrize("size", [(12, 12), (13, 12), (14, 15), (37, 12), (61, 94)])

@@ -19,7 +19,7 @@ from PIL import Image
 
 from facecluster.errors import JobError
 from facecluster.model_export.crops import Crops
-from facecluster.model_export.networks.export import standardise
+from facecluster.model_export.networks.export import standardize
 from facecluster.model_export.networks.inception_resnet_v1 import inception_resnet_v1_for_training
 from facecluster.model_export.training.losses import triplet_loss
 from facecluster.model_export.training.objectives import Softmax, Triplets
@@ -403,12 +403,12 @@ def test_a_rate_below_zero_ends_the_training(tmp_path):
     assert list(scalars(tmp_path)["learning_rate"].values()) == pytest.approx([0.1, 0.05])
 
 
-@pytest.mark.parametrize("standardisation", ["fixed", "per-image", None])
-def test_a_learner_sees_pixels_as_the_exported_model_will(standardisation):
-    learner = Learner(network(), softmax(), standardisation)
+@pytest.mark.parametrize("standardization", ["fixed", "per-image", None])
+def test_a_learner_sees_pixels_as_the_exported_model_will(standardization):
+    learner = Learner(network(), softmax(), standardization)
     inputs = PIXELS.astype(np.float32)
-    outputs = learner(PIXELS if standardisation else inputs)
-    expected = learner.network(standardise(inputs, standardisation) if standardisation else inputs)
+    outputs = learner(PIXELS if standardization else inputs)
+    expected = learner.network(standardize(inputs, standardization) if standardization else inputs)
     np.testing.assert_allclose(outputs["embeddings"], expected, atol=1e-6)
 
 

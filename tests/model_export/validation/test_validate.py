@@ -13,7 +13,7 @@ from facecluster.model_export.crops import list_crops
 from facecluster.model_export.networks.export import (
     export,
     load_networks,
-    standardise,
+    standardize,
     weights_sha256,
 )
 from facecluster.model_export.validation.calibration import calibration_table
@@ -25,6 +25,7 @@ from facecluster.model_export.validation.validate import (
 )
 from facecluster.model_export.validation.verification import Pairs, verify, verify_distances
 from facecluster.model_export.validation.youtube_faces import VideoPairs
+from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.tables.codec import decode, make_codec
 
@@ -80,13 +81,13 @@ def network(seed: int = 0) -> keras.Model:
 
 def write_model(folder: Path, codec=None) -> SavedModel:
     embed = network()
-    card = {
-        "name": "tiny",
-        "input_size": SIZE,
-        "standardisation": "fixed",
-        "dimensions": DIMENSIONS,
-        "sha256": weights_sha256(embed),
-    }
+    card = ModelCard(
+        name="tiny",
+        sha256=weights_sha256(embed),
+        standardization="fixed",
+        input_size=SIZE,
+        dimensions=DIMENSIONS,
+    )
     export({"embed": embed}, card, folder, codec)
     return SavedModel(str(folder))
 
@@ -107,7 +108,7 @@ def model_with_codec(tmp_path_factory) -> SavedModel:
 def vectors(folder, model) -> np.ndarray:
     """What the Keras network makes of the middles of the crops, read one by one."""
     embed = load_networks(Path(model.path))["embed"]
-    return embed(standardise(middles(folder), "fixed"), training=False).numpy()
+    return embed(standardize(middles(folder), "fixed"), training=False).numpy()
 
 
 def middles(folder: Path) -> np.ndarray:
@@ -135,7 +136,7 @@ def test_a_network_embeds_as_it_is_when_it_is_asked(crops, vectors):
     trained.set_weights(network(1).get_weights())
     pixels = np.stack([crop[3:-3, 3:-3] for crop in map(_pixels, crops.locations)])
     np.testing.assert_allclose(
-        embed(crops), trained(standardise(pixels, "fixed")).numpy(), atol=1e-5
+        embed(crops), trained(standardize(pixels, "fixed")).numpy(), atol=1e-5
     )
 
 

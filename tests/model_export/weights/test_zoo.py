@@ -4,8 +4,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -37,7 +39,7 @@ def contents(folder):
 
 
 def test_a_fetch_that_is_killed_is_as_if_it_had_not_been(cache, monkeypatch):
-    code = "from facecluster.model_export import zoo; zoo.fetch('mtcnn')"
+    code = "from facecluster.model_export.weights import zoo; zoo.fetch('mtcnn')"
     fetching = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     started = time.monotonic()
     while not list(cache.glob("models/*")):
@@ -53,7 +55,7 @@ def test_a_fetch_that_is_killed_is_as_if_it_had_not_been(cache, monkeypatch):
     assert folder == zoo.model_folder("mtcnn") == cache / "models" / "mtcnn"
     assert zoo.is_fetched("mtcnn")
     model = SavedModel(str(folder))
-    assert model.card().items() >= zoo.ZOO["mtcnn"].card.items()
+    assert model.card() == zoo.ZOO["mtcnn"].card
     probability, corrections = model.call("r_net", np.zeros((2, 24, 24, 3), np.uint8))
     assert (probability.shape, corrections.shape) == ((2, 1), (2, 4))
 
@@ -63,6 +65,22 @@ def test_a_fetch_that_is_killed_is_as_if_it_had_not_been(cache, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     assert zoo.fetch("mtcnn") == folder
     assert contents(folder) == before
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_model_with_a_card_of_an_older_version_is_fetched_again(monkeypatch):
+    pixels = keras.Input((8, 8, 3))
+    network = keras.Model(pixels, keras.layers.Flatten()(pixels))
+    known = replace(zoo.ZOO["mtcnn"], import_networks=lambda folder: {"embed": network})
+    monkeypatch.setitem(zoo.ZOO, "mtcnn", known)
+    monkeypatch.setattr(zoo, "fetch_files", lambda package, members, folder: None)
+    path = zoo.fetch("mtcnn") / "model_card.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"card_version": values["card_version"] - 1}))
+    assert not zoo.is_fetched("mtcnn")
+    zoo.fetch("mtcnn")
+    assert zoo.is_fetched("mtcnn")
+    assert json.loads(path.read_text()) == values
 
 
 @pytest.mark.usefixtures("no_network")
@@ -76,10 +94,11 @@ def test_what_cannot_be_fetched_leaves_nothing(cache):
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_cards_name_what_they_are_about(name):
     model = zoo.ZOO[name]
-    assert model.card["name"] == name
-    assert len(model.card["sha256"]) == len(model.package.sha256) == 64
-    assert {"architecture", "standardisation", "source", "licence"} <= model.card.keys()
-    json.dumps(model.card)
+    assert model.card.name == name
+    assert len(model.card.sha256) == len(model.package.sha256) == 64
+    written = json.loads(model.card.to_json())
+    assert {"architecture", "standardization", "source", "license"} <= written.keys()
+    assert "unknown" not in written.values()
     base_names = [Path(member).name for member in model.members]
     assert len(set(base_names)) == len(base_names)  # they are put into one folder
 
@@ -87,13 +106,13 @@ def test_cards_name_what_they_are_about(name):
 def test_the_embedder_comes_with_its_codec_and_geometry(facenet_folder):
     model = SavedModel(facenet_folder)
     card, codec = model.card(), model.codec_arrays()
-    assert (card["input_size"], card["margin"], card["dimensions"]) == (160, 32, 512)
+    assert (card.input_size, card.margin, card.dimensions) == (160, 32, 512)
     assert codec["mean"].shape == (512,)
     assert codec["components"].shape == (512, COMPONENTS)
-    assert card["accuracy"]["LFW View 2, published"] == 0.9905
+    assert card.accuracy["LFW View 2, published"] == 0.9905
     for name in ("float32", "pca128"):
-        assert card["measured"][name]["accuracy"] > 0.98
-        rates = [row["far"] for row in card["measured"]["calibration"][name]]
+        assert card.measured[name]["accuracy"] > 0.98
+        rates = [row["far"] for row in card.measured["calibration"][name]]
         assert rates == sorted(rates)
     products = codec["components"].T @ codec["components"]
     assert products == pytest.approx(np.eye(COMPONENTS), abs=1e-5)

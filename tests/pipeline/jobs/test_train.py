@@ -17,7 +17,7 @@ from facecluster.model_export.crops import list_crops
 from facecluster.model_export.networks.export import (
     export,
     load_networks,
-    standardise,
+    standardize,
     weights_sha256,
 )
 from facecluster.model_export.validation.calibration import calibration_table
@@ -25,6 +25,7 @@ from facecluster.model_export.validation.validate import embed_with_model, valid
 from facecluster.model_export.validation.verification import read_pairs
 from facecluster.pipeline.jobs.train import TrainJob, crops_margin
 from facecluster.pipeline.options import TrainOptions
+from facecluster.transforms.faces.model_card import ModelCard, ModelIdentity
 from facecluster.transforms.faces.saved_model import ModelError, SavedModel
 
 N_PEOPLE, N_CROPS, CROP_SIZE = 8, 6, 40
@@ -56,15 +57,15 @@ def write_model(folder: Path, seed: int, dimensions: int = DIMENSIONS, codec=Non
     x = keras.layers.Dense(dimensions)(keras.layers.Flatten()(x))
     x = keras.layers.Activation("linear", name="prelogits")(x)
     network = keras.Model(inputs, keras.layers.UnitNormalization()(x))
-    card = {
-        "name": f"model-{seed}",
-        "architecture": "two convolutions",
-        "input_size": SIZE,
-        "margin": MARGIN,
-        "standardisation": "per-image",
-        "dimensions": dimensions,
-        "sha256": weights_sha256(network),
-    }
+    card = ModelCard(
+        name=f"model-{seed}",
+        sha256=weights_sha256(network),
+        standardization="per-image",
+        architecture="two convolutions",
+        input_size=SIZE,
+        margin=MARGIN,
+        dimensions=dimensions,
+    )
     export({"embed": network}, card, folder, codec)
     return SavedModel(str(folder))
 
@@ -109,7 +110,7 @@ def pixels_of(crops: Path, size: int) -> np.ndarray:
 
 def keras_vectors(model: SavedModel, pixels: np.ndarray) -> np.ndarray:
     network = load_networks(Path(model.path))["embed"]
-    return network(standardise(pixels, model.card()["standardisation"]), training=False).numpy()
+    return network(standardize(pixels, model.card().standardization), training=False).numpy()
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -129,7 +130,7 @@ def test_a_network_from_scratch_by_softmax(tmp_path):
     options = replace(
         TINY, input_size=75, width=0.1, embedding_size=8, batch_size=6, flip=True,
         random_crop=True, rotation=10.0, colour=0.2, center_loss_factor=0.01,
-        standardisation="per-image", validation_share=0.25, epochs=1,
+        standardization="per-image", validation_share=0.25, epochs=1,
     )  # fmt: skip
     model, said = train(tmp_path / "out", options, crops)
     assert model.path == str(tmp_path / "out" / "model")
@@ -141,21 +142,19 @@ def test_a_network_from_scratch_by_softmax(tmp_path):
 
     card = model.card()
     network = load_networks(Path(model.path))["embed"]
-    measured = card.pop("measured")
-    space = card.pop("embedding_space")
-    assert card == {
-        "card_version": 2,
-        "name": "trained",
-        "architecture": "Inception-ResNet-v1, width 0.1",
-        "input_size": 75,
-        "margin": 11,  # 84 - 20 px of face, seen through a window of 75
-        "standardisation": "per-image",
-        "dimensions": 8,
-        "source": "trained by facecluster on 36 crops of 6 people, loss softmax",
-        "licence": "as its training data's",
-        "sha256": weights_sha256(network),
-    }
-    assert space == card["sha256"]
+    measured = card.measured
+    assert replace(card, measured={}) == ModelCard(
+        name="trained",
+        sha256=weights_sha256(network),
+        standardization="per-image",
+        architecture="Inception-ResNet-v1, width 0.1",
+        source="trained by facecluster on 36 crops of 6 people, loss softmax",
+        license="as its training data's",
+        embedding_space=card.sha256,
+        input_size=75,
+        margin=11,  # 84 - 20 px of face, seen through a window of 75
+        dimensions=8,
+    )
     assert not any("BatchNorm" in layer.name for layer in network.layers)
 
     # Worker, Keras and the network in training, which made the card's figures, agree.
@@ -181,8 +180,8 @@ def test_a_network_from_scratch_by_triplets(tmp_path, crops):
     )  # fmt: skip
     model, said = train(tmp_path / "out", options, crops)
     assert "active_triplets" in said[-1]
-    assert model.card()["dimensions"] == 8
-    assert model.card()["margin"] == 15  # of 32 at 160 px: nothing tells another
+    assert model.card().dimensions == 8
+    assert model.card().margin == 15  # of 32 at 160 px: nothing tells another
     pixels = np.random.default_rng(0).integers(0, 256, (3, 75, 75, 3), np.uint8)
     vectors = model.call("embed", pixels)
     np.testing.assert_allclose(vectors, keras_vectors(model, pixels), atol=1e-5)
@@ -192,13 +191,13 @@ def test_a_network_from_scratch_by_triplets(tmp_path, crops):
 def test_a_head_on_a_frozen_model(tmp_path, crops, base):
     model, _ = train(tmp_path / "out", replace(HEAD, trunk=base.path, name="head"), crops)
     card = model.card()
-    assert card["name"] == "head"
-    assert card["architecture"] == "two convolutions with a linear head"
-    assert card["trained_from"] == {key: base.card()[key] for key in ("name", "sha256")}
-    assert (card["input_size"], card["margin"]) == (SIZE, MARGIN)
-    assert card["standardisation"] == "per-image"
-    assert card["dimensions"] == 8
-    assert card["embedding_space"] == card["sha256"] != base.card()["sha256"]
+    assert card.name == "head"
+    assert card.architecture == "two convolutions with a linear head"
+    assert card.trained_from == ModelIdentity("model-1", base.card().sha256)
+    assert (card.input_size, card.margin) == (SIZE, MARGIN)
+    assert card.standardization == "per-image"
+    assert card.dimensions == 8
+    assert card.embedding_space == card.sha256 != base.card().sha256
     pixels = pixels_of(crops, SIZE)
     vectors = model.call("embed", pixels)
     np.testing.assert_allclose(vectors, keras_vectors(model, pixels), atol=1e-5)
@@ -221,9 +220,9 @@ def tuned(tmp_path_factory, crops, base) -> Path:
 def test_training_a_model_on(tuned, crops, base):
     model = SavedModel(str(tuned / "model"))
     card = model.card()
-    for name in ("architecture", "input_size", "margin", "standardisation", "dimensions"):
-        assert card[name] == base.card()[name]
-    assert card["sha256"] != base.card()["sha256"]
+    for name in ("architecture", "input_size", "margin", "standardization", "dimensions"):
+        assert getattr(card, name) == getattr(base.card(), name)
+    assert card.sha256 != base.card().sha256
     pixels = pixels_of(crops, SIZE)
     vectors = model.call("embed", pixels)
     np.testing.assert_allclose(vectors, keras_vectors(model, pixels), atol=1e-5)
@@ -250,7 +249,7 @@ def test_the_form_of_the_crops_makes_no_difference(tmp_path, crops, base):
             writer.write(example.SerializeToString())
     options = replace(TINY, start_from=base.path, batch_size=8, flip=True, epochs=1)
     hashes = {
-        train(tmp_path / f"out{i}", options, source)[0].card()["sha256"]
+        train(tmp_path / f"out{i}", options, source)[0].card().sha256
         for i, source in enumerate((crops, tmp_path / "crops.tar", tmp_path / "crops.tfrecord"))
     }
     assert len(hashes) == 1
@@ -260,9 +259,9 @@ def test_a_model_that_is_compatible_with_another(tmp_path, crops, base, old):
     options = replace(TRIPLETS, trunk=base.path, compatible_with=old.path, epochs=1)
     model, _ = train(tmp_path / "out", options, crops)
     card, old_card = model.card(), old.card()
-    assert card["embedding_space"] == old_card["embedding_space"] != card["sha256"]
-    assert card["compatible_with"] == {"name": "model-2", "sha256": old_card["sha256"]}
-    assert card["dimensions"] == 12
+    assert card.embedding_space == old_card.embedding_space != card.sha256
+    assert card.compatible_with == ModelIdentity("model-2", old_card.sha256)
+    assert card.dimensions == 12
     codec = model.codec_arrays()
     assert codec.keys() == {"mean", "components"}
     for name, array in old.codec_arrays().items():
@@ -285,7 +284,7 @@ def test_the_same_training_again_changes_nothing(tuned, crops, base):
     changed = {name for name in before if after.get(name) != before[name]}
     assert after.keys() == before.keys()
     assert all(name.startswith(("model/keras/", "model/saved_model/")) for name in changed)
-    assert weights_sha256(load_networks(Path(model.path))["embed"]) == model.card()["sha256"]
+    assert weights_sha256(load_networks(Path(model.path))["embed"]) == model.card().sha256
 
 
 def test_more_epochs_go_on_as_if_there_had_been_no_pause(tuned, tmp_path, crops, base):
@@ -293,9 +292,9 @@ def test_more_epochs_go_on_as_if_there_had_been_no_pause(tuned, tmp_path, crops,
     options = replace(TRIPLETS, start_from=base.path, flip=True, epochs=3)
     on, said = train(tmp_path / "on", replace(options, name="longer"), crops)
     assert [line.partition("  ")[0] for line in said[1:]] == ["epoch 3/3"]
-    assert on.card()["name"] == "longer"
+    assert on.card().name == "longer"
     at_once, _ = train(tmp_path / "at once", options, crops)
-    assert on.card()["sha256"] == at_once.card()["sha256"]
+    assert on.card().sha256 == at_once.card().sha256
 
 
 @pytest.mark.parametrize(
@@ -343,7 +342,7 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path, crops, bas
     model, _ = train(folder, options, crops)
     assert {path.name for path in folder.iterdir()} == kept
     assert {path.suffix for path in (folder / "vectors").iterdir()} == {".npy"}
-    assert model.card()["dimensions"] == 8
+    assert model.card().dimensions == 8
 
 
 def test_damaged_settings_are_refused(tmp_path, crops, base):
@@ -366,7 +365,7 @@ def test_a_training_that_could_not_begin_binds_to_nothing(tmp_path, crops, base)
     with pytest.raises(Exception, match="too few"):  # 8 people give 48 crops, not 128
         train(tmp_path / "out", replace(HEAD, trunk=base.path, embedding_size=128), crops)
     model, _ = train(tmp_path / "out", replace(HEAD, trunk=base.path, epochs=1), crops)
-    assert model.card()["dimensions"] == 8
+    assert model.card().dimensions == 8
 
 
 # ---- Which crops ----
@@ -380,9 +379,9 @@ def test_filtering_leaves_the_stranger_out(tmp_path, base):
     options = replace(HEAD, trunk=base.path, filter_with=base.path)
     filtered, said = train(tmp_path / "filtered", options, crops)
     assert "filtering keeps 48 of 49 crops" in said
-    assert filtered.card()["sha256"] == clean.card()["sha256"]
+    assert filtered.card().sha256 == clean.card().sha256
     everything, _ = train(tmp_path / "all", replace(options, filter_percentile=100.0), crops)
-    assert everything.card()["sha256"] != clean.card()["sha256"]
+    assert everything.card().sha256 != clean.card().sha256
 
 
 def test_people_with_few_crops_are_left_out(tmp_path, base):
@@ -390,7 +389,7 @@ def test_people_with_few_crops_are_left_out(tmp_path, base):
     write_crops(crops, people=[20], n_crops=3)
     options = replace(HEAD, trunk=base.path, min_images_per_person=4, epochs=1)
     model, _ = train(tmp_path / "out", options, crops)
-    assert "on 48 crops of 8 people" in model.card()["source"]
+    assert "on 48 crops of 8 people" in model.card().source
 
 
 def write_pairs(path: Path, n_folds: int, people=OTHER_PEOPLE) -> Path:
@@ -422,7 +421,7 @@ def test_validation_on_given_pairs(tmp_path, crops, validation_crops, base):
     )  # fmt: skip
     model, said = train(tmp_path / "out", options, crops_and_few)
     assert "training on 48 crops of 8 people, validating on 12 pairs" in said
-    measured = model.card()["measured"]
+    measured = model.card().measured
     assert measured["on"] == f"12 crops of 4 people in {validation_crops}, pairs of {pairs}"
     expected = validate_pairs(model, list_crops([str(validation_crops)]), read_pairs(str(pairs)))
     assert measured["float32"]["accuracy"] == pytest.approx(expected["float32"]["accuracy"])
@@ -448,8 +447,8 @@ def test_where_nobody_can_be_kept_out_all_are_trained_on(tmp_path, crops, base):
     options = replace(HEAD, trunk=base.path, validation_share=0.125, epochs=1)
     model, said = train(tmp_path / "out", options, crops)
     assert said[0].startswith("no validation: 6 crops of 1 people")
-    assert "on 48 crops of 8 people" in model.card()["source"]
-    assert "measured" not in model.card()
+    assert "on 48 crops of 8 people" in model.card().source
+    assert not model.card().measured
 
 
 def test_one_person_is_not_enough(tmp_path, crops, base):
@@ -505,7 +504,7 @@ def test_crops_through_which_less_than_a_face_is_seen_are_refused(tmp_path):
 
 
 def test_crops_that_the_frozen_model_does_not_want_are_said_to_be(tmp_path, base):
-    wanted, size = base.card()["margin"], base.card()["input_size"]
+    wanted, size = base.card().margin, base.card().input_size
     said = []
     job = TrainJob(tmp_path, replace(TINY, trunk=base.path), SavedModel, said.append)
     for margin, n_notes in ((wanted, 0), (wanted + 2, 1)):
@@ -552,7 +551,7 @@ def test_mixed_precision_is_for_the_training_alone(tmp_path, crops, base):
     options = replace(TINY, start_from=base.path, batch_size=8, epochs=1)
     half, _ = train(tmp_path / "half", replace(options, mixed_precision=True), crops)
     full, _ = train(tmp_path / "full", options, crops)
-    assert half.card()["sha256"] != full.card()["sha256"]  # it was used
+    assert half.card().sha256 != full.card().sha256  # it was used
     found = list_crops([str(crops)])
     cosines = np.sum(embed_with_model(half, found) * embed_with_model(full, found), axis=1)
     assert cosines.min() > 0.99
