@@ -154,7 +154,7 @@ def test_what_is_no_weights_is_told(facecluster, tmp_path):
         code, _, err = facecluster(
             "model", "import", tmp_path / name, "--output", tmp_path / "model"
         )
-        assert code == 1
+        assert code == 2
         assert err.startswith("facecluster: ")
         assert f"{name} {sentence}" in err
         assert not (tmp_path / "model").exists()
