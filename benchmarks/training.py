@@ -110,13 +110,13 @@ def harmonic(sources: list[str], training: Crops, held_out: Crops, work: Path) -
 
 def weak_head(base: SavedModel, folder: Path) -> SavedModel:
     """A random projection of the model's vectors, exported as a model of its own."""
-    from facecluster.model_export.networks.heads import Projection, linear_head, on_trunk
+    from facecluster.model_export.networks.heads import Projection, linear_head, on_backbone
 
     random = np.random.default_rng(0)
     card = base.card()
     kernel = random.normal(size=(card.dimensions, HARMONIC_SIZE)).astype(np.float32)
     head = linear_head(Projection(kernel, np.zeros(HARMONIC_SIZE, np.float32)))
-    network = on_trunk(load_networks(Path(base.path))["embed"], head)
+    network = on_backbone(load_networks(Path(base.path))["embed"], head)
     export(
         {"embed": network},
         replace(

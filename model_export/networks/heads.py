@@ -1,4 +1,4 @@
-"""A linear head on a frozen network: fewer dimensions, or other aims, at the price of seconds."""
+"""Linear heads on a frozen network: fewer dimensions or another objective, trained in seconds."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,10 @@ from facecluster.transforms.tables.codec import fit_pca
 
 
 class Projection(NamedTuple):
-    """What a head starts from: x goes to x @ kernel + bias, (f, d) and (d,) float32."""
+    """An affine map x @ kernel + bias, with which a head is initialized.
+
+    kernel: (f, d) float32; bias: (d,) float32.
+    """
 
     kernel: np.ndarray
     bias: np.ndarray
@@ -22,8 +25,8 @@ def principal_components(
     """The projection of features, (n, f), on their first d principal components.
 
     Args:
-      unit_variance: scaled so that the results have a variance of one, on average over their
-        dimensions, as those of a batch normalisation have. Directions stay what they are.
+      unit_variance: scale the projected features to a variance of one, averaged over their
+        dimensions, as batch normalization does. Directions do not change.
 
     Raises:
       UsageError: there are fewer vectors or features than dimensions.
@@ -35,25 +38,25 @@ def principal_components(
 
 
 def least_squares(features: np.ndarray, targets: np.ndarray) -> Projection:
-    """The projection that brings features, (n, f), nearest to their targets, (n, d)."""
-    mean, centre = features.mean(axis=0), targets.mean(axis=0)
-    kernel = np.linalg.lstsq(features - mean, targets - centre, rcond=1e-4)[0]
-    return Projection(kernel, centre - mean @ kernel)
+    """The least squares fit of targets, (n, d), by an affine map of features, (n, f)."""
+    mean, center = features.mean(axis=0), targets.mean(axis=0)
+    kernel = np.linalg.lstsq(features - mean, targets - center, rcond=1e-4)[0]
+    return Projection(kernel, center - mean @ kernel)
 
 
 def linear_head(
     start: Projection, dropout: float = 0.0, weight_decay: float = 0.0, seed: int = 0
 ) -> keras.Model:
-    """A head that starts as a projection.
+    """Builds a head that is initialized with a projection.
 
     Args:
-      dropout: the share of the features that a training step leaves out.
+      dropout: the fraction of the features that a training step drops.
       weight_decay: w of the penalty w / 2 * sum(squares) on the kernel.
       seed: of the dropout.
 
     Returns:
       A model from features (n, f) to unit vectors (n, d), with a layer `prelogits` before
-      normalisation.
+      normalization.
     """
     n_features, dimensions = start.kernel.shape
     x = inputs = keras.Input((n_features,), name="features")
@@ -67,10 +70,10 @@ def linear_head(
     return keras.Model(inputs, x, name="Head")
 
 
-def on_trunk(trunk: keras.Model, head: keras.Model) -> keras.Model:
-    """One network of the frozen one and its head, with the head's layers in sight."""
-    crops = keras.Input(trunk.input_shape[1:], name="crops")
-    x = trunk(crops)
+def on_backbone(backbone: keras.Model, head: keras.Model) -> keras.Model:
+    """One network of a frozen backbone and its head; the head's layers are top-level layers."""
+    crops = keras.Input(backbone.input_shape[1:], name="crops")
+    x = backbone(crops)
     for layer in head.layers[1:]:
         x = layer(x)
     return keras.Model(crops, x, name="WithHead")

@@ -80,7 +80,7 @@ class TaskMaker:
 
     def _head_task(self, crops: Crops) -> Task:
         """A linear head on the vectors of a frozen model."""
-        from facecluster.model_export.networks.heads import linear_head, on_trunk
+        from facecluster.model_export.networks.heads import linear_head, on_backbone
 
         options = self.options
         card, trunk = self._model_to_train(options.trunk)
@@ -99,7 +99,7 @@ class TaskMaker:
             },
             batches_from=lambda step: self._batches(crops, vectors, step),
             embed=lambda some: head.predict(self.vectors(some, options.trunk), verbose=0),
-            finished=lambda: on_trunk(trunk, head),
+            finished=lambda: on_backbone(trunk, head),
         )
 
     def _head_start(self, crops: Crops, vectors: np.ndarray):

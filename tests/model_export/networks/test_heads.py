@@ -1,3 +1,5 @@
+"""Linear heads equal their projections, learn, and can be exported with their backbone."""
+
 import keras
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from facecluster.model_export.networks.heads import (
     Projection,
     least_squares,
     linear_head,
-    on_trunk,
+    on_backbone,
     principal_components,
 )
 from facecluster.model_export.training.objectives import Triplets
@@ -29,10 +31,10 @@ def unit(vectors):
 
 
 def features(seed=0, n=200, d=N_FEATURES):
-    """(n, d) unit vectors of another variance in every direction, not around zero."""
+    """(n, d) unit vectors, not centered, with a different variance in each direction."""
     random = np.random.default_rng(seed)
-    turned, _ = np.linalg.qr(random.normal(size=(d, d)))
-    return unit((random.normal(size=(n, d)) * 0.85 ** np.arange(d) + 0.5) @ turned)
+    rotation, _ = np.linalg.qr(random.normal(size=(d, d)))
+    return unit((random.normal(size=(n, d)) * 0.85 ** np.arange(d) + 0.5) @ rotation)
 
 
 def projection(seed=0, f=N_FEATURES, d=DIMENSIONS) -> Projection:
@@ -42,11 +44,11 @@ def projection(seed=0, f=N_FEATURES, d=DIMENSIONS) -> Projection:
     )
 
 
-# ---- what a head starts from ----
+# ---- initial projections ----
 
 
 @pytest.mark.parametrize("dimensions", [1, DIMENSIONS, N_FEATURES])
-def test_principal_components_are_scikit_learns_up_to_their_signs(dimensions):
+def test_principal_components_equal_scikit_learns_up_to_sign(dimensions):
     x = features()
     expected = PCA(dimensions, svd_solver="full").fit(x).transform(x)
     kernel, bias = principal_components(x, dimensions)
@@ -56,7 +58,7 @@ def test_principal_components_are_scikit_learns_up_to_their_signs(dimensions):
     assert (kernel.dtype, bias.dtype) == (np.float32, np.float32)
 
 
-def test_principal_components_may_be_scaled_to_a_variance_of_one():
+def test_principal_components_can_be_scaled_to_unit_variance():
     x = features()
     plain, scaled = (principal_components(x, DIMENSIONS, scaling) for scaling in (False, True))
     projected = x @ scaled.kernel + scaled.bias
@@ -66,14 +68,14 @@ def test_principal_components_may_be_scaled_to_a_variance_of_one():
     )  # the same directions
 
 
-def test_there_are_no_more_components_than_features_or_vectors():
+def test_more_components_than_features_or_vectors_are_refused():
     with pytest.raises(UsageError, match="200 vectors of 24 dimensions are too few for 25"):
         principal_components(features(), 25)
     with pytest.raises(UsageError, match="5 vectors of 24 dimensions are too few for 6"):
         principal_components(features()[:5], 6)
 
 
-def test_least_squares_are_scikit_learns():
+def test_least_squares_equal_scikit_learns():
     x, targets = features(0), features(1, d=DIMENSIONS)
     kernel, bias = least_squares(x, targets)
     expected = LinearRegression().fit(x, targets).predict(x)
@@ -81,14 +83,14 @@ def test_least_squares_are_scikit_learns():
     assert (kernel.dtype, bias.dtype) == (np.float32, np.float32)
 
 
-def test_least_squares_find_a_projection_again():
+def test_least_squares_recover_a_projection():
     x, true = features(), projection()
     found = least_squares(x, x @ true.kernel + true.bias)
     np.testing.assert_allclose(found.kernel, true.kernel, atol=1e-3)
     np.testing.assert_allclose(found.bias, true.bias, atol=1e-3)
 
 
-def test_features_that_depend_on_each_other_have_a_least_square_too():
+def test_least_squares_of_linearly_dependent_features():
     x, true = features(), projection(f=2 * N_FEATURES)
     x = np.concatenate([x, x], axis=1)
     kernel, bias = least_squares(x, x @ true.kernel + true.bias)
@@ -99,7 +101,7 @@ def test_features_that_depend_on_each_other_have_a_least_square_too():
 # ---- the head ----
 
 
-def test_a_head_is_its_projection_made_unit_vectors():
+def test_a_head_is_its_projection_with_unit_length():
     x, start = features(), projection()
     head = linear_head(start)
     projected = x @ start.kernel + start.bias
@@ -108,7 +110,7 @@ def test_a_head_is_its_projection_made_unit_vectors():
     np.testing.assert_allclose(prelogits(x), projected, atol=1e-5)
 
 
-def test_dropout_leaves_out_features_while_training_alone():
+def test_dropout_drops_features_in_training_only():
     x, start = features(), projection()
     head, plain = linear_head(start, dropout=0.5), linear_head(start)
     np.testing.assert_array_equal(head(x), plain(x))
@@ -129,7 +131,7 @@ def test_weight_decay_is_half_the_sum_of_squares_of_the_kernel():
 
 
 def test_a_head_learns_what_principal_components_miss(tmp_path):
-    """People differ where features vary least; the loss goes to nearly nothing."""
+    """People differ in the directions in which features vary least."""
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(10, dtype=np.int32), 10)
     x = np.concatenate(
@@ -145,28 +147,28 @@ def test_a_head_learns_what_principal_components_miss(tmp_path):
         inputs, targets = rows(x, indices, step), rows(labels, indices, step)
         return tf.data.Dataset.zip((inputs, {"labels": targets}))
 
-    def share_of_nearest_of_the_same_person():
+    def fraction_with_nearest_of_same_person():
         vectors = head(x).numpy()
         cosines = vectors @ vectors.T - 2 * np.eye(len(x))
         return np.mean(labels[np.argmax(cosines, axis=1)] == labels)
 
-    before = share_of_nearest_of_the_same_person()
+    before = fraction_with_nearest_of_same_person()
     adam, schedule = OPTIMIZERS["adam"](), Schedule(((0, 0.05),))
     train(learner, adam, batches_from, schedule, tmp_path, n_epochs=2, steps_per_epoch=100)
     assert before < 0.5
-    assert share_of_nearest_of_the_same_person() > 0.95
+    assert fraction_with_nearest_of_same_person() > 0.95
 
 
-# ---- on its network ----
+# ---- on its backbone ----
 
 
-def trunk() -> keras.Model:
+def backbone() -> keras.Model:
     keras.utils.set_random_seed(0)
     x = crops = keras.Input((8, 8, 3), name="crops")
     x = keras.layers.Conv2D(16, 3, name="Conv")(x)
     x = keras.layers.Dense(N_FEATURES, name="Bottleneck")(keras.layers.Flatten()(x))
-    x = keras.layers.Activation("linear", name="prelogits")(x)  # with a head's names
-    return keras.Model(crops, keras.layers.UnitNormalization(name="embeddings")(x), name="Trunk")
+    x = keras.layers.Activation("linear", name="prelogits")(x)  # named like a head's layer
+    return keras.Model(crops, keras.layers.UnitNormalization(name="embeddings")(x), name="Backbone")
 
 
 def pixels(n=20) -> np.ndarray:
@@ -178,22 +180,22 @@ def standardized() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def whole():
-    """(network of both, what it should give)."""
-    frozen, head = trunk(), linear_head(projection(), dropout=0.5, weight_decay=1e-3)
-    return on_trunk(frozen, head), head(frozen(standardized())).numpy()
+def with_head():
+    """A backbone with a head, and the embeddings it should give."""
+    frozen, head = backbone(), linear_head(projection(), dropout=0.5, weight_decay=1e-3)
+    return on_backbone(frozen, head), head(frozen(standardized())).numpy()
 
 
-def test_both_together_are_the_head_of_the_trunk(whole):
-    network, expected = whole
+def test_the_combined_network_applies_the_head_to_the_backbone(with_head):
+    network, expected = with_head
     assert network.input_shape == (None, 8, 8, 3)
     assert network.output_shape == (None, DIMENSIONS)
     np.testing.assert_allclose(network(standardized()), expected, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-5)
 
 
-def test_both_together_can_be_saved_and_trained_on(whole, tmp_path):
-    network, expected = whole
+def test_the_combined_network_can_be_saved_and_trained_further(with_head, tmp_path):
+    network, expected = with_head
     export({"embed": network}, card(), tmp_path / "model")
     loaded = load_networks(tmp_path / "model")["embed"]
     np.testing.assert_allclose(loaded(standardized()), expected, atol=1e-6)
@@ -210,8 +212,8 @@ def test_both_together_can_be_saved_and_trained_on(whole, tmp_path):
     assert float(sum(decayed.losses)) == pytest.approx(penalty, rel=1e-4)
 
 
-def test_both_together_can_be_exported_in_half_floats(whole, tmp_path):
-    network, expected = whole
+def test_the_combined_network_can_be_exported_as_float16(with_head, tmp_path):
+    network, expected = with_head
     export({"embed": network}, card(), tmp_path / "half", float16=True)
     vectors = SavedModel(str(tmp_path / "half")).call("embed", pixels())
     assert vectors.dtype == np.float32
