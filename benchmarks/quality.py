@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from facecluster.model_export.validation.verification import read_pairs, verify
+from facecluster.model_export.validation.pairs import read_pairs
+from facecluster.model_export.validation.verification import verify
 from facecluster.model_export.weights import zoo
 from facecluster.pipeline.jobs.clustering_metrics import clustering_scores
 from facecluster.pipeline.jobs.evaluate import labelled_faces

@@ -90,7 +90,7 @@ def heads(sources: list[str], training: Crops, held_out: Crops, work: Path) -> N
     pairs = HeldOut(held_out, sample_pairs(held_out.labels, held_out.names, seed=0))
     print(f"{'heads on ' + EmbedOptions.model:36}accuracy    VAL@FAR 0.001")
     for name, space in spaces.items():
-        scores = pairs.scores(space)
+        scores = pairs.score(space)
         print(f"{name:36}{scores['accuracy']:8.4f}{scores['validation_rate']:17.4f}")
     print()
 
@@ -142,7 +142,7 @@ def scratch(sources: list[str], training: Crops, held_out: Crops, work: Path) ->
     print(f"{'narrow network, width ' + str(NARROW.width):36}accuracy    VAL@FAR 0.001")
     steps = NARROW.epochs * NARROW.steps_per_epoch
     for name, one in (("untrained", untrained), (f"{steps} steps, {seconds:.0f} s", model)):
-        scores = pairs.scores(embed_with_model(one, held_out))
+        scores = pairs.score(embed_with_model(one, held_out))
         print(f"{name:36}{scores['accuracy']:8.4f}{scores['validation_rate']:17.4f}")
     print()
 

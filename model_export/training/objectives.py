@@ -1,8 +1,8 @@
-"""What a training aims at: classes with softmax, triplets, or triplets with an old model's vectors.
+"""Training objectives as Keras layers: softmax classification, triplets, harmonic triplets.
 
 An objective takes the network's outputs, {"prelogits": (n, d), "embeddings": (n, d)}, and the
-targets of the batch, {"labels": (n,)}, and returns the loss and what is worth watching beside it,
-by the names in `watched`.
+targets of the batch, {"labels": (n,)}. It returns the loss and the values to monitor, by the names
+in `monitored`.
 """
 
 import keras
@@ -18,23 +18,24 @@ from facecluster.model_export.training.losses import (
 )
 
 CENTER_RATE = 0.05  # published: alfa 0.95
-# Of the logits' initial weights: src/train_softmax.py, whose last version takes Xavier's instead.
+# Standard deviation of the logits' initial weights, as in src/train_softmax.py; its last version
+# uses Xavier initialization instead.
 LOGITS_DEVIATION = 0.1
 
 
 class Softmax(keras.layers.Layer):
-    """Cross-entropy over people, with the published regularisation.
+    """Cross-entropy over people, with the published regularization.
 
-    davidsandberg/facenet, src/train_softmax.py: a linear layer from prelogits to people; the norm
-    of the prelogits; the centre loss. Decay of the layer's weights is added by Keras.
+    davidsandberg/facenet, src/train_softmax.py: a linear layer from prelogits to people, the norm
+    of the prelogits, and the center loss. Keras adds the weight decay of the layer.
 
     Args:
       n_people: of the training set.
       dimensions: d of the embedding.
-      center_loss_factor, norm_loss_factor, weight_decay: weights of the parts of the loss.
+      center_loss_factor, norm_loss_factor, weight_decay: weights of the terms of the loss.
     """
 
-    watched = ("cross_entropy", "accuracy", "center_loss")
+    monitored = ("cross_entropy", "accuracy", "center_loss")
 
     def __init__(
         self,
@@ -69,14 +70,14 @@ class Softmax(keras.layers.Layer):
         loss = ops.mean(
             keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         )
-        right = ops.equal(ops.argmax(logits, axis=1), ops.cast(labels, "int64"))
-        # Each of several GPUs moves the centres by its part of the batch, and the mean of that is
-        # kept: with a rate so many times as high, the centres move as they would on one.
+        is_correct = ops.equal(ops.argmax(logits, axis=1), ops.cast(labels, "int64"))
+        # Each GPU moves the centers by its part of the batch, and Keras keeps the mean over GPUs.
+        # Multiplying the rate by the number of GPUs gives the same step as a single GPU.
         rate = CENTER_RATE * tf.distribute.get_strategy().num_replicas_in_sync
-        center, moved = center_loss(prelogits, labels, self.centers, rate)
-        watched = {
+        center, new_centers = center_loss(prelogits, labels, self.centers, rate)
+        monitored = {
             "cross_entropy": loss,
-            "accuracy": ops.mean(ops.cast(right, "float32")),
+            "accuracy": ops.mean(ops.cast(is_correct, "float32")),
             "center_loss": center,
         }
         if self.norm_loss_factor:
@@ -84,14 +85,14 @@ class Softmax(keras.layers.Layer):
         if self.center_loss_factor:
             loss += self.center_loss_factor * center
             if training:
-                self.centers.assign(moved)
-        return loss, watched
+                self.centers.assign(new_centers)
+        return loss, monitored
 
 
 class Triplets(keras.layers.Layer):
-    """The triplet loss of the paper; `mining` as in losses.triplet_loss."""
+    """The triplet loss of the FaceNet paper; `mining` as in losses.triplet_loss."""
 
-    watched = ("active_triplets",)
+    monitored = ("active_triplets",)
 
     def __init__(self, margin: float = MARGIN, mining: str = "semi-hard"):
         super().__init__(dtype="float32", name="triplets")
@@ -106,7 +107,7 @@ class Triplets(keras.layers.Layer):
 
 
 class HarmonicTriplets(Triplets):
-    """Triplets with a frozen model's vectors among them, in targets["old"]: (n, d)."""
+    """The harmonic triplet loss; the old model's vectors are in targets["old"], (n, d)."""
 
     def call(self, outputs, targets, training=None):
         loss, active = harmonic_triplet_loss(

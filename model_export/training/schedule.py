@@ -1,4 +1,4 @@
-"""Learning rates by epoch, from an option or a file in the published form."""
+"""Learning-rate schedules: one rate, or steps by epoch from a file in the published format."""
 
 import math
 from collections.abc import Sequence
@@ -10,28 +10,32 @@ from facecluster.errors import InputError
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rates: `steps` holds (first epoch, rate), in ascending order, the first epoch 0."""
+    """Learning rates by epoch.
+
+    Attributes:
+      steps: (first epoch, rate) in ascending order of epochs, starting with epoch 0.
+    """
 
     steps: Sequence[tuple[int, float]]
 
     def rate(self, epoch: int) -> float:
         return [rate for first, rate in self.steps if first <= epoch][-1]
 
-    def n_epochs(self, most: int) -> int:
-        """How many epochs there are of `most`: a rate of zero or below ends the training."""
-        return min([most, *(first for first, rate in self.steps if rate <= 0)])
+    def n_epochs(self, limit: int) -> int:
+        """The number of epochs, at most `limit`; a rate of zero or below ends the training."""
+        return min([limit, *(first for first, rate in self.steps if rate <= 0)])
 
 
 def read_schedule(path: str) -> Schedule:
-    """Reads a schedule in the published form: lines of `epoch: rate`, with # comments.
+    """Reads a schedule in the published format: lines of `epoch: rate`, with # comments.
 
-    A rate of -1, or a mere -, ends the training. The form is that of davidsandberg/facenet, such as
+    A rate of -1, or just -, ends the training. The format is that of davidsandberg/facenet, as in
     data/learning_rate_schedule_classifier_casia.txt. Epochs count from 0 here, as in its
-    src/train_tripletloss.py; its src/train_softmax.py came to count from 1, and so takes each rate
-    an epoch earlier.
+    src/train_tripletloss.py. Its src/train_softmax.py counts from 1, so there each rate starts one
+    epoch earlier.
 
     Raises:
-      InputError: names the line at fault.
+      InputError: the file cannot be read, or a line is malformed; the message names the line.
     """
     steps = []
     try:
@@ -49,17 +53,19 @@ def read_schedule(path: str) -> Schedule:
             )
         if steps and step[0] <= steps[-1][0]:
             raise InputError(
-                f"{path} line {number}: epoch {step[0]} comes after epoch {steps[-1][0]}: put the "
+                f"{path} line {number}: epoch {step[0]} comes after epoch {steps[-1][0]}: list the "
                 "epochs in ascending order, each once"
             )
         steps.append(step)
     if not steps or steps[0][0] != 0 or steps[0][1] <= 0:
-        raise InputError(f"{path}: a learning-rate schedule starts with a rate for epoch 0")
+        raise InputError(
+            f"{path}: a learning-rate schedule must start with a positive rate for epoch 0"
+        )
     return Schedule(tuple(steps))
 
 
 def _step(text: str) -> tuple[int, float] | None:
-    """(epoch, rate) of a line; None when it does not say such."""
+    """(epoch, rate) of a line; None if the line is malformed."""
     epoch, _, rate = text.partition(":")
     try:
         step = int(epoch), -1.0 if rate.strip() == "-" else float(rate)

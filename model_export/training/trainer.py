@@ -50,7 +50,7 @@ class Learner(keras.Model):
             network.input,
             {"prelogits": network.get_layer("prelogits").output, "embeddings": network.output},
         )
-        self.watched = {name: keras.metrics.Mean(name) for name in objective.watched}
+        self.monitored = {name: keras.metrics.Mean(name) for name in objective.monitored}
         self.built = True
 
     def call(self, inputs, training=None):
@@ -59,9 +59,9 @@ class Learner(keras.Model):
         return self.outputs_of(inputs, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        loss, watched = self.objective(y_pred, y, training=training)
-        for name, value in watched.items():
-            self.watched[name].update_state(value)
+        loss, monitored = self.objective(y_pred, y, training=training)
+        for name, value in monitored.items():
+            self.monitored[name].update_state(value)
         loss = loss + sum(ops.cast(part, "float32") for part in self.losses)
         # Keras adds up what the GPUs computed, each from its part of the batch.
         return loss / tf.distribute.get_strategy().num_replicas_in_sync

@@ -1,11 +1,11 @@
-"""What a distance between two faces means: how many pairs of one and of two people are nearer.
+"""Calibration of distances: false accept and validation rates over all pairs of labeled faces.
 
     table = calibration_table(embeddings, labels)
     distance = distance_at_far(table, 1e-6)
 
-LFW's protocol looks at 6,000 pairs and so at rates down to about 0.001. To group a collection,
-where every face meets every other one, rates of a millionth matter; all pairs of ten thousand
-labelled faces, some 50 million, show them.
+LFW's protocol uses 6,000 pairs and so resolves rates down to about 0.001. Grouping compares every
+face of a collection with every other one, so rates of one in a million matter. All pairs of ten
+thousand labeled faces, about 50 million, resolve them.
 """
 
 from collections.abc import Sequence
@@ -28,37 +28,38 @@ def calibration_table(
       embeddings: (n, d) unit vectors.
       labels: (n,) the person of each face.
       distances: the thresholds, Euclidean distances in ascending order.
-      block_rows: faces that are compared with all others at a time. It takes about 6 bytes x
-        block_rows x n of memory, 30 MB for 10,000 faces.
+      block_rows: faces that are compared with all others at a time. Memory is about 6 bytes x
+        block_rows x n, 30 MB for 10,000 faces.
 
     Returns:
-      A row for each distance, for JSON: distance; far, the share of pairs of different people that
-      are nearer; val, the share of pairs of one person that are nearer; n_different and n_same, the
-      numbers of such pairs. The rates have four significant digits.
+      One row per distance, suitable for JSON: distance; far, the fraction of the pairs of different
+      people that are nearer; val, the fraction of the pairs of one person that are nearer;
+      n_different and n_same, the numbers of these pairs. Rates have four significant digits.
 
     Raises:
-      ValueError: labels and embeddings differ in length, or there is no pair of either kind.
+      ValueError: labels and embeddings differ in length, or there are no matched or no mismatched
+        pairs.
     """
     vectors = np.asarray(embeddings, np.float32)
     _, people = np.unique(np.asarray(labels), return_inverse=True)
     if len(people) != len(vectors):
         raise ValueError(f"{len(vectors)} embeddings and {len(people)} labels: give one label each")
     n_same, n_different = _count_pairs(people)
-    # Python numbers, since a NumPy double would make a double of every cosine.
+    # Python floats, because comparing with a NumPy double would convert every cosine to double.
     cosines = (1 - np.square(distances) / 2).tolist()
     nearer, nearer_same = np.zeros(len(cosines), np.int64), np.zeros(len(cosines), np.int64)
     for start in range(0, len(vectors), block_rows):
         block = slice(start, start + block_rows)
         cosine = vectors[block] @ vectors[start:].T
-        cosine[np.tril_indices(len(cosine))] = -np.inf  # itself, and the pairs met from above
+        cosine[np.tril_indices(len(cosine))] = -np.inf  # the face itself, and pairs counted before
         cosine_same = cosine[people[block, None] == people[start:]]
         nearer += [np.count_nonzero(cosine > threshold) for threshold in cosines]
         nearer_same += [np.count_nonzero(cosine_same > threshold) for threshold in cosines]
     return [
         {
             "distance": float(distance),
-            "far": _rounded(far),
-            "val": _rounded(val),
+            "far": _round_rate(far),
+            "val": _round_rate(val),
             "n_different": n_different,
             "n_same": n_same,
         }
@@ -69,20 +70,20 @@ def calibration_table(
 
 
 def distance_at_far(table: Sequence[dict[str, float]], far: float) -> float:
-    """The Euclidean distance below which the share `far` of pairs of different people lies.
+    """The Euclidean distance at which the false accept rate is `far`.
 
-    Between two rows of a `calibration_table` the logarithm of the rate is taken as linear in the
-    distance: over the range that matters, rates grow by a factor with each step.
+    Between two rows of a `calibration_table`, the logarithm of the rate is interpolated linearly in
+    the distance: in the relevant range, rates grow by a factor from row to row.
 
     Raises:
-      ValueError: the table has no such rate; rows without a false accept tell of none.
+      ValueError: the rate is outside the table; rows without a false accept do not count.
     """
     rows = [row for row in table if row["far"] > 0]
     if not rows or not rows[0]["far"] <= far <= rows[-1]["far"]:
         known = f"goes from {rows[0]['far']} to {rows[-1]['far']}" if rows else "is always 0"
         raise ValueError(
-            f"a false accept rate of {far} is not in the table, where it {known}: ask for one that "
-            "is, or measure more faces or other distances"
+            f"a false accept rate of {far} is not in the table, where it {known}: choose one in "
+            "that range, or measure more faces or other distances"
         )
     rates = np.log([row["far"] for row in rows])
     return float(np.interp(np.log(far), rates, [row["distance"] for row in rows]))
@@ -91,24 +92,24 @@ def distance_at_far(table: Sequence[dict[str, float]], far: float) -> float:
 def validation_rate(
     first: np.ndarray, second: np.ndarray, labels: Sequence | np.ndarray, far: float = 1e-3
 ) -> float:
-    """VAL at a false accept rate, over all pairs of n labelled faces.
+    """VAL at a false accept rate, over all pairs of n labeled faces.
 
-    Takes 10 bytes x n^2 of memory, 250 MB for 5,000 faces.
+    Memory is 10 bytes x n^2, 250 MB for 5,000 faces.
 
     Args:
-      first, second: (n, d) unit vectors of the same faces; one face of each pair is taken from
-        `first`, the other from `second`. Two models whose vectors are comparable may have made
-        them (arXiv 1503.03832, appendix on harmonic embeddings); else give the same twice.
+      first, second: (n, d) unit vectors of the same faces; of each pair, one face is taken from
+        `first` and the other from `second`. They may come from two models with comparable vectors
+        (arXiv 1503.03832, appendix on harmonic embeddings); otherwise pass the same array twice.
       labels: (n,) the person of each face.
-      far: the share of the pairs of different people that are accepted, below 1; as many pairs as
-        that makes, rounded down.
+      far: the fraction of the pairs of different people that are accepted, below 1; the number of
+        pairs is rounded down.
 
     Returns:
-      The share of the pairs of one person that are nearer than the nearest pair of different
+      The fraction of the pairs of one person that are nearer than the nearest pair of different
       people that is not accepted.
 
     Raises:
-      ValueError: there is no pair of either kind.
+      ValueError: there are no matched or no mismatched pairs.
     """
     _, people = np.unique(np.asarray(labels), return_inverse=True)
     _count_pairs(people)
@@ -123,18 +124,18 @@ def validation_rate(
 
 
 def _count_pairs(people: np.ndarray) -> tuple[int, int]:
-    """How many pairs are of one person and of two, with (n,) int people from 0."""
+    """(matched pairs, mismatched pairs) of faces with (n,) int people from 0."""
     sizes = np.bincount(people)
     n_same = int(np.sum(sizes * (sizes - 1) // 2))
     n_different = len(people) * (len(people) - 1) // 2 - n_same
     if not n_same or not n_different:
         lacks = "are of different people" if not n_same else "are of one person"
         raise ValueError(
-            f"all {len(people)} faces {lacks}: calibration compares pairs of one person with pairs "
-            "of two"
+            f"all {len(people)} faces {lacks}: calibration needs pairs of one person and pairs of "
+            "two"
         )
     return n_same, n_different
 
 
-def _rounded(rate: float) -> float:
+def _round_rate(rate: float) -> float:
     return float(f"{rate:.4g}")

@@ -1,4 +1,4 @@
-"""How good a model is, by the public protocols, on aligned crops.
+"""Validation of a model on aligned crops, by the protocols of LFW and YouTube Faces.
 
 scores = validate_pairs(model, list_crops(["lfw_crops"]), read_pairs("pairs.txt"))
 """
@@ -12,26 +12,30 @@ import numpy as np
 from facecluster.errors import InputError
 from facecluster.model_export.crops import Crops
 from facecluster.model_export.validation.calibration import calibration_table
-from facecluster.model_export.validation.verification import Pairs, verify
+from facecluster.model_export.validation.pairs import ImagePairs
+from facecluster.model_export.validation.verification import verify
 from facecluster.model_export.validation.youtube_faces import VideoPairs, verify_videos
 from facecluster.transforms.faces.embed import CROPS_PER_CALL, embed_crops
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.tables.codec import decode, make_codec
 
-VIDEO_SEPARATOR = "~"  # between person and video in the folder name of a video's crops
+VIDEO_SEPARATOR = "~"  # separates person and video in the name of the folder of a video's crops
 
 
 def embed_with_model(model: SavedModel, crops: Crops, flip: bool = False) -> np.ndarray:
-    """(n, d) float32 unit vectors of crops, by an exported model.
+    """Embeds crops with an exported model.
 
     Args:
-      flip: embed each crop's mirror image too and put its vector behind the crop's: (n, 2d), not
-        of unit length (the published --use_flipped_images).
+      flip: also embed each crop's mirror image and append its vector to the crop's (the published
+        --use_flipped_images).
+
+    Returns:
+      (n, d) float32 unit vectors; with `flip` (n, 2d), not of unit length.
 
     Raises:
-      InputError: a crop cannot be read or decoded; names it.
+      InputError: a crop cannot be read or decoded; the message names it.
     """
-    from facecluster.model_export.training.training_data import evaluation_batches
+    from facecluster.model_export.training.batches import evaluation_batches
 
     parts = []
     for pixels in evaluation_batches(crops, model.card().input_size, CROPS_PER_CALL):
@@ -44,11 +48,11 @@ def embed_with_model(model: SavedModel, crops: Crops, flip: bool = False) -> np.
 
 
 def network_embedder(network: Any, standardization: str) -> Callable[[Crops], np.ndarray]:
-    """From crops to (n, d) float32 unit vectors, by a Keras network as it is when it is called."""
+    """A function that embeds crops, (n, d) float32 unit vectors, by a network's current weights."""
     import tensorflow as tf
 
     from facecluster.model_export.networks.export import standardize
-    from facecluster.model_export.training.training_data import evaluation_batches
+    from facecluster.model_export.training.batches import evaluation_batches
 
     size = network.input_shape[1]
 
@@ -66,7 +70,7 @@ def network_embedder(network: Any, standardization: str) -> Callable[[Crops], np
 def validate_pairs(
     model: SavedModel,
     crops: Crops,
-    pairs: Pairs,
+    pairs: ImagePairs,
     *,
     flip: bool = False,
     subtract_mean: bool = False,
@@ -75,30 +79,29 @@ def validate_pairs(
     """LFW's protocol, as src/validate_on_lfw.py of davidsandberg/facenet.
 
     Args:
-      crops: hold the images of the pairs by name; pairs of which one is missing, for lack of a
-        face, are left out and counted.
+      crops: the images of the pairs, by name. Pairs with a missing image, in which no face was
+        found, are skipped and counted.
       pairs: see `read_pairs`.
       flip, subtract_mean, metric: the published options, see `embed_with_model` and `verify`.
 
     Returns:
-      By codec, "float32" and, where the model has it and nothing is flipped, "pca128": the fields
+      For each codec ("float32" and, if the model has one and `flip` is off, "pca128"): the fields
       of `Verification`, n_pairs, n_pairs_skipped, and the calibration over all pairs of crops.
 
     Raises:
-      InputError: too few pairs are left.
-      InputError: a crop cannot be read or decoded; names it.
+      InputError: too few pairs are left, or a crop cannot be read or decoded.
     """
     row_of = {name: row for row, name in enumerate(crops.names)}
     if row_of.keys().isdisjoint([*pairs.first, *pairs.second]):
         raise InputError(
             f"none of the images that the pairs name, such as {pairs.first[0]}, is among the "
-            f"{len(crops):,} crops, such as {crops.names[0]}: give the crops of those images"
+            f"{len(crops):,} crops, such as {crops.names[0]}: give the crops of these images"
         )
     rows = np.array(
         [[row_of.get(name, -1) for name in names] for names in (pairs.first, pairs.second)]
     )
-    there = np.all(rows >= 0, axis=0)
-    first, second = rows[:, there]
+    is_available = np.all(rows >= 0, axis=0)
+    first, second = rows[:, is_available]
     vectors = embed_with_model(model, crops, flip)
     spaces = {"float32": vectors}
     if not flip and model.codec_arrays():
@@ -110,8 +113,8 @@ def validate_pairs(
             found = verify(
                 space[first],
                 space[second],
-                pairs.is_same[there],
-                pairs.folds[there],
+                pairs.is_same[is_available],
+                pairs.folds[is_available],
                 metric,
                 subtract_mean,
             )
@@ -119,8 +122,8 @@ def validate_pairs(
             raise InputError(f"too few pairs have a face in both images: {error}") from error
         scores[name] = {
             **asdict(found),
-            "n_pairs": len(there),
-            "n_pairs_skipped": int(np.sum(~there)),
+            "n_pairs": len(is_available),
+            "n_pairs_skipped": int(np.sum(~is_available)),
         }
         if not flip:
             scores[name]["calibration"] = calibration_table(space, crops.labels)
@@ -131,7 +134,7 @@ def validate_videos(model: SavedModel, crops: Crops, pairs: VideoPairs) -> dict[
     """YouTube Faces' protocol, on crops whose person is PERSON/VIDEO with a `~` for the slash.
 
     Returns:
-      The fields of `Verification`, n_pairs and n_pairs_skipped, for lack of a face in a video.
+      The fields of `Verification`, n_pairs, and n_pairs_skipped because a video has no face.
 
     Raises:
       InputError: too few pairs are left.

@@ -9,7 +9,7 @@ import tempfile
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import FaceclusterError, InputError, UsageError
-from facecluster.model_export.validation.verification import read_pairs
+from facecluster.model_export.validation.pairs import read_pairs
 from facecluster.pipeline.beam.runner import known_beam_options
 from facecluster.pipeline.cli import model_commands
 from facecluster.pipeline.cli.progress import Progress

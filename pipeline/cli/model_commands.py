@@ -10,13 +10,13 @@ from typing import Any
 from facecluster.errors import InputError, UsageError
 from facecluster.model_export.crops import list_crops
 from facecluster.model_export.networks.export import export, load_networks, weights_sha256
+from facecluster.model_export.validation.pairs import ImagePairs, read_pairs
 from facecluster.model_export.validation.validate import (
     VIDEO_SEPARATOR,
     validate_pairs,
     validate_videos,
 )
-from facecluster.model_export.validation.verification import Pairs, read_pairs
-from facecluster.model_export.validation.youtube_faces import VideoPairs, read_splits, video_frames
+from facecluster.model_export.validation.youtube_faces import VideoPairs, list_frames, read_splits
 from facecluster.model_export.weights import zoo
 from facecluster.pipeline.cli.progress import Progress
 from facecluster.pipeline.jobs.crops import CropsJob, Wanted, plan_photos
@@ -149,7 +149,7 @@ def validate_model(arguments: argparse.Namespace) -> int:
             seen = crops_margin([crops], card.input_size)
             if note := margin_note(seen, arguments.model, card):
                 Progress().say(note)
-        if isinstance(pairs, Pairs):
+        if isinstance(pairs, ImagePairs):
             scores = validate_pairs(
                 model,
                 list_crops([crops]),
@@ -222,17 +222,17 @@ def _free_folder(name: str) -> Path:
 
 
 def _cut_crops(
-    arguments: argparse.Namespace, model: SavedModel, pairs: Pairs | VideoPairs, output: str
+    arguments: argparse.Namespace, model: SavedModel, pairs: ImagePairs | VideoPairs, output: str
 ) -> None:
     """The crops that the pairs need, aligned as the model wants them."""
     card = model.card()
-    if isinstance(pairs, Pairs):
+    if isinstance(pairs, ImagePairs):
         plan = plan_photos(pair_image_paths(arguments.images, pairs), FOLDER_LABELS, "folder")
     else:
         plan = [
             Wanted(frame, (f"{video.replace('/', VIDEO_SEPARATOR)}/{Path(frame).stem}",))
             for video in sorted({*pairs.first, *pairs.second})
-            for frame in video_frames(arguments.images, video)
+            for frame in list_frames(arguments.images, video)
         ]
     detection = from_arguments(DetectionOptions, arguments)
     options = CropOptions(**vars(detection), crop_size=card.input_size, crop_margin=card.margin)

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError
-from facecluster.model_export.validation.verification import Pairs, read_pairs, verify
+from facecluster.model_export.validation.pairs import ImagePairs, read_pairs
+from facecluster.model_export.validation.verification import verify
 from facecluster.pipeline.jobs.clustering_metrics import NOISE, clustering_scores
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.faces.boxes import prominence
@@ -170,7 +171,7 @@ def evaluate_verification(run: RunDirectory, images: str, pairs_path: str) -> di
     return result
 
 
-def pair_image_paths(images: str, pairs: Pairs) -> list[str]:
+def pair_image_paths(images: str, pairs: ImagePairs) -> list[str]:
     """The image files that the pairs need, each once, sorted.
 
     Args:

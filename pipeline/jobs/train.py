@@ -23,16 +23,16 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError, UsageError
-from facecluster.model_export.crops import Crops, filter_by_centre, list_crops, select_people
+from facecluster.model_export.crops import Crops, filter_by_center, list_crops, select_people
 from facecluster.model_export.networks.export import (
     export,
     weights_sha256,
 )
 from facecluster.model_export.training.schedule import Schedule, read_schedule
 from facecluster.model_export.validation.calibration import calibration_table
-from facecluster.model_export.validation.held_out import HeldOut, held_out_people, sample_pairs
+from facecluster.model_export.validation.held_out import HeldOut, hold_out_people, sample_pairs
+from facecluster.model_export.validation.pairs import read_pairs
 from facecluster.model_export.validation.validate import embed_with_model
-from facecluster.model_export.validation.verification import read_pairs
 from facecluster.pipeline.jobs.crops import MANIFEST as CROPS_MANIFEST
 from facecluster.pipeline.jobs.training_task import Task, TaskMaker
 from facecluster.pipeline.options import TrainOptions
@@ -190,7 +190,7 @@ class TrainJob:
             return crops, HeldOut(held_out, read_pairs(options.validation_pairs))
         if not options.validation_share:
             return crops, None
-        kept_out = held_out_people(crops.labels, options.validation_share, options.seed)
+        kept_out = hold_out_people(crops.labels, options.validation_share, options.seed)
         held_out = crops.select(kept_out)
         pairs = len(held_out) and sample_pairs(held_out.labels, held_out.names, options.seed)
         if not pairs:
@@ -254,7 +254,7 @@ class TrainJob:
         options = self.options
         if options.filter_with:
             vectors = self._vectors(crops, options.filter_with)
-            kept = filter_by_centre(
+            kept = filter_by_center(
                 crops, vectors, options.filter_percentile, options.min_images_per_person
             )
             self.say(f"filtering keeps {len(kept):,} of {len(crops):,} crops")
@@ -282,7 +282,7 @@ class TrainJob:
 
     def _scores(self, held_out: HeldOut, vectors: np.ndarray) -> dict[str, float]:
         try:
-            return held_out.scores(vectors)
+            return held_out.score(vectors)
         except InputError:
             raise
         except ValueError as error:
@@ -376,7 +376,7 @@ def crops_margin(sources: Sequence[str], input_size: int) -> int | None:
     """The margin, px of the input, of what a network sees that is trained on the sources' crops.
 
     A crop that is larger than the input is seen through a window of that size, a smaller one
-    stretched to it; see `training_data`. None where no crops.json tells.
+    stretched to it; see `training/batches.py`. None where no crops.json tells.
 
     Raises:
       UsageError: a crops.json is damaged, or they tell of different margins.

@@ -164,33 +164,35 @@ class TaskMaker:
         """A dataset of (inputs, targets) from a step on; inputs are vectors or else pixels."""
         import tensorflow as tf
 
-        from facecluster.model_export.training import training_data
+        from facecluster.model_export.training.augmentation import Augmentation
+        from facecluster.model_export.training.batches import batch_rows, training_batches
+        from facecluster.model_export.training.sampling import identity_batches, shuffled_batches
 
         options = self.options
         if options.loss == "triplet":
             people, images = options.people_per_batch, options.images_per_person
             indices = functools.partial(
-                training_data.identity_batches, crops.labels, people, images, options.seed
+                identity_batches, crops.labels, people, images, options.seed
             )
         else:
             indices = functools.partial(
-                training_data.shuffled_batches, len(crops), options.batch_size, options.seed
+                shuffled_batches, len(crops), options.batch_size, options.seed
             )
         indices = functools.lru_cache(BATCHES_AHEAD)(indices)  # several datasets ask for a step's
         if vectors is not None:
-            labels = training_data.rows(crops.labels, indices, first_step)
-            batches = tf.data.Dataset.zip(training_data.rows(vectors, indices, first_step), labels)
+            labels = batch_rows(crops.labels, indices, first_step)
+            batches = tf.data.Dataset.zip(batch_rows(vectors, indices, first_step), labels)
         else:
-            augmentation = training_data.Augmentation(
+            augmentation = Augmentation(
                 options.flip, options.random_crop, options.rotation, options.colour
             )
-            batches = training_data.training_batches(
+            batches = training_batches(
                 crops, indices, self.input_size(), augmentation, options.seed, first_step
             )
         if not options.compatible_with:
             return batches.map(lambda inputs, labels: (inputs, {"labels": labels}))
         of_crops = self.vectors(crops, options.compatible_with)
-        old = training_data.rows(of_crops, indices, first_step)
+        old = batch_rows(of_crops, indices, first_step)
         return tf.data.Dataset.zip(batches, old).map(
             lambda batch, old: (batch[0], {"labels": batch[1], "old": old})
         )

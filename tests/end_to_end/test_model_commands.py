@@ -17,8 +17,8 @@ from PIL import Image
 
 from facecluster.model_export.crops import list_crops
 from facecluster.model_export.networks.export import export, weights_sha256
+from facecluster.model_export.validation.pairs import read_pairs
 from facecluster.model_export.validation.validate import validate_pairs
-from facecluster.model_export.validation.verification import read_pairs
 from facecluster.pipeline.cli.main import main
 from facecluster.transforms.faces.model_card import ModelCard, ModelIdentity
 from facecluster.transforms.faces.saved_model import SavedModel
@@ -351,8 +351,8 @@ def test_validation_says_what_is_missing(facecluster, base, crops, photos, tmp_p
     of = ["model", "validate", base.path]
     for arguments, code, sentence in (
         (["--pairs", pairs], 2, "give --images, --crops or both"),
-        (["--pairs", tmp_path / "no.txt", "--crops", crops], 2, "no.txt is not there"),
-        (["--splits", tmp_path / "no.txt", "--crops", crops], 2, "no.txt is not there"),
+        (["--pairs", tmp_path / "no.txt", "--crops", crops], 2, "no.txt does not exist"),
+        (["--splits", tmp_path / "no.txt", "--crops", crops], 2, "no.txt does not exist"),
         (["--splits", pairs, "--crops", crops], 2, "pairs.txt line 2: expected the split"),
         (["--pairs", splits, "--crops", crops], 2, "splits.txt line 1"),
         (["--pairs", pairs, "--crops", tmp_path / "nowhere"], 2, "nowhere does not exist"),

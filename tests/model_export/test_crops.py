@@ -1,4 +1,4 @@
-"""One collection is the same crops in every form, damage is told, and filtering drops the far."""
+"""Tests of collections of crops: every format, damaged files, selection and filtering."""
 
 import gzip
 import io
@@ -19,16 +19,13 @@ from facecluster.errors import InputError
 from facecluster.model_export.crops import (
     Crops,
     Location,
-    distances_to_centres,
-    filter_by_centre,
+    distances_to_centers,
+    filter_by_center,
     list_crops,
     select_people,
 )
-from facecluster.model_export.training.training_data import (
-    Augmentation,
-    evaluation_batches,
-    training_batches,
-)
+from facecluster.model_export.training.augmentation import Augmentation
+from facecluster.model_export.training.batches import evaluation_batches, training_batches
 
 
 def encoded(seed: int, form: str) -> bytes:
@@ -108,7 +105,7 @@ def write_tfrecord(path: Path, crops: dict[str, bytes]) -> Path:
 
 
 def write_shards(folder: Path, crops: dict[str, bytes]) -> str:
-    """Each person in two tars, but for who has one crop."""
+    """Two tars; people with several crops are in both."""
     for shard in (0, 1):
         part = dict(list(crops.items())[shard::2])
         write_tar(folder / f"shards-{shard}.tar", part, ".cls" if shard else ".txt")
@@ -152,14 +149,14 @@ def assert_is_the_collection(crops: Crops) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_collection_is_the_same_in_every_form(tmp_path, form):
+def test_collection_is_the_same_in_every_format(tmp_path, form):
     assert_is_the_collection(list_crops(FORMS[form](tmp_path)))
 
 
-def test_pixels_are_the_same_in_every_form(tmp_path):
+def test_pixels_are_the_same_in_every_format(tmp_path):
     def pixels_of(form):
         crops = list_crops(FORMS[form](tmp_path / form))
-        varied = Augmentation(flip=True, random_crop=True, rotation=10, colour=0.5)
+        varied = Augmentation(flip=True, random_crop=True, rotation=10, color=0.5)
         batches = training_batches(crops, lambda _: np.arange(len(crops)), 32, varied, 0, 3)
         images, labels = next(batches.as_numpy_iterator())
         np.testing.assert_array_equal(labels, crops.labels)
@@ -177,7 +174,7 @@ def test_the_order_of_the_sources_does_not_matter(tmp_path_factory, order):
     assert_is_the_collection(list_crops([sources[i] for i in order]))
 
 
-def test_equal_names_are_told_apart_by_their_place(tmp_path):
+def test_crops_of_equal_names_keep_their_locations(tmp_path):
     one, two = (write_tar(tmp_path / f"{i}.tar", {"Ann/a": encoded(i, "PNG")}) for i in (1, 2))
     for sources in ([one, two], [two, one]):
         crops = list_crops([str(source) for source in sources])
@@ -185,7 +182,7 @@ def test_equal_names_are_told_apart_by_their_place(tmp_path):
         assert [location.path for location in crops.locations] == [str(one), str(two)]
 
 
-def test_what_is_written_wins_over_the_folder_and_cls_over_txt(tmp_path):
+def test_cls_takes_precedence_over_txt_and_txt_over_the_folder(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "f/1.txt", b"text")
         add(tar, "f/2.cls", b" class ")
@@ -196,7 +193,7 @@ def test_what_is_written_wins_over_the_folder_and_cls_over_txt(tmp_path):
     assert list_crops([str(tmp_path / "a.tar")]).names == ("class/2", "f/3", "text/1")
 
 
-def test_a_tar_of_another_program_with_links_and_long_names(tmp_path):
+def test_tar_with_links_and_long_names(tmp_path):
     person = "n" * 150
     write_folder(tmp_path / "in", {f"{person}/{'x' * 90}": encoded(1, "PNG")})
     folder = tmp_path / "in" / person
@@ -256,7 +253,7 @@ def test_crops_in_an_object_store(tmp_path, bucket):
     assert_is_the_collection(list_crops([f"bucket://b/{name}" for name in sources]))
 
 
-# --- what cannot be used
+# --- sources that cannot be used
 
 
 def test_sources_that_are_not_there_or_hold_nothing(tmp_path):
@@ -274,23 +271,25 @@ def test_sources_that_are_not_there_or_hold_nothing(tmp_path):
     write_tar(tmp_path / "empty.tar", {})
     (tmp_path / "empty.tfrecord").touch()
     for name in ("empty.tar", "empty.tfrecord"):
-        with pytest.raises(InputError, match=f"{name} holds no crop: leave it out"):
+        with pytest.raises(InputError, match=f"{name} contains no crop: leave it out"):
             list_crops([str(tmp_path / name)])
 
 
-def test_a_crop_of_nobody_or_of_two_people(tmp_path):
+def test_crops_need_exactly_one_person(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "000.png", encoded(0, "PNG"))
-    with pytest.raises(InputError, match=r"a\.tar: nothing says who 000 is; .*into 000\.cls"):
+    with pytest.raises(InputError, match=r"a\.tar: the person of 000 is unknown; .*into 000\.cls"):
         list_crops([str(tmp_path / "a.tar")])
     with tarfile.open(tmp_path / "two.tar", "w") as tar:
         add(tar, "000.png", encoded(0, "PNG"))
         add(tar, "000.cls", b"Ann")
         add(tar, "000.cls", b"Zoe")
-    with pytest.raises(InputError, match=r"two\.tar: 000\.cls is there twice, as 'Ann' and 'Zoe'"):
+    with pytest.raises(InputError, match=r"two\.tar: 000\.cls occurs twice, as 'Ann' and 'Zoe'"):
         list_crops([str(tmp_path / "two.tar")])
     write_examples(tmp_path / "b", [{"image/encoded": feature(b"x"), "image/id": feature(1)}])
-    with pytest.raises(InputError, match="b: record 0 has image/encoded image/id, but a crop has"):
+    with pytest.raises(
+        InputError, match="b: record 0 has image/encoded image/id, but a crop needs"
+    ):
         list_crops([str(tmp_path / "b")])
     write_examples(tmp_path / "c", [{}])
     with pytest.raises(InputError, match="c: record 0 has no features, but"):
@@ -298,35 +297,35 @@ def test_a_crop_of_nobody_or_of_two_people(tmp_path):
 
 
 def cut_or_listed(path: Path, content: bytes, length: int) -> int:
-    """How many crops the first bytes of a file are listed as; 0 for the sentence that it is cut."""
+    """The number of crops listed in the first bytes of a file; 0 if it is refused as truncated."""
     path.write_bytes(content[:length])
     try:
         return len(list_crops([str(path)]))
     except InputError as error:
         assert str(path) in str(error)  # noqa: PT017
-        assert "Copy or make it again" in str(error) or length == 0  # noqa: PT017
+        assert "Copy or create it again" in str(error) or length == 0  # noqa: PT017
         return 0
 
 
 @settings(max_examples=60, deadline=None)
-@given(share=st.floats(0, 1, exclude_max=True))
-def test_a_cut_tar_is_never_listed(tmp_path_factory, share):
+@given(fraction=st.floats(0, 1, exclude_max=True))
+def test_truncated_tar_is_refused(tmp_path_factory, fraction):
     path = tmp_path_factory.mktemp("cut") / "a.tar"
     content = write_tar(path, COLLECTION).read_bytes()
     end_mark = len(content.rstrip(b"\0")) // 512 * 512 + 512
-    for length in (int(share * end_mark), int(share * end_mark) // 512 * 512, end_mark):
+    for length in (int(fraction * end_mark), int(fraction * end_mark) // 512 * 512, end_mark):
         assert cut_or_listed(path, content, length) == 0
     assert cut_or_listed(path, content, end_mark + 512) == len(COLLECTION)
 
 
 @settings(max_examples=60, deadline=None)
-@given(share=st.floats(0, 1, exclude_max=True))
-def test_a_cut_tfrecord_is_listed_only_where_a_record_ends(tmp_path_factory, share):
+@given(fraction=st.floats(0, 1, exclude_max=True))
+def test_truncated_tfrecord_is_refused_unless_cut_between_records(tmp_path_factory, fraction):
     path = tmp_path_factory.mktemp("cut") / "a.tfrecord"
     content = write_tfrecord(path, COLLECTION).read_bytes()
     records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
     ends = np.cumsum([16 + len(record) for record in records]).tolist()
-    length = int(share * ends[-1])
+    length = int(fraction * ends[-1])
     assert cut_or_listed(path, content, length) == (ends.index(length) + 1 if length in ends else 0)
     assert [cut_or_listed(path, content, end) for end in ends] == [1, 2, 3, 4, 5]
 
@@ -335,21 +334,25 @@ def test_damage_within_a_file(tmp_path):
     tar = bytearray(write_tar(tmp_path / "a.tar", COLLECTION).read_bytes())
     tar[tar.index(b"Ann/a")] ^= 1  # the header's checksum is wrong now
     (tmp_path / "a.tar").write_bytes(tar)
-    with pytest.raises(InputError, match=r"a\.tar is no tar file, or is damaged: it breaks off"):
+    with pytest.raises(
+        InputError, match=r"a\.tar is not a tar file, or is damaged: it is truncated"
+    ):
         list_crops([str(tmp_path / "a.tar")])
     records = bytearray(write_tfrecord(tmp_path / "b", COLLECTION).read_bytes())
     records[0] ^= 1
     (tmp_path / "b").write_bytes(records)
-    with pytest.raises(InputError, match=r"b is no TFRecord file, .* no record begins at byte 0"):
+    with pytest.raises(
+        InputError, match=r"b is not a TFRecord file, .* no record begins at byte 0"
+    ):
         list_crops([str(tmp_path / "b")])
     with tf.io.TFRecordWriter(str(tmp_path / "c")) as writer:
         writer.write(b"\xffno example")
-    with pytest.raises(InputError, match=r"c is no TFRecord file of tf\.Example, .*record 0"):
+    with pytest.raises(InputError, match=r"c is not a TFRecord file of tf\.Example, .*record 0"):
         list_crops([str(tmp_path / "c")])
 
 
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.tar", "a.tfrecord.gz"])
-def test_a_compressed_file_is_to_be_unpacked(tmp_path, name):
+def test_compressed_file_is_refused(tmp_path, name):
     write = write_tfrecord if "tfrecord" in name else write_tar
     content = write(tmp_path / "plain", COLLECTION).read_bytes()
     (tmp_path / name).write_bytes(gzip.compress(content))
@@ -357,7 +360,7 @@ def test_a_compressed_file_is_to_be_unpacked(tmp_path, name):
         list_crops([str(tmp_path / name)])
 
 
-def test_a_file_that_changed_since_it_was_listed(tmp_path):
+def test_file_that_changed_since_listing_is_an_error(tmp_path):
     tar = write_tar(tmp_path / "a.tar", COLLECTION)
     crops = list_crops([str(tar)])
     tar.write_bytes(tar.read_bytes()[:600])
@@ -371,8 +374,8 @@ def test_a_file_that_changed_since_it_was_listed(tmp_path):
 # --- selections
 
 
-def made(labels: list[int]) -> Crops:
-    """Crops with these labels; their names and places tell their number."""
+def crops_with(labels: list[int]) -> Crops:
+    """Crops with these labels; names and locations contain the index of the crop."""
     persons, labels = np.unique(labels, return_inverse=True)
     return Crops(
         labels.astype(np.int32),
@@ -395,15 +398,15 @@ labels_and_mask = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size
 
 
 @given(labels_and_mask)
-def test_a_selection_numbers_its_people_anew(rows):
-    crops = made([label for label, _ in rows])
+def test_selection_renumbers_its_people(rows):
+    crops = crops_with([label for label, _ in rows])
     selected = crops.select([wanted for _, wanted in rows])
     assert_selected(selected, crops, [i for i, (_, wanted) in enumerate(rows) if wanted])
 
 
 @given(st.lists(st.integers(0, 6), min_size=1), st.integers(1, 5))
-def test_people_with_few_images_go(labels, min_images):
-    crops = made(labels)
+def test_select_people_drops_people_with_few_images(labels, min_images):
+    crops = crops_with(labels)
     kept = [i for i, label in enumerate(labels) if labels.count(label) >= min_images]
     if kept:
         assert_selected(select_people(crops, min_images), crops, kept)
@@ -412,31 +415,31 @@ def test_people_with_few_images_go(labels, min_images):
             select_people(crops, min_images)
 
 
-def test_what_does_not_fit_is_refused():
-    crops = made([0, 0, 1])
+def test_arguments_of_wrong_size_are_refused():
+    crops = crops_with([0, 0, 1])
     with pytest.raises(ValueError, match=r"a mask of shape \(2,\) for 3 crops"):
         crops.select([True, False])
     with pytest.raises(ValueError, match="2 embeddings for 3 crops"):
-        filter_by_centre(crops, np.eye(2), 50, 1)
+        filter_by_center(crops, np.eye(2), 50, 1)
     with pytest.raises(InputError, match="no person has 1 images"):
         select_people(crops.select([False] * 3), 1)
     with pytest.raises(ValueError, match="read-only"):
         crops.labels[0] = 1
 
 
-def test_filtering_by_hand():
-    # Person 0 has its centre at (0.5, 0.5), 0.7071 from both; person 1 at (0.6, 0), which three
-    # of its faces share but for (1, 0) and (-1, 0): 0.4 from the four and 1.6 from the last.
-    crops = made([0, 1, 1, 0, 1, 1, 1])
+def test_filtering_of_a_worked_example():
+    # Person 0 has its center at (0.5, 0.5), 0.7071 from both faces. Person 1 has four faces at
+    # (1, 0) and one at (-1, 0), and its center at (0.6, 0): 0.4 from the four, 1.6 from the last.
+    crops = crops_with([0, 1, 1, 0, 1, 1, 1])
     faces = np.array([[1, 0], [1, 0], [1, 0], [0, 1], [1, 0], [1, 0], [-1, 0]], np.float32)
     distances = [0.5**0.5, 0.4, 0.4, 0.5**0.5, 0.4, 0.4, 1.6]
-    np.testing.assert_allclose(distances_to_centres(faces, crops.labels), distances, atol=1e-7)
-    assert_selected(filter_by_centre(crops, faces, 100, 1), crops, [0, 1, 2, 3, 4, 5, 6])
-    assert_selected(filter_by_centre(crops, faces, 90, 1), crops, [0, 1, 2, 3, 4, 5])
-    assert_selected(filter_by_centre(crops, faces, 90, 3), crops, [1, 2, 4, 5])
-    assert_selected(filter_by_centre(crops, faces, 50, 1), crops, [1, 2, 4, 5])
+    np.testing.assert_allclose(distances_to_centers(faces, crops.labels), distances, atol=1e-7)
+    assert_selected(filter_by_center(crops, faces, 100, 1), crops, [0, 1, 2, 3, 4, 5, 6])
+    assert_selected(filter_by_center(crops, faces, 90, 1), crops, [0, 1, 2, 3, 4, 5])
+    assert_selected(filter_by_center(crops, faces, 90, 3), crops, [1, 2, 4, 5])
+    assert_selected(filter_by_center(crops, faces, 50, 1), crops, [1, 2, 4, 5])
     with pytest.raises(InputError, match="no person has 5 images"):
-        filter_by_centre(crops, faces, 90, 5)
+        filter_by_center(crops, faces, 90, 5)
 
 
 @settings(deadline=None)
@@ -446,18 +449,18 @@ def test_filtering_by_hand():
     st.integers(1, 3),
     st.integers(0, 2**32),
 )
-def test_filtering_against_a_loop(labels, percentile, min_images, seed):
-    crops = made(labels)
+def test_filtering_matches_a_plain_loop(labels, percentile, min_images, seed):
+    crops = crops_with(labels)
     faces = np.random.default_rng(seed).normal(size=(len(labels), 4)).astype(np.float32)
     faces /= np.linalg.norm(faces, axis=1, keepdims=True)
     distances = []
     for face, label in zip(faces, labels, strict=True):
         own = [other for other, its in zip(faces, labels, strict=True) if its == label]
-        centre = [sum(map(float, column)) / len(own) for column in zip(*own, strict=True)]
-        distances.append(sum((float(a) - b) ** 2 for a, b in zip(face, centre, strict=True)) ** 0.5)
-    ours = distances_to_centres(faces, crops.labels)
+        center = [sum(map(float, column)) / len(own) for column in zip(*own, strict=True)]
+        distances.append(sum((float(a) - b) ** 2 for a, b in zip(face, center, strict=True)) ** 0.5)
+    ours = distances_to_centers(faces, crops.labels)
     np.testing.assert_allclose(ours, distances, atol=1e-6)
-    # The rank below which the percentile's share of the others lies, between two by proportion.
+    # The percentile, interpolated linearly between two ranks.
     ranked = sorted(ours)
     rank = percentile / 100 * (len(ranked) - 1)
     low, high = ranked[int(rank)], ranked[min(int(rank) + 1, len(ranked) - 1)]
@@ -465,10 +468,10 @@ def test_filtering_against_a_loop(labels, percentile, min_images, seed):
     near = [i for i, distance in enumerate(ours) if distance <= threshold + 1e-12]
     kept = [i for i in near if sum(labels[j] == labels[i] for j in near) >= min_images]
     if kept:
-        assert_selected(filter_by_centre(crops, faces, percentile, min_images), crops, kept)
+        assert_selected(filter_by_center(crops, faces, percentile, min_images), crops, kept)
     else:
         with pytest.raises(InputError, match="no person has"):
-            filter_by_centre(crops, faces, percentile, min_images)
+            filter_by_center(crops, faces, percentile, min_images)
 
 
 def test_listing_a_folder_does_not_load_tensorflow(tmp_path):

@@ -16,10 +16,11 @@ from facecluster.model_export.networks.heads import (
     on_backbone,
     principal_components,
 )
+from facecluster.model_export.training.batches import batch_rows
 from facecluster.model_export.training.objectives import Triplets
+from facecluster.model_export.training.sampling import identity_batches
 from facecluster.model_export.training.schedule import Schedule
 from facecluster.model_export.training.trainer import OPTIMIZERS, Learner, train
-from facecluster.model_export.training.training_data import identity_batches, rows
 from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
 
@@ -144,7 +145,7 @@ def test_a_head_learns_what_principal_components_miss(tmp_path):
         def indices(step):
             return identity_batches(labels, 10, 5, 0, step)
 
-        inputs, targets = rows(x, indices, step), rows(labels, indices, step)
+        inputs, targets = batch_rows(x, indices, step), batch_rows(labels, indices, step)
         return tf.data.Dataset.zip((inputs, {"labels": targets}))
 
     def fraction_with_nearest_of_same_person():

@@ -1,3 +1,5 @@
+"""Tests of the loss functions."""
+
 from functools import cache
 
 import numpy as np
@@ -19,7 +21,7 @@ MARGIN = 0.25  # with vectors in quarters, distances and costs are exact in floa
 
 
 def brute_force(vectors, labels, margin, mining, n_old=0):
-    """(loss, active) by one triplet at a time; the last n_old vectors are the old model's."""
+    """(loss, active), one triplet at a time; the last n_old vectors are the old model's."""
     vectors, faces = np.asarray(vectors, np.float64), range(len(vectors))
     first_old = len(vectors) - n_old
 
@@ -92,7 +94,7 @@ def faces_of(people, per_person, dimensions=8, seed=0):
 @pytest.mark.parametrize("mining", MININGS)
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_triplet_loss_is_that_of_one_triplet_at_a_time(mining, data):
+def test_triplet_loss_matches_brute_force(mining, data):
     n = data.draw(st.integers(1, 8))
     vectors, labels = data.draw(quarters(n)), data.draw(labels_of(n))
     loss, active = traced(mining)[0](vectors, labels)
@@ -111,10 +113,10 @@ def test_triplet_loss_of_unit_vectors(mining, labels):
 
 
 def test_semi_hard_takes_the_nearest_negative_beyond_the_positive():
-    # One dimension: the anchor at 0, its positive at 1, negatives at 0.5, 1.125 and 2.
+    # In one dimension: the anchor at 0, its positive at 1, negatives at 0.5, 1.125 and 2.
     vectors, labels = np.array([[0], [1], [0.5], [1.125], [2]]), np.array([0, 0, 1, 2, 3])
-    # Of the anchor: 1 - 1.125² + 0.5. Of the positive as anchor the nearest beyond 1 does not
-    # exist: its negatives are at 0.5, 0.125 and exactly 1.
+    # The loss of the anchor is 1 - 1.125² + 0.5. With the positive as anchor, no negative is
+    # farther than 1: they are at distances 0.5, 0.125 and exactly 1.
     loss, active = triplet_loss(vectors, labels, margin=0.5)
     assert (float(loss), float(active)) == pytest.approx((1 - 1.125**2 + 0.5, 1))
     loss, active = triplet_loss(vectors, labels, margin=0.25)
@@ -130,7 +132,7 @@ def test_batch_hard_takes_the_farthest_positive_and_the_nearest_negative():
     assert float(active) == pytest.approx(2 / 3)
 
 
-def test_an_unknown_mining_names_the_choices():
+def test_unknown_mining_lists_the_choices():
     vectors, labels = faces_of(2, 2)
     with pytest.raises(ValueError, match="'hard': choose one of semi-hard, batch-hard, batch-all"):
         triplet_loss(vectors, labels, mining="hard")
@@ -161,7 +163,7 @@ def numeric_gradient(loss_of, vectors, step=1e-5):
 
 
 @pytest.mark.parametrize("mining", MININGS)
-def test_the_gradient_is_the_slope_of_the_loss(mining):
+def test_gradient_matches_finite_differences(mining):
     vectors, labels = faces_of(3, 3)
     loss, (found,) = gradient(lambda x: triplet_loss(x, labels, 0.4, mining), vectors)
     expected = numeric_gradient(lambda x: brute_force(x, labels, 0.4, mining)[0], vectors)
@@ -171,7 +173,7 @@ def test_the_gradient_is_the_slope_of_the_loss(mining):
 
 
 @pytest.mark.parametrize("mining", MININGS)
-def test_the_harmonic_gradient_is_the_slope_with_the_old_vectors_fixed(mining):
+def test_harmonic_gradient_matches_finite_differences_with_old_vectors_fixed(mining):
     new, labels = faces_of(3, 2, seed=1)
     old, _ = faces_of(3, 2, seed=2)
 
@@ -190,19 +192,19 @@ def test_the_harmonic_gradient_is_the_slope_with_the_old_vectors_fixed(mining):
 @pytest.mark.parametrize(
     ("vectors", "labels"),
     [
-        pytest.param(np.eye(4)[[0, 0, 1, 1]], [0, 0, 1, 1], id="everyone far apart"),
+        pytest.param(np.eye(4)[[0, 0, 1, 1]], [0, 0, 1, 1], id="all people far apart"),
         pytest.param(faces_of(1, 4)[0], [7, 7, 7, 7], id="one identity"),
         pytest.param(faces_of(4, 1)[0], [0, 1, 2, 3], id="single images"),
         pytest.param(np.ones((1, 2)), [0], id="one face"),
     ],
 )
-def test_the_gradient_is_zero_when_no_triplet_is_active(mining, vectors, labels):
+def test_gradient_is_zero_without_active_triplets(mining, vectors, labels):
     loss, (slopes,) = gradient(lambda x: triplet_loss(x, labels, mining=mining), vectors)
     assert loss == 0
     np.testing.assert_array_equal(slopes, np.zeros_like(vectors))
 
 
-def test_the_gradient_is_zero_when_all_negatives_are_nearer_than_the_positives():
+def test_semi_hard_gradient_is_zero_when_all_negatives_are_nearer_than_positives():
     vectors, labels = unit(np.array([[1, 0], [-1, 0], [0.1, 1], [-0.1, -1]])), [0, 0, 1, 1]
     loss, (slopes,) = gradient(lambda x: triplet_loss(x, labels), vectors)
     assert loss == 0
@@ -212,7 +214,7 @@ def test_the_gradient_is_zero_when_all_negatives_are_nearer_than_the_positives()
 
 @pytest.mark.parametrize("mining", MININGS)
 @pytest.mark.parametrize("rows", [[0, 0, 1, 1], [0, 1, 1, 2], [0, 1, 0, 1], [0, 0, 0, 0]])
-def test_the_gradient_is_finite_where_vectors_coincide(mining, rows):
+def test_gradient_is_finite_where_vectors_coincide(mining, rows):
     vectors, labels = faces_of(3, 1)[0][rows], [0, 0, 1, 1]
     loss, (slopes,) = gradient(lambda x: triplet_loss(x, labels, 3.0, mining), vectors)
     assert np.isfinite(loss)
@@ -225,7 +227,7 @@ def test_the_gradient_is_finite_where_vectors_coincide(mining, rows):
 @pytest.mark.parametrize("mining", MININGS)
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_harmonic_loss_is_that_of_one_triplet_at_a_time(mining, data):
+def test_harmonic_loss_matches_brute_force(mining, data):
     n = data.draw(st.integers(1, 5))
     new = data.draw(quarters(n))
     old = new if data.draw(st.booleans(), "same vectors") else data.draw(quarters(n))
@@ -237,7 +239,7 @@ def test_harmonic_loss_is_that_of_one_triplet_at_a_time(mining, data):
 
 
 @pytest.mark.parametrize("mining", MININGS)
-def test_single_images_pull_the_two_spaces_together(mining):
+def test_people_with_a_single_image_align_the_two_spaces(mining):
     old, labels = faces_of(6, 1, seed=3)
     turned = unit(old + 0.4 * faces_of(6, 1, seed=4)[0])
     assert triplet_loss(turned, labels, mining=mining)[0] == 0
@@ -250,7 +252,7 @@ def test_single_images_pull_the_two_spaces_together(mining):
     assert np.sum(nearer * old) > np.sum(turned * old)
 
 
-def test_models_of_different_width_have_no_harmonic_loss():
+def test_harmonic_loss_refuses_models_of_different_width():
     new, labels = faces_of(2, 2, dimensions=8)
     old, _ = faces_of(2, 2, dimensions=4)
     with pytest.raises(ValueError, match="8 dimensions and the old ones 4: to be comparable"):
@@ -261,7 +263,7 @@ def test_models_of_different_width_have_no_harmonic_loss():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_comes_out_as_float32(dtype):
+def test_half_precision_input_gives_a_float32_loss(dtype):
     vectors, labels = faces_of(4, 3, dimensions=512)
     half = tf.cast(vectors, dtype)
     large = 10_000 * half  # the norm would overflow in half precision
@@ -281,12 +283,12 @@ def test_half_precision_comes_out_as_float32(dtype):
         assert np.all(np.isfinite(tf.cast(tape.gradient(loss, inputs), "float32")))
 
 
-# ---- centres and norms ----
+# ---- center loss and norm loss ----
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.data())
-def test_center_loss_moves_a_centre_once_for_every_face(data):
+def test_center_loss_moves_a_center_once_per_face(data):
     n, people, dimensions = (data.draw(st.integers(1, high)) for high in (8, 4, 3))
     values = st.floats(-2, 2, width=16)
     prelogits = data.draw(hnp.arrays(np.float32, (n, dimensions), elements=values))
@@ -302,7 +304,7 @@ def test_center_loss_moves_a_centre_once_for_every_face(data):
     np.testing.assert_allclose(new_centers, expected, atol=1e-5)
 
 
-def test_center_loss_pulls_faces_and_not_centres():
+def test_center_loss_has_gradients_for_faces_only():
     prelogits, labels = tf.Variable([[1.0, 2], [3, 4]]), [1, 1]
     centers = tf.Variable([[9.0, 9], [0, 1]])
     with tf.GradientTape() as tape:

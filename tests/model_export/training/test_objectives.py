@@ -1,3 +1,5 @@
+"""Tests of the training objectives."""
+
 import keras
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ def faces(seed, n):
 
 
 def softmax_with(seed, *factors):
-    """A softmax objective with centres that have moved, and its arrays."""
+    """A softmax objective with nonzero centers, and its arrays."""
     random = np.random.default_rng(seed)
     kernel, bias = random.normal(size=(DIMENSIONS, N_PEOPLE)), random.normal(size=N_PEOPLE)
     centers = random.normal(size=(N_PEOPLE, DIMENSIONS)).astype(np.float32)
@@ -48,10 +50,10 @@ def softmax_with(seed, *factors):
     st.sampled_from([0.0, 0.02]),
     st.booleans(),
 )
-def test_softmax_is_its_reading_in_numpy(seed, n, center_factor, norm_factor, training):
+def test_softmax_matches_numpy(seed, n, center_factor, norm_factor, training):
     softmax, kernel, bias, centers = softmax_with(seed, center_factor, norm_factor)
     prelogits, labels = faces(seed + 1, n)
-    loss, watched = softmax(outputs_of(prelogits), {"labels": labels}, training=training)
+    loss, monitored = softmax(outputs_of(prelogits), {"labels": labels}, training=training)
 
     logits = prelogits @ kernel + bias
     odds = np.exp(logits) / np.sum(np.exp(logits), axis=1, keepdims=True)
@@ -60,10 +62,10 @@ def test_softmax_is_its_reading_in_numpy(seed, n, center_factor, norm_factor, tr
         "accuracy": np.mean(np.argmax(logits, axis=1) == labels),
         "center_loss": np.mean(np.square(prelogits - centers[labels])),
     }
-    assert {name: float(value) for name, value in watched.items()} == pytest.approx(
+    assert {name: float(value) for name, value in monitored.items()} == pytest.approx(
         expected, rel=1e-4, abs=1e-6
     )
-    assert set(Softmax.watched) == set(watched)
+    assert set(Softmax.monitored) == set(monitored)
     norm = np.mean(np.sum(np.abs(prelogits) + 1e-4, axis=1))
     parts = 1, center_factor, norm_factor
     terms = expected["cross_entropy"], expected["center_loss"], norm
@@ -76,14 +78,14 @@ def test_softmax_is_its_reading_in_numpy(seed, n, center_factor, norm_factor, tr
     np.testing.assert_allclose(softmax.centers.numpy(), moved, atol=1e-5)
 
 
-def test_centres_start_at_zero_and_take_no_gradient():
+def test_centers_start_at_zero_and_have_no_gradient():
     softmax = Softmax(N_PEOPLE, DIMENSIONS, center_loss_factor=1.0)
     np.testing.assert_array_equal(softmax.centers.numpy(), np.zeros((N_PEOPLE, DIMENSIONS)))
     names = sorted(variable.name for variable in softmax.trainable_variables)
     assert names == ["bias", "kernel"]
 
 
-def test_the_gradient_pulls_faces_to_their_centres():
+def test_gradient_pulls_faces_toward_their_centers():
     softmax, _, _, centers = softmax_with(0, 0.5)
     plain, *_ = softmax_with(0)
     prelogits, labels = faces(1, 5)
@@ -107,7 +109,7 @@ def test_weight_decay_is_half_the_sum_of_squares_of_the_kernel():
     assert Softmax(N_PEOPLE, DIMENSIONS).losses == []
 
 
-def test_logits_start_small():
+def test_initial_logit_weights_are_small():
     keras.utils.set_random_seed(0)
     kernel, bias = Softmax(1000, 64).logits.get_weights()
     assert np.std(kernel) == pytest.approx(0.088, abs=0.001)  # 0.1, cut at two deviations
@@ -116,14 +118,14 @@ def test_logits_start_small():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_comes_out_as_float32(dtype):
+def test_half_precision_input_gives_a_float32_loss(dtype):
     softmax, *_ = softmax_with(0, 0.3, 0.02)
     prelogits, labels = faces(1, 8)
     half = tf.cast(prelogits, dtype)
-    loss, watched = softmax({"prelogits": half, "embeddings": half}, {"labels": labels})
+    loss, monitored = softmax({"prelogits": half, "embeddings": half}, {"labels": labels})
     whole, _ = softmax(outputs_of(tf.cast(half, "float32").numpy()), {"labels": labels})
     assert loss.dtype == tf.float32
-    assert {value.dtype for value in watched.values()} == {tf.float32}
+    assert {value.dtype for value in monitored.values()} == {tf.float32}
     assert float(loss) == pytest.approx(float(whole), rel=1e-6)
 
 
@@ -132,7 +134,7 @@ def test_half_precision_comes_out_as_float32(dtype):
 
 @pytest.mark.parametrize("mining", ["semi-hard", "batch-hard", "batch-all"])
 @pytest.mark.parametrize("margin", [0.2, 0.7])
-def test_triplets_are_those_of_the_loss(mining, margin):
+def test_triplet_objectives_return_the_triplet_losses(mining, margin):
     prelogits, labels = faces(0, 12)
     old, _ = faces(1, 12)
     outputs, old = outputs_of(prelogits), unit(old)
@@ -143,15 +145,15 @@ def test_triplets_are_those_of_the_loss(mining, margin):
             harmonic_triplet_loss(outputs["embeddings"], old, labels, margin, mining),
         ),
     ):
-        loss, watched = objective(margin, mining)(outputs, {"labels": labels, "old": old})
+        loss, monitored = objective(margin, mining)(outputs, {"labels": labels, "old": old})
         assert float(loss) == pytest.approx(float(expected[0]))
-        assert float(watched["active_triplets"]) == pytest.approx(float(expected[1]))
-        assert tuple(watched) == objective.watched
+        assert float(monitored["active_triplets"]) == pytest.approx(float(expected[1]))
+        assert tuple(monitored) == objective.monitored
         assert float(loss) > 0
 
 
 def descend(objective, vectors, targets, steps=300, rate=0.5):
-    """(vectors, losses): where plain gradient descent takes freely moving unit vectors."""
+    """(vectors, losses) of gradient descent on unconstrained unit vectors."""
 
     @tf.function
     def step(x):
@@ -170,37 +172,37 @@ def descend(objective, vectors, targets, steps=300, rate=0.5):
 
 
 @pytest.mark.parametrize("mining", ["batch-hard", "batch-all"])
-def test_triplets_part_people_where_nothing_hinders_them(mining):
+def test_triplets_separate_people_from_random_vectors(mining):
     vectors, labels = unit(faces(3, 16)[0]), np.repeat(np.arange(N_PEOPLE), 4)
     vectors, losses = descend(Triplets(mining=mining), vectors, {"labels": labels})
     assert losses[0] > 0.3
     assert losses[-1] < 0.02
-    assert parted(vectors, vectors, labels)
+    assert are_separated(vectors, vectors, labels)
 
 
-def test_semi_hard_triplets_part_people_who_are_nearly_apart():
-    centres = np.eye(DIMENSIONS, dtype=np.float32)[np.repeat(np.arange(N_PEOPLE), 4)]
-    vectors, labels = unit(centres + 0.35 * faces(5, 16)[0] / 2), np.repeat(np.arange(4), 4)
-    assert not parted(vectors, vectors, labels)
+def test_semi_hard_triplets_separate_people_who_nearly_are():
+    centers = np.eye(DIMENSIONS, dtype=np.float32)[np.repeat(np.arange(N_PEOPLE), 4)]
+    vectors, labels = unit(centers + 0.35 * faces(5, 16)[0] / 2), np.repeat(np.arange(4), 4)
+    assert not are_separated(vectors, vectors, labels)
     vectors, losses = descend(Triplets(), vectors, {"labels": labels})
     assert losses[0] > 0.05
-    assert parted(vectors, vectors, labels)
+    assert are_separated(vectors, vectors, labels)
 
 
-def test_harmonic_triplets_bring_new_vectors_among_the_old_ones():
+def test_harmonic_triplets_move_new_vectors_near_old_ones_of_the_same_person():
     labels = np.repeat(np.arange(N_PEOPLE), 4)
     old = unit(np.eye(DIMENSIONS, dtype=np.float32)[labels] + 0.1 * faces(1, 16)[0])
     new = unit(faces(2, 16)[0])
-    assert not parted(new, old, labels)
+    assert not are_separated(new, old, labels)
     targets = {"labels": labels, "old": old}
     new, losses = descend(HarmonicTriplets(mining="batch-hard"), new, targets)
     assert losses[-1] < 0.02 < losses[0]
-    assert parted(new, old, labels)
-    assert parted(new, new, labels)
+    assert are_separated(new, old, labels)
+    assert are_separated(new, new, labels)
 
 
-def parted(first, second, labels) -> bool:
-    """Whether everybody is nearer to all of his own vectors than to anybody else's."""
+def are_separated(first, second, labels) -> bool:
+    """Whether every vector is nearer to all vectors of its person than to any other."""
     cosines = first @ second.T
     same = labels[:, None] == labels[None, :]
     own, others = np.where(same, cosines, 2), np.where(same, -2, cosines)

@@ -1,3 +1,5 @@
+"""Tests of the learning-rate schedules."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ def schedule_of(folder, text: str) -> Schedule:
     return read_schedule(str(folder / "rates.txt"))
 
 
-def test_a_file_in_the_published_form(tmp_path):
+def test_reads_the_published_format(tmp_path):
     schedule = schedule_of(
         tmp_path,
         "# Learning rate schedule\n# Maps an epoch number to a learning rate\n"
@@ -26,13 +28,13 @@ def test_a_file_in_the_published_form(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["-1", "-", " - # enough", "0", "-0.5", "-1\n9: 0.1", "-\n9:-"])
-def test_what_ends_a_training(tmp_path, end):
+def test_rates_that_end_a_training(tmp_path, end):
     schedule = schedule_of(tmp_path, f"0: 0.1\n7:{end}\n")
     assert schedule.n_epochs(500) == 7
     assert schedule.n_epochs(5) == 5
 
 
-def test_without_an_end_there_are_as_many_epochs_as_asked_for(tmp_path):
+def test_schedule_without_an_end_allows_any_number_of_epochs(tmp_path):
     assert schedule_of(tmp_path, "0: 0.1\n65: 0.01\n").n_epochs(500) == 500
 
 
@@ -41,7 +43,7 @@ def test_without_an_end_there_are_as_many_epochs_as_asked_for(tmp_path):
     st.floats(1e-6, 1e3),
     st.integers(0, 60),
 )
-def test_a_rate_holds_until_the_next(tmp_path_factory, later, first_rate, epoch):
+def test_rate_holds_until_the_next_step(tmp_path_factory, later, first_rate, epoch):
     rates = {0: first_rate, **dict(sorted(later.items()))}
     text = "".join(f"{first}: {rate!r}\n" for first, rate in rates.items())
     schedule = schedule_of(tmp_path_factory.getbasetemp(), text)
@@ -51,7 +53,7 @@ def test_a_rate_holds_until_the_next(tmp_path_factory, later, first_rate, epoch)
 
 
 @pytest.mark.parametrize("line", ["5 0.1", "5: fast", "five: 0.1", "5:", "5: nan", "5: inf", ": 1"])
-def test_a_line_of_another_form_is_named(tmp_path, line):
+def test_error_names_the_malformed_line(tmp_path, line):
     with pytest.raises(InputError) as refusal:
         schedule_of(tmp_path, f"# rates\n0: 0.1\n{line} # why\n")
     path = tmp_path / "rates.txt"
@@ -59,9 +61,9 @@ def test_a_line_of_another_form_is_named(tmp_path, line):
 
 
 @pytest.mark.parametrize("epoch", [9, 10])
-def test_epochs_that_do_not_ascend_are_refused(tmp_path, epoch):
+def test_epochs_must_ascend(tmp_path, epoch):
     with pytest.raises(
-        InputError, match=rf"rates\.txt line 3: epoch {epoch} comes after epoch 10: put"
+        InputError, match=rf"rates\.txt line 3: epoch {epoch} comes after epoch 10: list"
     ):
         schedule_of(tmp_path, f"0: 0.1\n10: 0.01\n{epoch}: 0.05\n")
 
@@ -69,12 +71,14 @@ def test_epochs_that_do_not_ascend_are_refused(tmp_path, epoch):
 @pytest.mark.parametrize(
     "text", ["", "# nothing yet\n", "1: 0.1\n", "-1: 0.1\n", "0: -1\n", "0: 0"]
 )
-def test_a_schedule_starts_with_a_rate_for_epoch_0(tmp_path, text):
-    with pytest.raises(InputError, match=r"rates\.txt: a .*starts with a rate for epoch 0"):
+def test_schedule_must_start_with_a_rate_for_epoch_0(tmp_path, text):
+    with pytest.raises(
+        InputError, match=r"rates\.txt: a .*must start with a positive rate for epoch 0"
+    ):
         schedule_of(tmp_path, text)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_unreadable_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"none\.txt cannot be read: .*No such file"):
         read_schedule(str(tmp_path / "none.txt"))
     (tmp_path / "picture.jpg").write_bytes(b"\xff\xd8\xff\xe0")

@@ -21,11 +21,12 @@ from facecluster.errors import JobError
 from facecluster.model_export.crops import Crops
 from facecluster.model_export.networks.export import standardize
 from facecluster.model_export.networks.inception_resnet_v1 import inception_resnet_v1_for_training
+from facecluster.model_export.training.batches import batch_rows
 from facecluster.model_export.training.losses import triplet_loss
 from facecluster.model_export.training.objectives import Softmax, Triplets
+from facecluster.model_export.training.sampling import identity_batches, shuffled_batches
 from facecluster.model_export.training.schedule import Schedule
 from facecluster.model_export.training.trainer import OPTIMIZERS, Learner, train
-from facecluster.model_export.training.training_data import identity_batches, rows, shuffled_batches
 from facecluster.model_export.validation.held_out import HeldOut, sample_pairs
 
 # Children start from a process that has TensorFlow loaded and has not used it: a fork of ours, in
@@ -66,7 +67,7 @@ def batches_of(indices):
     """From a step to the batches of that and all later steps, as train takes them."""
 
     def batches_from(step):
-        inputs, labels = rows(PIXELS, indices, step), rows(LABELS, indices, step)
+        inputs, labels = batch_rows(PIXELS, indices, step), batch_rows(LABELS, indices, step)
         return tf.data.Dataset.zip((inputs, {"labels": labels}))
 
     return batches_from
@@ -384,14 +385,14 @@ def test_the_loss_is_the_objective_and_every_penalty_once(tmp_path):
     learner = new_learner(batch_norm=False, dropout=0.0)
     pixels, labels = PIXELS[shuffled(0)], LABELS[shuffled(0)]
     outputs = learner.outputs_of((pixels.astype(np.float32) - 127.5) / 128)
-    objective, watched = learner.objective(outputs, {"labels": labels})
+    objective, monitored = learner.objective(outputs, {"labels": labels})
     kernels = [v.numpy() for v in learner.weights if v.path.endswith("/kernel")]
     assert len(kernels) == 3
     expected = float(objective) + 1e-3 / 2 * sum(np.sum(kernel**2) for kernel in kernels)
     run(tmp_path, learner, n_epochs=1, steps_per_epoch=1)
     found = scalars(tmp_path)
     assert found["loss"][1] == pytest.approx(expected, rel=1e-5)
-    for name, value in watched.items():
+    for name, value in monitored.items():
         assert found[name][1] == pytest.approx(float(value), rel=1e-5, abs=1e-7)
 
 
@@ -573,14 +574,14 @@ def test_a_network_trained_from_scratch_tells_people_apart_that_it_never_saw(tmp
         def indices(step):
             return shuffled_batches(len(pixels), 30, 0, step)
 
-        inputs, targets = rows(pixels, indices, step), rows(labels, indices, step)
+        inputs, targets = batch_rows(pixels, indices, step), batch_rows(labels, indices, step)
         return tf.data.Dataset.zip((inputs, {"labels": targets}))
 
     scores = []
 
     def validate():
         vectors = learner.predict(strangers, batch_size=60, verbose=0)["embeddings"]
-        scores.append(held_out.scores(vectors))
+        scores.append(held_out.score(vectors))
         return scores[-1]
 
     train(

@@ -54,7 +54,7 @@ def brute_force(embeddings, labels, threshold):
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.integers(1, 9), st.integers(1, 40))
-def test_rates_are_those_of_all_pairs(seed, n_faces, n_people, block_rows):
+def test_rates_match_brute_force_over_all_pairs(seed, n_faces, n_people, block_rows):
     embeddings, labels = faces(seed, n_faces, n_people)
     distances = [0.3, 0.55, 0.9, 1.2, 1.6, 1.99]
     table = calibration_table(embeddings, labels, distances, block_rows)
@@ -67,7 +67,7 @@ def test_rates_are_those_of_all_pairs(seed, n_faces, n_people, block_rows):
 
 
 @pytest.mark.parametrize("block_rows", [1, 7, 59, 60, 512])
-def test_a_pair_at_the_distance_is_not_nearer_whatever_the_block(block_rows):
+def test_pair_exactly_at_the_distance_is_not_counted(block_rows):
     embeddings, labels = grid_faces(0, 60)
     table = calibration_table(embeddings, labels, [0.5, 0.50001, 1, 1.00001], block_rows)
     for row in table:
@@ -77,13 +77,13 @@ def test_a_pair_at_the_distance_is_not_nearer_whatever_the_block(block_rows):
     assert table[2]["val"] < table[3]["val"]
 
 
-def test_labels_are_any_names():
+def test_labels_may_be_any_names():
     embeddings, labels = faces(0, 50, 6)
     names = [f"person {label}" for label in labels]
     assert calibration_table(embeddings, names) == calibration_table(embeddings, labels)
 
 
-def test_the_table_runs_in_steps_of_a_twentieth_and_fits_json():
+def test_table_has_steps_of_a_twentieth_and_is_valid_json():
     table = calibration_table(*faces(0, 100, 20))
     assert [row["distance"] for row in table] == [round(0.05 * i, 2) for i in range(6, 29)]
     assert json.loads(json.dumps(table)) == table
@@ -93,7 +93,7 @@ def test_the_table_runs_in_steps_of_a_twentieth_and_fits_json():
         assert rates[0] < rates[-1]
 
 
-def test_one_false_accept_in_millions_keeps_its_digits():
+def test_rates_keep_four_significant_digits():
     # One of 2,250,000 pairs of different people is nearer than 0.3, and none of one person.
     n = 1500
     random = np.random.default_rng(0)
@@ -114,7 +114,7 @@ def test_one_false_accept_in_millions_keeps_its_digits():
         ([1, 1], "3 embeddings and 2 labels"),
     ],
 )
-def test_pairs_of_both_kinds_are_needed(labels, message):
+def test_calibration_needs_matched_and_mismatched_pairs(labels, message):
     with pytest.raises(ValueError, match=message):
         calibration_table(np.eye(3), labels)
 
@@ -126,7 +126,7 @@ def table_of(*rates):
     return [{"distance": d, "far": far} for d, far in zip(DISTANCES, rates, strict=False)]
 
 
-def test_the_distance_is_between_the_rows_on_a_scale_of_factors():
+def test_distance_is_interpolated_on_a_logarithmic_scale():
     table = table_of(0, 1e-7, 1e-5, 1e-4)
     assert distance_at_far(table, 1e-7) == pytest.approx(0.35)
     assert distance_at_far(table, 1e-6) == pytest.approx(0.375)
@@ -137,7 +137,7 @@ def test_the_distance_is_between_the_rows_on_a_scale_of_factors():
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_the_rate_at_the_distance_is_between_those_of_the_rows_beside_it(seed, place):
+def test_rate_at_the_interpolated_distance_lies_between_the_neighboring_rows(seed, place):
     embeddings, labels = faces(seed, 150, 30)
     table = calibration_table(embeddings, labels)
     rates = [row["far"] for row in table if row["far"] > 0]
@@ -149,7 +149,7 @@ def test_the_rate_at_the_distance_is_between_those_of_the_rows_beside_it(seed, p
     assert below * 0.999 <= found["far"] <= above * 1.001
 
 
-def test_a_rate_that_the_table_does_not_have_is_an_error():
+def test_rate_outside_the_table_is_an_error():
     table = table_of(0, 1e-7, 1e-5)
     for far in (0, 9e-8, 2e-5):
         with pytest.raises(ValueError, match=r"where it goes from 1e-07 to 1e-05"):
@@ -181,7 +181,7 @@ def validation_rate_by_sorting(first, second, labels, far):
     st.booleans(),
     st.sampled_from([0.0, 0.001, 0.05, 0.3, 0.99]),
 )
-def test_the_validation_rate_is_that_of_all_pairs(seed, n_faces, other_model, far):
+def test_validation_rate_matches_brute_force(seed, n_faces, other_model, far):
     # Exact products, and many pairs at the same distance as the first refused one.
     vectors, _ = grid_faces(seed, n_faces + 3)
     other = grid_faces(seed + 1, n_faces + 3)[0] if other_model else vectors
@@ -190,7 +190,7 @@ def test_the_validation_rate_is_that_of_all_pairs(seed, n_faces, other_model, fa
     assert validation_rate(vectors, other, labels, far) == pytest.approx(expected)
 
 
-def test_the_validation_rate_is_that_of_the_table_at_its_rate():
+def test_validation_rate_agrees_with_the_calibration_table():
     embeddings, labels = faces(0, 300, 20)
     for row in calibration_table(embeddings, labels, [0.7, 0.9, 1.1]):
         far = (round(row["far"] * row["n_different"]) + 0.5) / row["n_different"]
@@ -199,7 +199,7 @@ def test_the_validation_rate_is_that_of_the_table_at_its_rate():
         assert row["val"] * 0.999 <= found <= row["val"] + 0.01
 
 
-def test_vectors_of_two_models_are_compared_across():
+def test_validation_rate_compares_vectors_of_two_models():
     embeddings, labels = faces(0, 200, 10, noise=0.3)
     turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))
     turned = (embeddings @ turn).astype(np.float32)
@@ -212,7 +212,7 @@ def test_vectors_of_two_models_are_compared_across():
     assert validation_rate(embeddings, near, labels) == pytest.approx(alone, abs=0.1)
 
 
-def test_a_face_and_itself_in_two_models_are_no_pair():
+def test_validation_rate_ignores_pairs_of_a_face_with_itself():
     # Nobody is near his own other photo, everybody to himself.
     embeddings, labels = np.eye(6, dtype=np.float32), [0, 0, 1, 1, 2, 2]
     assert validation_rate(embeddings, embeddings, labels) == 0
@@ -223,6 +223,6 @@ def test_a_face_and_itself_in_two_models_are_no_pair():
 @pytest.mark.parametrize(
     ("labels", "lacks"), [([1, 2], "different people"), ([1, 1], "one person")]
 )
-def test_the_validation_rate_needs_pairs_of_both_kinds(labels, lacks):
+def test_validation_rate_needs_matched_and_mismatched_pairs(labels, lacks):
     with pytest.raises(ValueError, match=f"all 2 faces are of {lacks}"):
         validation_rate(np.eye(2), np.eye(2), labels)

@@ -10,8 +10,9 @@ from facecluster.errors import InputError
 from facecluster.model_export.crops import Crops
 from facecluster.model_export.validation import held_out
 from facecluster.model_export.validation.calibration import validation_rate
-from facecluster.model_export.validation.held_out import HeldOut, held_out_people, sample_pairs
-from facecluster.model_export.validation.verification import Pairs, verify
+from facecluster.model_export.validation.held_out import HeldOut, hold_out_people, sample_pairs
+from facecluster.model_export.validation.pairs import ImagePairs
+from facecluster.model_export.validation.verification import verify
 
 seeds = st.integers(0, 2**32 - 1)
 # How many faces each person has.
@@ -37,19 +38,19 @@ def rows_of(names) -> np.ndarray:
 
 
 @given(collections, st.floats(0, 1), seeds)
-def test_a_share_of_the_people_is_held_out_with_all_their_faces(counts, share, seed):
+def test_fraction_of_the_people_is_held_out_with_all_their_faces(counts, fraction, seed):
     labels = labels_of(counts)
-    kept_out = held_out_people(labels, share, seed)
+    kept_out = hold_out_people(labels, fraction, seed)
     assert (kept_out.shape, kept_out.dtype) == (labels.shape, bool)
     out, stay = set(labels[kept_out]), set(labels[~kept_out])
     assert not out & stay
-    assert len(out) == round(share * len(counts))
-    np.testing.assert_array_equal(kept_out, held_out_people(labels, share, seed))
+    assert len(out) == round(fraction * len(counts))
+    np.testing.assert_array_equal(kept_out, hold_out_people(labels, fraction, seed))
 
 
-def test_another_seed_holds_out_other_people_and_none_is_safe():
+def test_seed_decides_who_is_held_out():
     labels = np.arange(10)
-    chosen = [tuple(np.flatnonzero(held_out_people(labels, 0.3, seed))) for seed in range(50)]
+    chosen = [tuple(np.flatnonzero(hold_out_people(labels, 0.3, seed))) for seed in range(50)]
     assert len(set(chosen)) > 30
     assert set(itertools.chain(*chosen)) == set(range(10))
 
@@ -58,7 +59,7 @@ def test_another_seed_holds_out_other_people_and_none_is_safe():
 
 
 @given(collections, seeds)
-def test_pairs_are_of_one_person_and_of_two(counts, seed):
+def test_pairs_are_half_matched_and_half_mismatched(counts, seed):
     labels = labels_of(counts)
     n_matched = sum(min(count * (count - 1) // 2, 20) for count in counts)
     pairs = sample_pairs(labels, names_of(labels), seed)
@@ -85,7 +86,7 @@ def test_pairs_are_of_one_person_and_of_two(counts, seed):
 
 
 @given(collections, seeds)
-def test_every_fold_has_the_same_share_of_both_kinds(counts, seed):
+def test_every_fold_has_as_many_matched_as_mismatched_pairs(counts, seed):
     labels = labels_of(counts)
     pairs = sample_pairs(labels, names_of(labels), seed)
     assume(pairs is not None)
@@ -99,7 +100,7 @@ def test_every_fold_has_the_same_share_of_both_kinds(counts, seed):
 
 
 @given(collections, seeds)
-def test_pairs_are_a_function_of_the_seed(counts, seed):
+def test_pairs_depend_on_the_seed_only(counts, seed):
     labels = labels_of(counts)
     one, same, other = (
         sample_pairs(labels, names_of(labels), number) for number in (seed, seed, seed + 1)
@@ -111,7 +112,7 @@ def test_pairs_are_a_function_of_the_seed(counts, seed):
         assert (one.first, one.second) != (other.first, other.second)
 
 
-def test_pairs_are_drawn_from_all_there_are():
+def test_pairs_are_drawn_from_all_possible_pairs():
     labels = np.repeat(np.arange(5), 10)
     drawn = [sample_pairs(labels, names_of(labels), seed) for seed in range(60)]
     for kind, n in ((True, 5 * 45), (False, 50 * 49 // 2 - 5 * 45)):
@@ -144,37 +145,35 @@ def scored():
     return vectors, HeldOut(crops, sample_pairs(labels, names, 0))
 
 
-def test_scores_are_those_of_the_pairs_and_of_all_pairs(scored):
+def test_scores_combine_sampled_pairs_and_all_pairs(scored):
     vectors, held = scored
     pairs = held.pairs
     found = verify(
         vectors[rows_of(pairs.first)], vectors[rows_of(pairs.second)], pairs.is_same, pairs.folds
     )
-    assert held.scores(vectors) == {
+    assert held.score(vectors) == {
         "accuracy": found.accuracy,
         "validation_rate": validation_rate(vectors, vectors, held.crops.labels),
         "auc": found.auc,
     }
     assert 0.6 < found.accuracy < 1
     noise = np.random.default_rng(2).normal(size=vectors.shape)
-    assert held.scores(noise)["accuracy"] < found.accuracy
+    assert held.score(noise)["accuracy"] < found.accuracy
 
 
-def test_the_validation_rate_looks_at_the_first_crops_alone(scored, monkeypatch):
+def test_validation_rate_uses_the_first_crops_only(scored, monkeypatch):
     vectors, held = scored
-    monkeypatch.setattr(held_out, "MOST_CROPS_OF_ALL_PAIRS", 20)
+    monkeypatch.setattr(held_out, "MAX_CROPS_FOR_ALL_PAIRS", 20)
     expected = validation_rate(vectors[:20], vectors[:20], held.crops.labels[:20])
-    assert held.scores(vectors)["validation_rate"] == expected
+    assert held.score(vectors)["validation_rate"] == expected
     assert expected != validation_rate(vectors, vectors, held.crops.labels)
 
 
-def test_pairs_of_crops_that_are_not_there_are_an_error(scored):
+def test_pairs_of_missing_crops_are_an_error(scored):
     vectors, held = scored
     pairs = held.pairs
-    strangers = Pairs(
+    missing = ImagePairs(
         ["no face", *pairs.first[1:]], ["another", *pairs.second[1:]], pairs.is_same, pairs.folds
     )
-    with pytest.raises(
-        InputError, match="2 crops that the pairs name are not there, first another"
-    ):
-        HeldOut(held.crops, strangers).scores(vectors)
+    with pytest.raises(InputError, match="2 crops that the pairs name do not exist, first another"):
+        HeldOut(held.crops, missing).score(vectors)

@@ -17,13 +17,14 @@ from facecluster.model_export.networks.export import (
     weights_sha256,
 )
 from facecluster.model_export.validation.calibration import calibration_table
+from facecluster.model_export.validation.pairs import ImagePairs
 from facecluster.model_export.validation.validate import (
     embed_with_model,
     network_embedder,
     validate_pairs,
     validate_videos,
 )
-from facecluster.model_export.validation.verification import Pairs, verify, verify_distances
+from facecluster.model_export.validation.verification import verify, verify_distances
 from facecluster.model_export.validation.youtube_faces import VideoPairs
 from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
@@ -57,7 +58,7 @@ def crops(folder):
 
 
 @pytest.fixture(scope="module")
-def pairs() -> Pairs:
+def pairs() -> ImagePairs:
     """Three folds of four matched and four mismatched pairs."""
     random = np.random.default_rng(0)
     first, second, same = [], [], []
@@ -68,7 +69,7 @@ def pairs() -> Pairs:
         b = a if same[-1] else b
         first.append(f"P{a}/P{a}_{j:04d}")
         second.append(f"P{b}/P{b}_{k:04d}")
-    return Pairs(first, second, np.array(same), np.arange(24) // 8)
+    return ImagePairs(first, second, np.array(same), np.arange(24) // 8)
 
 
 def network(seed: int = 0) -> keras.Model:
@@ -155,10 +156,10 @@ def test_a_crop_that_cannot_be_decoded_is_named(tmp_path, model):
             embed(list_crops([str(tmp_path)]))
 
 
-# ---- Pairs ----
+# ---- image pairs ----
 
 
-def of(pairs: Pairs, crops, vectors) -> tuple[np.ndarray, np.ndarray]:
+def of(pairs: ImagePairs, crops, vectors) -> tuple[np.ndarray, np.ndarray]:
     return tuple(
         vectors[[crops.names.index(name) for name in names]]
         for names in (pairs.first, pairs.second)
@@ -225,12 +226,12 @@ def test_too_few_crops_are_told(model, crops, pairs):
     of_one = crops.select(crops.labels == 0)
     with pytest.raises(InputError, match="too few pairs have a face in both images"):
         validate_pairs(model, of_one, pairs)
-    others = Pairs(["Ann/Ann_0001"], ["Ann/Ann_0002"], np.array([True]), np.array([0]))
+    others = ImagePairs(["Ann/Ann_0001"], ["Ann/Ann_0002"], np.array([True]), np.array([0]))
     with pytest.raises(InputError, match=r"none of the images .* such as Ann/Ann_0001, is among"):
         validate_pairs(model, crops, others)
 
 
-# ---- Videos ----
+# ---- video pairs ----
 
 
 @pytest.fixture(scope="module")

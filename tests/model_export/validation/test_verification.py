@@ -1,3 +1,5 @@
+"""Tests of LFW's verification protocol against the published one."""
+
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
@@ -7,10 +9,8 @@ from scipy.optimize import brentq
 from sklearn.metrics import auc, roc_auc_score
 from sklearn.model_selection import KFold
 
-from facecluster.errors import InputError
 from facecluster.model_export.validation.verification import (
     Verification,
-    read_pairs,
     verify,
     verify_distances,
 )
@@ -96,7 +96,7 @@ def contiguous_folds(n_pairs, n_folds):
 
 @pytest.mark.parametrize("noise", [0.3, 1.0, 2.0])
 @pytest.mark.parametrize("n_pairs", [400, 463])
-def test_all_figures_are_those_of_the_published_protocol(n_pairs, noise):
+def test_scores_match_the_published_protocol(n_pairs, noise):
     pairs = random_pairs(np.random.default_rng(n_pairs), n_pairs, noise)
     scores = verify(*pairs, contiguous_folds(n_pairs, 5))
     assert vars(scores) == pytest.approx(vars(published_protocol(*pairs, 5)), abs=1e-9)
@@ -128,7 +128,7 @@ def test_val_is_interpolated_between_thresholds_as_published(n_mismatched):
     noise=st.floats(0.1, 2),
     offset=st.floats(0, 3),
 )
-def test_the_published_options_give_the_published_figures(
+def test_published_options_give_the_published_scores(
     metric, subtract_mean, flipped, seed, n_pairs, n_dimensions, noise, offset
 ):
     random = np.random.default_rng(seed)
@@ -145,7 +145,7 @@ def test_the_published_options_give_the_published_figures(
     assert vars(scores) == pytest.approx(vars(expected), abs=1e-9)
 
 
-def test_the_curve_of_flipped_embeddings_is_whole():
+def test_roc_curve_of_flipped_embeddings_is_complete():
     # Two such vectors of unrelated people are at a squared distance of 4, in the mean: half of the
     # mismatched pairs lie beyond the last threshold.
     random = np.random.default_rng(0)
@@ -161,21 +161,21 @@ def test_the_curve_of_flipped_embeddings_is_whole():
     assert scores.eer == pytest.approx(np.mean(nearer_half != is_same), abs=0.01)
 
 
-def test_subtracting_the_mean_turns_angles_and_leaves_distances():
+def test_subtracting_the_mean_changes_angles_but_not_distances():
     random = np.random.default_rng(0)
     first, second, is_same = random_pairs(random, 400, noise=1.0)
     first, second, folds = unit(first + 0.5), unit(second + 0.5), contiguous_folds(400, 4)
-    plain, centred = (
+    plain, centered = (
         [verify(first, second, is_same, folds, metric, mean) for metric in METRICS]
         for mean in (False, True)
     )
-    assert vars(plain[0]) == pytest.approx(vars(centred[0]))
+    assert vars(plain[0]) == pytest.approx(vars(centered[0]))
     assert plain[0] == verify(first, second, is_same, folds)
     # The angles of all pairs widen once the direction they share is gone.
-    assert centred[1].threshold > plain[1].threshold + 0.05
+    assert centered[1].threshold > plain[1].threshold + 0.05
 
 
-def test_equal_vectors_are_one_person_by_their_angle():
+def test_equal_vectors_match_by_cosine_distance():
     # Many of these have a cosine with themselves that rounds to more than 1.
     vectors = unit(np.random.default_rng(0).normal(size=(400, 512)))
     is_same = np.arange(400) % 2 == 0
@@ -184,7 +184,7 @@ def test_equal_vectors_are_one_person_by_their_angle():
     assert (scores.accuracy, scores.val, scores.auc) == (1, 1, 1)
 
 
-def test_a_vector_of_length_zero_is_at_a_right_angle_to_all():
+def test_zero_vector_is_orthogonal_to_all():
     first = np.tile([1.0, 0.0], (40, 1))
     is_same = np.arange(40) % 2 == 0
     second = np.where(is_same[:, None], [0.0, 0.0], [-0.01, 1.0])
@@ -195,7 +195,7 @@ def test_a_vector_of_length_zero_is_at_a_right_angle_to_all():
     assert (scores.accuracy, scores.threshold) == (1, pytest.approx(0.51))
 
 
-def test_distances_alone_are_scored_alike():
+def test_verify_distances_agrees_with_verify():
     first, second, is_same = random_pairs(np.random.default_rng(5), 400, noise=1.0)
     folds = contiguous_folds(400, 4)
     distances = np.sum(np.square(first.astype(float) - second.astype(float)), axis=1)
@@ -215,7 +215,7 @@ def test_separable_pairs_score_one():
     assert scores.threshold == pytest.approx(0.01)  # the first that is above a distance of zero
 
 
-def test_unrelated_pairs_score_like_chance():
+def test_unrelated_pairs_score_at_chance_level():
     random = np.random.default_rng(0)
     first, second = (unit(random.normal(size=(4000, 16))) for _ in range(2))
     scores = verify(first, second, np.arange(4000) % 2 == 0, np.arange(4000) // 400)
@@ -226,7 +226,7 @@ def test_unrelated_pairs_score_like_chance():
     assert scores.val < 0.02
 
 
-def test_a_pair_at_the_threshold_is_not_accepted():
+def test_pair_at_the_threshold_is_not_accepted():
     # Mismatched pairs at a squared distance of exactly 2, matched ones just below.
     first = np.tile([1.0, 0.0], (40, 1))
     is_same = np.arange(40) % 2 == 0
@@ -237,7 +237,7 @@ def test_a_pair_at_the_threshold_is_not_accepted():
 
 
 @pytest.mark.parametrize("n_near", [0, 1])
-def test_val_is_zero_when_the_wanted_far_is_never_reached(n_near):
+def test_val_is_zero_when_the_target_far_is_never_reached(n_near):
     # Opposite vectors are at squared distance 4, beyond every threshold; in each fold of 2,000
     # mismatched pairs n_near are nearer, which is less than one in a thousand.
     first = np.tile([1.0, 0.0], (4000, 1))
@@ -250,7 +250,7 @@ def test_val_is_zero_when_the_wanted_far_is_never_reached(n_near):
     assert (scores.val, scores.val_std, scores.far, scores.accuracy) == (0, 0, 0, 1)
 
 
-def test_folds_are_taken_by_number_and_not_by_place():
+def test_folds_go_by_number_and_not_by_position():
     random = np.random.default_rng(3)
     first, second, is_same = random_pairs(random, 400, noise=1.0)
     folds = contiguous_folds(400, 4)
@@ -259,7 +259,7 @@ def test_folds_are_taken_by_number_and_not_by_place():
     assert vars(shuffled) == pytest.approx(vars(verify(first, second, is_same, folds)))
 
 
-def test_a_fold_without_matched_pairs_is_an_error():
+def test_fold_without_matched_pairs_is_an_error():
     vectors = unit(np.ones((4, 3)))
     with pytest.raises(ValueError, match="fold 2 has no matched pair"):
         verify(vectors, vectors, np.array([True, False, False, False]), np.array([0, 0, 1, 1]))
@@ -272,83 +272,7 @@ def test_a_fold_without_matched_pairs_is_an_error():
 
 
 @pytest.mark.parametrize("subtract_mean", [False, True])
-def test_an_unknown_metric_is_an_error(subtract_mean):
+def test_unknown_metric_is_an_error(subtract_mean):
     first, second, is_same = random_pairs(np.random.default_rng(0), 100, noise=1.0)
-    with pytest.raises(ValueError, match="no metric 'manhattan': choose euclidean or cosine"):
+    with pytest.raises(ValueError, match="unknown metric 'manhattan': choose euclidean or cosine"):
         verify(first, second, is_same, np.arange(100) % 2, "manhattan", subtract_mean)
-
-
-# ---- pairs files ----
-
-PERSON = st.text("abcXYZ_-.é", min_size=1, max_size=8)
-INDEX = st.integers(0, 10_000)
-MATCHED = st.tuples(PERSON, INDEX, INDEX)
-MISMATCHED = st.tuples(PERSON, INDEX, PERSON, INDEX)
-
-
-def stem(name, index):
-    return f"{name}/{name}_{str(index).zfill(4)}"
-
-
-@settings(deadline=None)
-@given(st.data(), st.integers(1, 4), st.integers(1, 4), st.sampled_from(["\t", " "]))
-def test_view2_keeps_the_official_folds(tmp_path_factory, data, n_folds, n_each, separator):
-    lines, first, second = [f"{n_folds}{separator}{n_each}"], [], []
-    for _ in range(n_folds):
-        for name, i, j in data.draw(st.lists(MATCHED, min_size=n_each, max_size=n_each)):
-            lines.append(separator.join([name, str(i), str(j)]))
-            first.append(stem(name, i))
-            second.append(stem(name, j))
-        for a, i, b, j in data.draw(st.lists(MISMATCHED, min_size=n_each, max_size=n_each)):
-            lines.append(separator.join([a, str(i), b, str(j)]))
-            first.append(stem(a, i))
-            second.append(stem(b, j))
-    path = tmp_path_factory.mktemp("view2") / "pairs.txt"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    pairs = read_pairs(str(path))
-    assert (pairs.first, pairs.second) == (first, second)
-    assert pairs.is_same.tolist() == ([True] * n_each + [False] * n_each) * n_folds
-    assert pairs.folds.tolist() == [fold for fold in range(n_folds) for _ in range(2 * n_each)]
-
-
-@pytest.mark.parametrize("n_each", [10, 25, 1100])
-def test_view1_folds_hold_equal_shares_of_both_kinds(tmp_path, n_each):
-    path = tmp_path / "pairsDevTrain.txt"
-    matched = [f"Ann\t{i}\t{i + 1}" for i in range(n_each)]
-    mismatched = [f"Ann\t{i}\tBob Dee\t{i}" for i in range(n_each)]
-    path.write_text("\n".join([str(n_each), *matched, *mismatched]))
-    pairs = read_pairs(str(path))
-    assert pairs.first[1] == "Ann/Ann_0001"
-    assert pairs.second[-1] == stem("Bob Dee", n_each - 1)
-    assert pairs.is_same.tolist() == [True] * n_each + [False] * n_each
-    for kind in (pairs.is_same, ~pairs.is_same):
-        sizes = np.bincount(pairs.folds[kind], minlength=10)
-        assert len(sizes) == 10
-        assert sizes.max() - sizes.min() <= 1
-        assert np.all(np.diff(pairs.folds[kind]) >= 0)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "line 1: an LFW pairs file starts with"),
-        ("Ann 1 2\n", "line 1: an LFW pairs file starts with"),
-        ("10 0\n", "line 1: an LFW pairs file starts with"),
-        ("3\n", "line 1: 3 pairs of each kind do not fill 10 folds"),
-        ("2 1\nAnn 1 2\nAnn 1 Bob 1\nAnn 1 3\n", "has 3 pairs where its first line announces 4"),
-        ("1 1\nAnn 1 2\n\nAnn 1 3\n", r"line 4: expected a mismatched one .* found 'Ann 1 3'"),
-        ("1 1\nAnn 1 Bob 1\nAnn 1 3\n", "line 2: expected a matched pair"),
-        ("1 1\nAnn 1 x\nAnn 1 Bob 1\n", "line 2: expected a matched pair .* found 'Ann 1 x'"),
-        ("1 1\nAnn 1 2\nAnn 1 Bob -1\n", "line 3: expected a mismatched one"),
-    ],
-)
-def test_a_malformed_file_names_the_line(tmp_path, text, message):
-    path = tmp_path / "pairs.txt"
-    path.write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_pairs(str(path))
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.txt is not there"):
-        read_pairs(str(tmp_path / "nowhere.txt"))

@@ -9,10 +9,10 @@ from facecluster.errors import InputError
 from facecluster.model_export.validation.verification import verify_distances
 from facecluster.model_export.validation.youtube_faces import (
     VideoPairs,
+    list_frames,
     read_splits,
     verify_videos,
     video_distances,
-    video_frames,
 )
 
 HEADER = "split number, pair number, first name, second name, is same"
@@ -35,7 +35,7 @@ PAIR = st.tuples(st.integers(1, 10), st.integers(1, 500), VIDEO, VIDEO, st.integ
     st.sampled_from([", ", ",", " ,\t"]),
     st.sampled_from(["published", "corrected", "similarity"]),
 )
-def test_all_forms_of_the_file_are_read(tmp_path_factory, rows, has_header, comma, form):
+def test_all_formats_of_the_file_are_read(tmp_path_factory, rows, has_header, comma, form):
     lines = [HEADER] if has_header else []
     for split, i, first, second, same in rows:
         fields = {
@@ -56,8 +56,8 @@ def test_all_forms_of_the_file_are_read(tmp_path_factory, rows, has_header, comm
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no pairs"),
-        (HEADER, "holds no pairs"),
+        ("", "contains no pairs"),
+        (HEADER, "contains no pairs"),
         (
             f"{HEADER}\n1, 1, A/0, B/1, 0\n\n1, 2, A/0, 1\n",
             "line 4: expected .* found '1, 2, A/0, 1'",
@@ -71,15 +71,15 @@ def test_all_forms_of_the_file_are_read(tmp_path_factory, rows, has_header, comm
         ("10\t300\nAnn\t1\t2\n", "line 2: expected the split, two videos"),
     ],
 )
-def test_a_malformed_splits_file_names_the_line(tmp_path, text, message):
+def test_error_names_the_malformed_line(tmp_path, text, message):
     path = tmp_path / "splits.txt"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_splits(str(path))
 
 
-def test_a_missing_splits_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.txt is not there: .* YouTube Faces"):
+def test_error_names_the_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.txt does not exist: .* YouTube Faces"):
         read_splits(str(tmp_path / "nowhere.txt"))
 
 
@@ -87,7 +87,7 @@ def test_a_missing_splits_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["aligned_detect_5.", "5.", ""])
-def test_frames_come_in_the_order_of_their_numbers(tmp_path, prefix):
+def test_frames_are_sorted_by_number(tmp_path, prefix):
     video = tmp_path / "Alicia_Witt" / "5"
     video.mkdir(parents=True)
     (video / "Thumbs.db").touch()
@@ -101,21 +101,21 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path, prefix):
     (beside / f"{prefix}1.jpg").touch()
 
     expected = [str(video / f"{prefix}{number}.jpg") for number in sorted(numbers)]
-    assert video_frames(str(tmp_path), "Alicia_Witt/5") == expected[:100]
-    assert video_frames(str(tmp_path), "Alicia_Witt/5", n_frames=3) == expected[:3]
-    assert video_frames(str(tmp_path), "Alicia_Witt/5", n_frames=1000) == expected
+    assert list_frames(str(tmp_path), "Alicia_Witt/5") == expected[:100]
+    assert list_frames(str(tmp_path), "Alicia_Witt/5", n_frames=3) == expected[:3]
+    assert list_frames(str(tmp_path), "Alicia_Witt/5", n_frames=1000) == expected
 
 
-def test_a_video_without_frames_is_an_error(tmp_path):
+def test_video_without_frames_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"Ann/0 does not exist"):
-        video_frames(str(tmp_path), "Ann/0")
+        list_frames(str(tmp_path), "Ann/0")
     video = tmp_path / "Ann" / "0"
     video.mkdir(parents=True)
     with pytest.raises(InputError, match=r"no photos in .*Ann/0"):
-        video_frames(str(tmp_path), "Ann/0")
+        list_frames(str(tmp_path), "Ann/0")
     (video / "cover.jpg").touch()
     with pytest.raises(InputError, match=r"Ann/0 has no frames"):
-        video_frames(str(tmp_path), "Ann/0")
+        list_frames(str(tmp_path), "Ann/0")
 
 
 # ---- distances ----
@@ -123,7 +123,7 @@ def test_a_video_without_frames_is_an_error(tmp_path):
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 7), min_size=2, max_size=5))
-def test_the_distance_is_the_mean_over_all_pairs_of_frames(seed, n_frames):
+def test_distance_is_the_mean_over_all_pairs_of_frames(seed, n_frames):
     random = np.random.default_rng(seed)
     width = random.integers(1, 20)
     embeddings = {f"P/{i}": unit(random.normal(size=(n, width))) for i, n in enumerate(n_frames)}
@@ -142,7 +142,7 @@ def test_the_distance_is_the_mean_over_all_pairs_of_frames(seed, n_frames):
         assert distance == pytest.approx(2 - 2 * cosine, abs=1e-6)
 
 
-def test_the_distance_holds_for_embeddings_with_those_of_the_mirrored_crop():
+def test_distance_works_with_concatenated_mirrored_embeddings():
     random = np.random.default_rng(0)
     sides = {
         v: [unit(random.normal(size=(n, 6))) for _ in range(2)] for v, n in [("A/0", 3), ("B/0", 4)]
@@ -153,7 +153,7 @@ def test_the_distance_holds_for_embeddings_with_those_of_the_mirrored_crop():
     assert together == pytest.approx(apart)
 
 
-def test_the_distance_of_equal_frames_is_never_below_zero():
+def test_distance_of_equal_frames_is_not_negative():
     frames = unit(np.random.default_rng(0).normal(size=(200, 1, 512)))
     videos = [f"P/{i}" for i in range(200)]
     pairs = VideoPairs(videos, videos, np.ones(200, bool), np.arange(200))
@@ -176,7 +176,7 @@ def splits(random, n_splits=10, n_each=20):
     return "\n".join(lines)
 
 
-def test_videos_are_told_apart_by_more_frames_than_one(tmp_path):
+def test_more_frames_separate_videos_better(tmp_path):
     random = np.random.default_rng(0)
     path = tmp_path / "splits.txt"
     path.write_text(splits(random))
@@ -214,11 +214,11 @@ def test_pairs_with_a_faceless_video_are_left_out_and_counted(tmp_path):
     assert n_skipped > 0
 
     nothing = {video: np.zeros((0, 8)) for video in embeddings}
-    with pytest.raises(ValueError, match="none of the pairs has a face in both videos"):
+    with pytest.raises(ValueError, match="no pair has a face in both videos"):
         verify_videos(nothing, pairs)
 
 
-def test_a_video_that_was_never_embedded_is_an_error():
+def test_video_without_embeddings_is_an_error():
     pairs = VideoPairs(["A/0", "B/1"], ["C/0", "B/1"], np.array([False, True]), np.array([0, 1]))
     with pytest.raises(ValueError, match="2 of 3 videos have no embeddings, first B/1"):
         verify_videos({"A/0": np.ones((1, 2))}, pairs)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facecluster.errors import InputError
-from facecluster.model_export.validation.verification import Pairs, read_pairs, verify
+from facecluster.model_export.validation.pairs import ImagePairs, read_pairs
+from facecluster.model_export.validation.verification import verify
 from facecluster.pipeline.jobs.clustering_metrics import clustering_scores
 from facecluster.pipeline.jobs.evaluate import (
     DESCRIPTIONS,
@@ -387,12 +388,12 @@ def test_pairs_that_the_run_cannot_score_say_why(tmp_path):
     run = make_run(tmp_path / "c", photos, dimensions=8)
     with pytest.raises(InputError, match=r"pairs\.txt: all pairs are in one fold"):
         evaluate_verification(run, "in", write_pairs(tmp_path, NAMES, 1))
-    with pytest.raises(InputError, match=r"nowhere\.txt is not there"):
+    with pytest.raises(InputError, match=r"nowhere\.txt does not exist"):
         evaluate_verification(run, "in", str(tmp_path / "nowhere.txt"))
 
 
 def pairs_of(first, second):
-    return Pairs(first, second, np.ones(len(first), bool), np.zeros(len(first), int))
+    return ImagePairs(first, second, np.ones(len(first), bool), np.zeros(len(first), int))
 
 
 def test_pair_images_are_found_once_each_with_any_photo_extension(tmp_path):

@@ -21,8 +21,8 @@ from facecluster.model_export.networks.export import (
     weights_sha256,
 )
 from facecluster.model_export.validation.calibration import calibration_table
+from facecluster.model_export.validation.pairs import read_pairs
 from facecluster.model_export.validation.validate import embed_with_model, validate_pairs
-from facecluster.model_export.validation.verification import read_pairs
 from facecluster.pipeline.jobs.train import TrainJob, crops_margin
 from facecluster.pipeline.options import TrainOptions
 from facecluster.transforms.faces.model_card import ModelCard, ModelIdentity
@@ -433,7 +433,7 @@ def test_pairs_that_cannot_be_scored(tmp_path, crops, validation_crops, base):
     options = replace(
         HEAD, trunk=base.path, validation_crops=str(validation_crops), validation_pairs=str(pairs)
     )
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         train(tmp_path / "out", options, crops)
     write_pairs(pairs, n_folds=1)
     with pytest.raises(UsageError, match=r"pairs\.txt: all pairs are in one fold"):
