@@ -397,6 +397,7 @@ def assert_selected(selected: Crops, crops: Crops, kept: list[int]) -> None:
 labels_and_mask = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1)
 
 
+@settings(deadline=None)
 @given(labels_and_mask)
 def test_selection_renumbers_its_people(rows):
     crops = crops_with([label for label, _ in rows])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from facecluster.errors import InputError
@@ -11,6 +11,7 @@ from facecluster.model_export.training.sampling import identity_batches, shuffle
 seeds = st.integers(0, 2**32)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 40), seeds, st.integers(0, 5))
 def test_every_epoch_has_each_image_once(n, batch_size, seed, first_epoch):
     batches = -(-3 * n // batch_size) + 1
@@ -31,6 +32,7 @@ def test_order_differs_by_epoch_and_seed():
     assert tuple(range(50)) not in orders
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), seeds, st.integers(0, 1000))
 def test_batches_depend_on_seed_and_step_only(counts, seed, step):
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -48,6 +50,7 @@ def test_batches_depend_on_seed_and_step_only(counts, seed, step):
         np.testing.assert_array_equal(ours[1], again[1])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 9), min_size=2, max_size=12),
     st.integers(2, 6),

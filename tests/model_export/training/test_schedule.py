@@ -1,7 +1,7 @@
 """Tests of the learning-rate schedules."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facecluster.errors import InputError
@@ -38,6 +38,7 @@ def test_schedule_without_an_end_allows_any_number_of_epochs(tmp_path):
     assert schedule_of(tmp_path, "0: 0.1\n65: 0.01\n").n_epochs(500) == 500
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.integers(1, 50), st.floats(1e-6, 1e3), max_size=6),
     st.floats(1e-6, 1e3),

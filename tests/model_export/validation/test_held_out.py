@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from facecluster.errors import InputError
@@ -37,6 +37,7 @@ def rows_of(names) -> np.ndarray:
 # ---- who is held out ----
 
 
+@settings(deadline=None)
 @given(collections, st.floats(0, 1), seeds)
 def test_fraction_of_the_people_is_held_out_with_all_their_faces(counts, fraction, seed):
     labels = labels_of(counts)
@@ -58,6 +59,7 @@ def test_seed_decides_who_is_held_out():
 # ---- pairs ----
 
 
+@settings(deadline=None)
 @given(collections, seeds)
 def test_pairs_are_half_matched_and_half_mismatched(counts, seed):
     labels = labels_of(counts)
@@ -85,6 +87,7 @@ def test_pairs_are_half_matched_and_half_mismatched(counts, seed):
     )
 
 
+@settings(deadline=None)
 @given(collections, seeds)
 def test_every_fold_has_as_many_matched_as_mismatched_pairs(counts, seed):
     labels = labels_of(counts)
@@ -99,6 +102,7 @@ def test_every_fold_has_as_many_matched_as_mismatched_pairs(counts, seed):
     assert matched.min() >= 1
 
 
+@settings(deadline=None)
 @given(collections, seeds)
 def test_pairs_depend_on_the_seed_only(counts, seed):
     labels = labels_of(counts)

@@ -2,7 +2,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import homogeneity_completeness_v_measure
 
@@ -43,6 +43,7 @@ def harmonic_mean(precision, recall):
     return 2 / (1 / precision + 1 / recall) if precision and recall else 0.0
 
 
+@settings(deadline=None)
 @given(LABELLINGS)
 def test_bcubed_is_the_published_definition(labelling):
     precision, recall = bcubed_by_definition(*labelling)
@@ -57,6 +58,7 @@ def test_pairwise_is_a_count_over_all_pairs(labelling):
     assert pairwise(*labelling) == pytest.approx(expected, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(LABELLINGS)
 def test_nmi_is_the_v_measure_with_noise_as_singletons(labelling):
     # V-measure equals arithmetic NMI (Rosenberg and Hirschberg 2007); scikit-learn computes it on
@@ -67,6 +69,7 @@ def test_nmi_is_the_v_measure_with_noise_as_singletons(labelling):
     assert clustering_scores(truth, predicted)["nmi"] == pytest.approx(v_measure, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(LABELLINGS, st.randoms(use_true_random=False))
 def test_scores_depend_neither_on_names_nor_on_order(labelling, random):
     truth, predicted = labelling
@@ -77,6 +80,7 @@ def test_scores_depend_neither_on_names_nor_on_order(labelling, random):
     assert renamed == pytest.approx(clustering_scores(truth, predicted), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
 def test_a_perfect_grouping_scores_one(labels):
     scores = clustering_scores(np.array(labels), np.array(labels) + 7)
