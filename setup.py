@@ -13,7 +13,7 @@ setup(
     },  # makes an editable install a plain path, which editors and type checkers follow
     packages=find_packages(include=["facecluster", "facecluster.*"]),
     package_data={
-        "facecluster": ["py.typed"],
+        "facecluster": ["__init__.pyi", "py.typed"],
         "facecluster.pipeline.report": ["report.html.j2"],
         "facecluster.model_export.weights": ["published/*"],
     },
@@ -26,6 +26,7 @@ setup(
         "hdbscan>=0.8.40,<0.9",
         "jinja2>=3.1",
         "joblib>=1.4",
+        "lazy-loader>=0.4",
         "lz4>=4.3",
         "numpy>=2.1",
         "pillow>=11.3",

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from facecluster.model_export.crops import Crops, list_crops, select_people
+from facecluster.model_export.face_model import find_model
 from facecluster.model_export.networks.export import export, load_networks, weights_sha256
 from facecluster.model_export.validation.calibration import validation_rate
 from facecluster.model_export.validation.held_out import HeldOut, sample_pairs
 from facecluster.model_export.validation.validate import embed_with_model
 from facecluster.model_export.weights import zoo
-from facecluster.pipeline.cli.model_commands import find_model
 from facecluster.pipeline.jobs.train import TrainJob
 from facecluster.pipeline.options import EmbedOptions, TrainOptions
 from facecluster.transforms.faces.saved_model import SavedModel

@@ -14,6 +14,22 @@ class FailureLimit:
     number: float
     is_percentage: bool
 
+    @classmethod
+    def parse(cls, text: str) -> "FailureLimit":
+        """Reads a number such as 20 or a percentage such as 5%.
+
+        Raises:
+          ValueError: it is neither.
+        """
+        is_percentage = text.endswith("%")
+        try:
+            number = float(text[:-1]) if is_percentage else int(text)
+        except ValueError:
+            number = -1
+        if not 0 <= number <= (100 if is_percentage else float("inf")):
+            raise ValueError(f"{text} is neither a number such as 20 nor a percentage such as 5%")
+        return cls(number, is_percentage)
+
     def allows(self, n_failures: int, n_inputs: int) -> bool:
         """Whether a run of so many inputs may have so many failures."""
         most = n_inputs * self.number / 100 if self.is_percentage else self.number

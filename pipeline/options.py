@@ -10,15 +10,11 @@ from facecluster.transforms.tables.codec import CODECS
 
 
 def failure_limit(text: str) -> FailureLimit:
-    """Reads 20 or 5%."""
-    is_percentage = text.endswith("%")
+    """`FailureLimit.parse` with the error that argparse prints."""
     try:
-        number = float(text[:-1]) if is_percentage else int(text)
-    except ValueError:
-        number = -1
-    if not 0 <= number <= (100 if is_percentage else float("inf")):
-        raise argparse.ArgumentTypeError(f"{text} is neither a number, as 20, nor a share, as 5%")
-    return FailureLimit(number, is_percentage)
+        return FailureLimit.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 failure_limit.__name__ = "number"

@@ -9,6 +9,7 @@ from typing import Any
 
 from facecluster.errors import InputError, UsageError
 from facecluster.model_export.crops import list_crops
+from facecluster.model_export.face_model import find_embedder, find_model
 from facecluster.model_export.networks.export import export, load_networks, weights_sha256
 from facecluster.model_export.validation.pairs import ImagePairs, read_pairs
 from facecluster.model_export.validation.validate import (
@@ -30,29 +31,6 @@ from facecluster.transforms.option_fields import from_arguments
 from facecluster.transforms.tables.codec import decode, fit_pca128
 
 COSINE_THRESHOLD = "Angle, as a share of 180 degrees, below which a pair is judged the same"
-
-
-def find_model(name: str) -> SavedModel:
-    """The model of a name that the zoo knows, or in a folder.
-
-    Raises:
-      ModelError: a model of the zoo that is not fetched yet.
-    """
-    if name not in zoo.ZOO:
-        return SavedModel(name)
-    if not zoo.is_fetched(name):
-        raise ModelError(
-            f"the model {name} is not on this machine yet: run `facecluster model fetch {name}`"
-        )
-    return SavedModel(str(zoo.model_folder(name)))
-
-
-def find_embedder(name: str) -> SavedModel:
-    """As `find_model`, and ModelError for a model that makes no embeddings."""
-    model = find_model(name)
-    if not model.card().makes_embeddings:
-        raise ModelError(f"{name} makes no embeddings: name a model that does")
-    return model
 
 
 def list_models(arguments: argparse.Namespace) -> int:
