@@ -1,4 +1,4 @@
-"""What a person sees on the terminal while a job runs: one line, rewritten in place."""
+"""Shows the progress of a job on the terminal: one line, rewritten in place."""
 
 import contextlib
 import sys
@@ -8,52 +8,62 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TextIO
 
-SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_BETWEEN_LOG_LINES = 30.0  # where the output is a file and no terminal
+SECONDS_BETWEEN_POLLS = 1.0
+SECONDS_BETWEEN_LOG_LINES = 30.0  # if the stream is a file and not a terminal
 
 
-@dataclass
+@dataclass(frozen=True)
 class Progress:
-    """Shows progress on a terminal as one changing line, in a file as a line now and then."""
+    """Shows progress: on a terminal as one changing line, in a file as a line now and then.
 
-    doing: str = "embedding photos"  # what is watched; the last word is what is counted
+    Attributes:
+      doing: what the job does; the last word names what is counted.
+      stream: where to write.
+      clock: gives seconds.
+    """
+
+    doing: str = "embedding photos"
     stream: TextIO = field(default_factory=lambda: sys.stderr)
+    clock: Callable[[], float] = time.monotonic
 
     def say(self, text: str) -> None:
-        """Says what is being done now."""
+        """Shows what the job is doing now."""
         self._show(text)
-        self._end()
+        self._end_line()
 
     @contextlib.contextmanager
     def watch(self, count: Callable[[], int], total: int) -> Iterator[None]:
-        """While the block runs, asks `count` how many of `total` photos are done, and shows it."""
+        """Shows how many of `total` are done while the block runs, as `count` tells."""
         stop = threading.Event()
-        watcher = threading.Thread(target=self._look, args=(count, total, stop), daemon=True)
-        watcher.start()
+        arguments = (count, total, stop)
+        thread = threading.Thread(target=self._poll_until, args=arguments, daemon=True)
+        thread.start()
         try:
             yield
         finally:
             stop.set()
-            watcher.join()
-            self._end()
+            thread.join()
+            self._end_line()
 
-    def _look(self, count, total, stop):
-        started = last_line = time.monotonic()
+    def _poll_until(self, count: Callable[[], int], total: int, stop: threading.Event) -> None:
+        started = last_line = self.clock()
         last_done, moved_at = 0, started
-        while not stop.wait(SECONDS_BETWEEN_LOOKS):
-            now = time.monotonic()
+        while not stop.wait(SECONDS_BETWEEN_POLLS):
+            now = self.clock()
             if not self.stream.isatty() and now - last_line < SECONDS_BETWEEN_LOG_LINES:
                 continue
             last_line = now
-            with contextlib.suppress(OSError):  # a look that fails is no reason to fail the job
+            with contextlib.suppress(OSError):  # a failed poll must not fail the job
                 done = count()
                 if done != last_done:
                     last_done, moved_at = done, now
-                self._show(_line(self.doing, last_done, total, moved_at - started, now - started))
+                self._show(
+                    format_progress(self.doing, last_done, total, moved_at - started, now - started)
+                )
         with contextlib.suppress(OSError):
             last_done = count()
-        seconds = time.monotonic() - started
-        self._show(_line(self.doing, last_done, total, seconds, seconds))
+        seconds = self.clock() - started
+        self._show(format_progress(self.doing, last_done, total, seconds, seconds))
 
     def _show(self, text: str) -> None:
         if self.stream.isatty():
@@ -62,25 +72,32 @@ class Progress:
             self.stream.write(f"{text}\n")
         self.stream.flush()
 
-    def _end(self) -> None:
+    def _end_line(self) -> None:
         if self.stream.isatty():
             self.stream.write("\n")
             self.stream.flush()
 
 
-def _line(doing: str, done: int, total: int, moving_seconds: float, seconds: float) -> str:
-    """As in: embedding photos  1,024 / 9,525  11 %  28.4 photos/s  4:59 left."""
+def format_progress(
+    doing: str, done: int, total: int, moving_seconds: float, seconds: float
+) -> str:
+    """A line such as: embedding photos  1,024 / 9,525  11 %  28.4 photos/s  4:59 left.
+
+    Args:
+      moving_seconds: from the start until the count changed last, which gives the rate.
+      seconds: from the start until now.
+    """
     text = f"{doing}  {done:,} / {total:,}  {100 * done // max(total, 1)} %"
     if done == 0:
-        return f"{text}  starting, {_clock(seconds)}"
+        return f"{text}  starting, {_format_time(seconds)}"
     rate = done / max(moving_seconds, 1e-9)
     text += f"  {rate:.1f} {doing.split()[-1]}/s"
     if done < total:
-        return f"{text}  {_clock((total - done) / rate)} left"
-    return f"{text}  in {_clock(seconds)}"
+        return f"{text}  {_format_time((total - done) / rate)} left"
+    return f"{text}  in {_format_time(seconds)}"
 
 
-def _clock(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

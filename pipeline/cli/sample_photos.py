@@ -1,4 +1,4 @@
-"""A few real photos to try facecluster on: White House portraits of two people."""
+"""Downloads a few photos to try facecluster on: White House portraits of two people."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ NAMES = ("32bit.png", "biden.jpg", "obama.jpg", "obama2.jpg", "obama3.jpg",
 
 
 def fetch_sample_photos() -> Path:
-    """The folder with the sample photos, downloaded when it is not there yet."""
+    """The folder of the sample photos, which are downloaded if they are missing."""
     folder = cache_folder() / "sample_photos"
     if not all((folder / name).exists() for name in NAMES):
         members = [os.path.join("tests", "test_images", name) for name in NAMES]

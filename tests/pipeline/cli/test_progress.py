@@ -3,30 +3,61 @@
 import io
 import os
 import re
-import time
+import threading
 
 import pytest
 
 from facecluster.pipeline.cli import progress
-from facecluster.pipeline.cli.progress import Progress
+from facecluster.pipeline.cli.progress import Progress, format_progress
+
+SECONDS_BEFORE_HANGING = 120
 
 
-class Counter:
-    """Counts one photo more each time it is asked, and can be told to fail."""
+class Calls:
+    """Counts the calls of a function, and waits for them."""
 
-    def __init__(self, last: int, failing: tuple[int, ...] = ()):
-        self.asked, self.last, self.failing = 0, last, failing
+    def __init__(self):
+        self.n, self._called = 0, threading.Condition()
+
+    def add(self) -> int:
+        with self._called:
+            self.n += 1
+            self._called.notify_all()
+            return self.n
+
+    def wait_for(self, n: int) -> None:
+        with self._called:
+            assert self._called.wait_for(lambda: self.n >= n, SECONDS_BEFORE_HANGING)
+
+
+class Counter(Calls):
+    """Gives the number of its calls, up to `last`; the calls that `fails` tells fail."""
+
+    def __init__(self, last: int, fails=lambda call: False):
+        super().__init__()
+        self.last, self.fails = last, fails
 
     def __call__(self) -> int:
-        self.asked += 1
-        if self.asked in self.failing:
+        call = self.add()
+        if self.fails(call):
             raise OSError("the folder cannot be listed now")
-        return min(self.asked, self.last)
+        return min(call, self.last)
+
+
+class Clock(Calls):
+    """A clock that advances by `step` seconds whenever it is read."""
+
+    def __init__(self, step: float = 0.0):
+        super().__init__()
+        self.step = step
+
+    def __call__(self) -> float:
+        return (self.add() - 1) * self.step
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_POLLS", 0.01)
 
 
 @pytest.fixture
@@ -48,18 +79,22 @@ def terminal():
     os.close(screen)
 
 
-def watch(stream, count, total: int, seconds: float = 0.3) -> None:
-    with Progress(stream=stream).watch(count, total):
-        time.sleep(seconds)
+def watch(stream, count: Counter, total: int, n_polls: int, clock=None) -> None:
+    with Progress(stream=stream, clock=clock or Clock()).watch(count, total):
+        count.wait_for(n_polls)
+
+
+def lines_of(text: str) -> list[str]:
+    return text.rstrip("\n").split("\r\x1b[K")[1:]
 
 
 def test_a_terminal_shows_one_line_that_changes(terminal):
     stream, seen = terminal
-    watch(stream, Counter(1500), 2000)
+    watch(stream, Counter(1500), 2000, n_polls=5, clock=Clock(0.1))
     text = seen()
     assert text.count("\n") == 1
     assert text.endswith("\n")
-    shown = text.rstrip("\n").split("\r\x1b[K")[1:]
+    shown = lines_of(text)
     assert len(shown) > 3
     counts = [int(re.match(r"embedding photos  ([\d,]+) / 2,000", line)[1]) for line in shown]
     assert counts == sorted(counts)
@@ -67,54 +102,59 @@ def test_a_terminal_shows_one_line_that_changes(terminal):
     assert all(re.search(r"\d+\.\d photos/s  \d+:\d\d(:\d\d)? left$", line) for line in shown)
 
 
-def test_the_last_line_tells_how_long_it_took(terminal):
+def test_the_last_line_shows_how_long_it_took(terminal):
     stream, seen = terminal
-    watch(stream, Counter(3), 3)
-    last = seen().rstrip("\n").split("\r\x1b[K")[-1]
-    assert re.fullmatch(r"embedding photos  3 / 3  100 %  \d+\.\d photos/s  in 0:00", last)
+    clock = Clock(1.5)
+    watch(stream, Counter(3), 3, n_polls=4, clock=clock)
+    minutes, seconds = divmod(round(1.5 * (clock.n - 1)), 60)
+    last = lines_of(seen())[-1]
+    assert re.fullmatch(r"embedding photos  3 / 3  100 %  \d+\.\d photos/s  in \d+:\d\d", last)
+    assert last.endswith(f"in {minutes}:{seconds:02}")
 
 
 def test_before_the_first_photo(terminal):
     stream, seen = terminal
-    watch(stream, lambda: 0, 9)
-    first = seen().split("\r\x1b[K")[1]
-    assert first.rstrip("\n") == "embedding photos  0 / 9  0 %  starting, 0:00"
+    watch(stream, Counter(0), 9, n_polls=1)
+    assert lines_of(seen())[0] == "embedding photos  0 / 9  0 %  starting, 0:00"
 
 
-def test_a_file_gets_a_line_now_and_then(monkeypatch):
-    stream = io.StringIO()
-    watch(stream, Counter(5), 5)
-    assert re.fullmatch(r"embedding photos  \d / 5 .*\n", stream.getvalue())  # only the last
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LOG_LINES", 0.1)
-    stream = io.StringIO()
-    watch(stream, Counter(5), 5, seconds=0.5)
-    lines = stream.getvalue().splitlines()
-    assert 2 <= len(lines) <= 6
-    assert "\x1b" not in stream.getvalue()
-    assert "\r" not in stream.getvalue()
+def test_a_file_gets_a_line_now_and_then():
+    def written(clock: Clock, n_polls: int) -> str:
+        stream = io.StringIO()
+        with Progress(stream=stream, clock=clock).watch(Counter(5), 5):
+            clock.wait_for(n_polls + 1)
+        return stream.getvalue()
+
+    assert re.fullmatch(r"embedding photos  \d / 5 .*\n", written(Clock(), 5))  # only the last
+    clock = Clock(progress.SECONDS_BETWEEN_LOG_LINES / 3)
+    text = written(clock, 9)
+    n_polls = clock.n - 2  # the clock is also read at the start and at the end
+    assert len(text.splitlines()) == n_polls // 3 + 1
+    assert "\x1b" not in text
+    assert "\r" not in text
 
 
-def test_a_look_that_fails_is_not_the_end(terminal):
+def test_a_failed_poll_is_skipped(terminal):
     stream, seen = terminal
-    watch(stream, Counter(50, failing=(1, 3)), 50, seconds=1)
+    watch(stream, Counter(50, fails=lambda call: call in (1, 3)), 50, n_polls=50)
     assert "50 / 50" in seen()
 
 
-@pytest.mark.filterwarnings("error")  # an error in the watching thread is only a warning here
-def test_a_last_look_that_fails_is_no_error(terminal):
+@pytest.mark.filterwarnings("error")  # an error in the polling thread is only a warning here
+def test_a_failed_last_poll_is_no_error(terminal):
     stream, seen = terminal
-    watch(stream, Counter(50, failing=tuple(range(3, 1000))), 50)
-    assert "2 / 50" in seen().split("\r\x1b[K")[-1]
+    watch(stream, Counter(50, fails=lambda call: call >= 3), 50, n_polls=5)
+    assert "2 / 50" in lines_of(seen())[-1]
 
 
-def test_an_error_in_the_block_comes_through(terminal):
+def test_an_error_in_the_block_is_raised(terminal):
     stream, seen = terminal
     with pytest.raises(ValueError, match="broken"), Progress(stream=stream).watch(Counter(5), 5):
         raise ValueError("broken")
     assert seen().endswith("\n")
 
 
-def test_saying_something(terminal):
+def test_text_is_shown_at_once(terminal):
     stream, seen = terminal
     Progress(stream=stream).say("reading faces")
     assert seen() == "\r\x1b[Kreading faces\n"
@@ -123,7 +163,7 @@ def test_saying_something(terminal):
     assert file.getvalue() == "reading faces\n"
 
 
-def test_standard_error_is_where_it_goes(capsys):
+def test_progress_goes_to_standard_error(capsys):
     Progress().say("reading faces")
     assert capsys.readouterr().err == "reading faces\n"
 
@@ -139,5 +179,5 @@ def test_standard_error_is_where_it_goes(capsys):
     ],
 )
 def test_lines(done, total, moving, seconds, line):
-    shown = progress._line("embedding photos", done, total, moving, seconds)
+    shown = format_progress("embedding photos", done, total, moving, seconds)
     assert shown == f"embedding photos  {line}"

@@ -1,4 +1,4 @@
-"""What libraries and child processes say ends in the file, what we say on the terminal."""
+"""Messages of libraries and child processes go to the file, our own to the terminal."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import textwrap
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
     start = (
         "import logging, os, subprocess, sys\n"
-        "from facecluster.pipeline.cli.quiet import noise_to_file\n"
+        "from facecluster.pipeline.cli.quiet import redirect_stderr_to_file\n"
     )
     return subprocess.run(
         [sys.executable, "-c", start + textwrap.dedent(program), *arguments],
@@ -18,13 +18,13 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_noise_goes_to_the_file_and_our_words_to_the_terminal(tmp_path):
+def test_library_messages_go_to_the_file_and_ours_to_the_terminal(tmp_path):
     path = tmp_path / "logs" / "facecluster.log"
     done = run(
         """
         print("before", file=sys.stderr)
         os.write(2, b"C before\\n")
-        with noise_to_file(sys.argv[1]):
+        with redirect_stderr_to_file(sys.argv[1]):
             os.write(2, b"C++ speaks\\n")
             print("ours", file=sys.stderr)
             subprocess.run([sys.executable, "-c", "import sys; print('child', file=sys.stderr)"])
@@ -44,13 +44,13 @@ def test_noise_goes_to_the_file_and_our_words_to_the_terminal(tmp_path):
     assert "ours" not in log
 
 
-def test_all_is_put_back_also_after_an_error(tmp_path):
+def test_everything_is_restored_after_an_error_too(tmp_path):
     done = run(
         """
         stream, handlers = sys.stderr, logging.root.handlers[:]
         n_open = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
         try:
-            with noise_to_file(sys.argv[1]):
+            with redirect_stderr_to_file(sys.argv[1]):
                 raise ValueError("broken")
         except ValueError:
             print("caught", file=sys.stderr)
@@ -65,28 +65,28 @@ def test_all_is_put_back_also_after_an_error(tmp_path):
     assert done.stderr.splitlines() == ["caught", "aloud again"]
 
 
-def test_a_file_is_added_to(tmp_path):
+def test_an_existing_file_is_appended_to(tmp_path):
     path = tmp_path / "facecluster.log"
     path.write_text("earlier\n")
-    run("with noise_to_file(sys.argv[1]): os.write(2, b'later\\n')", str(path))
+    run("with redirect_stderr_to_file(sys.argv[1]): os.write(2, b'later\\n')", str(path))
     assert path.read_text() == "earlier\nlater\n"
 
 
 def test_a_path_without_a_folder(tmp_path):
     program = """
         os.chdir(sys.argv[1])
-        with noise_to_file("facecluster.log"):
+        with redirect_stderr_to_file("facecluster.log"):
             os.write(2, b"noise")
         """
     assert run(program, str(tmp_path)).stderr == ""
     assert (tmp_path / "facecluster.log").read_text() == "noise"
 
 
-def test_a_file_that_cannot_be_written_leaves_all_as_it_was(tmp_path):
+def test_a_file_that_cannot_be_written_changes_nothing(tmp_path):
     done = run(
         """
         try:
-            with noise_to_file(sys.argv[1]):
+            with redirect_stderr_to_file(sys.argv[1]):
                 print("never")
         except OSError:
             os.write(2, b"still here")
@@ -96,11 +96,11 @@ def test_a_file_that_cannot_be_written_leaves_all_as_it_was(tmp_path):
     assert (done.stdout, done.stderr) == ("", "still here")
 
 
-def test_words_that_are_not_ascii(tmp_path):
+def test_text_that_is_not_ascii(tmp_path):
     path = tmp_path / "facecluster.log"
     done = run(
         """
-        with noise_to_file(sys.argv[1]):
+        with redirect_stderr_to_file(sys.argv[1]):
             print("Zoë \\udce9", file=sys.stderr)
             logging.warning("Zoë \\udce9")
         """,
@@ -113,8 +113,8 @@ def test_words_that_are_not_ascii(tmp_path):
 def test_an_error_of_a_thread_goes_to_the_file(tmp_path):
     code = """
 import sys, threading
-from facecluster.pipeline.cli.quiet import noise_to_file
-with noise_to_file(sys.argv[1]):
+from facecluster.pipeline.cli.quiet import redirect_stderr_to_file
+with redirect_stderr_to_file(sys.argv[1]):
     thread = threading.Thread(target=lambda: 1 / 0)
     thread.start()
     thread.join()
