@@ -24,7 +24,7 @@ from facecluster.transforms.faces.align import crop_face
 from facecluster.transforms.faces.detect import PHOTOS_PER_BATCH, Detector
 from facecluster.transforms.faces.embed import embed_crops
 from facecluster.transforms.faces.saved_model import SavedModel
-from facecluster.transforms.photos.decode import decode
+from facecluster.transforms.photos.decode_image import decode_image
 from facecluster.transforms.photos.decoder_process import DecoderProcess
 
 SIZE = 4000, 3000  # px
@@ -42,7 +42,7 @@ def main() -> None:
     decoder.start()
     scaled.start()
     ways = {
-        "decode": decode,
+        "decode": decode_image,
         "decode, apart": decoder.decode,
         "decode, apart, --jpeg-size": scaled.decode,
         "decode by Pillow": plainly_decoded,
@@ -57,7 +57,7 @@ def main() -> None:
     )  # fmt: skip
     embedder = SavedModel(str(zoo.fetch(EmbedOptions.model)))
     embed_crops(embedder, [np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)])
-    image = decode(photos[0]).image
+    image = decode_image(photos[0]).image
     seen = tuple(round(side * EmbedOptions.detection_size / max(SIZE)) for side in SIZE)
     steps = {
         "reduce to the detector's size": lambda: image.resize(seen, Image.Resampling.BOX),

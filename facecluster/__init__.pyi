@@ -54,7 +54,7 @@ from .transforms.faces.detect import DetectFaces as DetectFaces
 from .transforms.faces.detect import Detections as Detections
 from .transforms.faces.saved_model import SavedModel as SavedModel
 from .transforms.grouping.options import ClusterOptions as ClusterOptions
-from .transforms.photos.decode_photos import DecodePhotos as DecodePhotos
+from .transforms.photos.decode import DecodePhotos as DecodePhotos
 from .transforms.photos.read import ReadPhotos as ReadPhotos
 from .transforms.photos.write import WriteShards as WriteShards
 from .transforms.records import (

@@ -16,9 +16,15 @@ from typing import NamedTuple
 import numpy as np
 
 from facecluster.errors import InputError
-from facecluster.transforms.inputs.containers import COMPRESSED, GZIP, PHOTO_SUFFIXES, is_photo
+from facecluster.transforms.inputs.containers import (
+    GZIP_MAGIC,
+    PHOTO_SUFFIXES,
+    UNSUPPORTED_COMPRESSIONS,
+    is_photo,
+)
 from facecluster.transforms.inputs.listing import list_photos
-from facecluster.transforms.inputs.sources import DamagedError, open_file
+from facecluster.transforms.inputs.paths import open_file
+from facecluster.transforms.inputs.sources import DamagedError
 from facecluster.transforms.inputs.tfrecord import list_records, parse_example
 
 TO_END_OF_FILE = -1  # the size of a crop that is a file of its own
@@ -245,7 +251,7 @@ def _list_tfrecord(path: str) -> Iterator[tuple[str, str, Location]]:
     with open_file(path) as file:
         try:
             for number, record in enumerate(list_records(file)):
-                offset = record.offset + record.head
+                offset = record.offset + record.header_size
                 file.seek(offset)
                 yield _parse_crop(path, number, offset, file.read(record.size))
         except DamagedError as error:
@@ -277,7 +283,7 @@ def _parse_crop(path: str, number: int, offset: int, record: bytes) -> tuple[str
 def _damaged(path: str, kind: str, reason: str) -> InputError:
     with open_file(path) as file:
         head = file.read(8)
-    for magic, compression in {GZIP: "gzip", **COMPRESSED}.items():
+    for magic, compression in {GZIP_MAGIC: "gzip", **UNSUPPORTED_COMPRESSIONS}.items():
         if head.startswith(magic):
             return InputError(
                 f"{path} is compressed with {compression}, and crops need random access to their "

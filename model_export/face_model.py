@@ -17,7 +17,7 @@ from facecluster.transforms.faces.align import crop_face
 from facecluster.transforms.faces.detect import Detections, Detector
 from facecluster.transforms.faces.embed import embed_crops
 from facecluster.transforms.faces.saved_model import ModelError, SavedModel
-from facecluster.transforms.photos.decode import decode
+from facecluster.transforms.photos.decode_image import decode_image
 
 PhotoLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
@@ -147,6 +147,6 @@ def _upright(photo: PhotoLike) -> Image.Image:
         if not isinstance(photo, bytes):
             with open(photo, "rb") as file:
                 photo = file.read()
-        return decode(photo).image
+        return decode_image(photo).image
     except Exception as error:  # Pillow raises whatever the damage leads to
         raise InputError(f"the photo cannot be read: {error}") from error

@@ -34,7 +34,7 @@ from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.pipeline.run.lock import run_lock
 from facecluster.pipeline.run.results import Run
 from facecluster.transforms.grouping.options import ClusterOptions
-from facecluster.transforms.inputs.listing import Listing, absolute, list_photos
+from facecluster.transforms.inputs.listing import Listing, absolute_uri, list_photos
 from facecluster.transforms.inputs.sources import Source
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -325,8 +325,8 @@ def _cluster(directory, options, workers, beam_arguments, progress) -> None:
 
 def _names_failures(directory: RunDirectory, names: Sequence[str]) -> bool:
     """Whether an input is the failures table of the run itself."""
-    failures = absolute(directory.path("failures"))
-    return any(f"{absolute(name)}/".startswith(f"{failures}/") for name in names)
+    failures = absolute_uri(directory.path("failures"))
+    return any(f"{absolute_uri(name)}/".startswith(f"{failures}/") for name in names)
 
 
 def _failed_inputs(directory: RunDirectory, names: Sequence[str], overwrite: bool) -> Listing:

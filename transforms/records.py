@@ -1,13 +1,13 @@
-"""The element that flows through the embed job: one photo, from its name to its faces.
+"""The element of the embed pipeline: one photo, from its URI to its faces.
 
-Every input stays one element from listing to table, and each step fills in more of it. A step that
-cannot do its work puts a `Failure` into the photo instead of raising; later steps pass such a photo
-on. So nothing is lost on the way, and the writer knows that a shard is complete when it has seen
-as many photos as the shard names.
+Each input is one element from listing to tables, and each step fills in more of its fields. A step
+that cannot process a photo records a `Failure` in it instead of raising, and later steps pass it
+on unchanged. Therefore no photo is lost, and the writer knows that a shard is complete once it has
+received as many photos as the shard has.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import wraps
 
@@ -15,11 +15,12 @@ import numpy as np
 from PIL import Image
 
 from facecluster.errors import JobError
+from facecluster.transforms.metrics import count
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of the input: its name, which its output files carry, and its number of photos."""
+    """A part of the input: the name of its output files, and its number of photos."""
 
     name: str
     n_photos: int
@@ -27,13 +28,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Quality:
-    """What is measured of a face.
+    """Measurements of a face that tell how well it can be recognized.
 
     Attributes:
       size_px: geometric mean of the box's width and height, px of the upright photo.
       sharpness: see `sharpness_of` in faces/quality.py.
       brightness: mean luma of the box, 0 (black) to 1 (white).
-      yaw, pitch, roll: degrees, see `pose_of` there.
+      yaw, pitch, roll: degrees, see `pose_of` in faces/quality.py.
     """
 
     size_px: float
@@ -44,19 +45,19 @@ class Quality:
     roll: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Face:
-    """A detected face.
+    """A detected face. Two faces are equal if all their fields, arrays included, are.
 
     Attributes:
-      box: (4,) float32, x0 y0 x1 y1 in pixels of the upright photo.
-      landmarks: (5, 2) float32, x y in pixels of left eye, right eye, nose, left and right mouth
-        corner, left and right as seen in the picture.
+      box: (4,) float32, x0 y0 x1 y1 in px of the upright photo.
+      landmarks: (5, 2) float32, x y in px of the upright photo: left eye, right eye, nose, left and
+        right mouth corner, where left and right are the image's.
       score: the detector's probability that this is a face.
-      crop: (size, size, 3) uint8 RGB, the aligned face; gone once it is embedded.
+      crop: (size, size, 3) uint8 RGB, the aligned face; None again once it is embedded.
       thumbnail: the aligned face as a JPEG.
       embedding: (dimensions,) float32, a unit vector.
-      quality: how well it can be recognised.
+      quality: how well it can be recognized.
     """
 
     box: np.ndarray
@@ -67,10 +68,18 @@ class Face:
     embedding: np.ndarray | None = None
     quality: Quality | None = None
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Face):
+            return NotImplemented
+        return all(
+            np.array_equal(getattr(self, field.name), getattr(other, field.name))
+            for field in fields(self)
+        )
+
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a photo could not be used: the step that refused it, the error's type, its message."""
+    """Why a photo could not be processed: the step that failed, the error's type and message."""
 
     step: str
     error: str
@@ -79,15 +88,20 @@ class Failure:
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo on its way through the embed job; None is what no step has filled in yet.
+    """A photo in the embed pipeline. A field is None until a step fills it in.
 
     Attributes:
+      uri: its name in all tables.
+      shard: the shard that its rows are written to.
       content: the file's bytes, from reading to decoding.
       image: upright RGB pixels, from decoding to aligning.
       photo_id: SHA-256 of the content, in hexadecimal.
-      taken_at: EXIF date and time, which names no time zone.
+      width, height: px of the upright photo.
+      taken_at: EXIF date and time, which has no time zone.
       n_frames: frames or pages of the file, of which the first is used.
-      perceptual_hash: of the image, None also where that has too little structure.
+      perceptual_hash: of the image; None also if the image has too little structure.
+      faces: the faces that were found.
+      failure: why it could not be processed.
     """
 
     uri: str
@@ -104,31 +118,37 @@ class Photo:
     failure: Failure | None = None
 
 
-def failing(photo: Photo, step: str, error: Exception) -> Photo:
-    """The photo with its failure, and without the bytes and pixels that nobody needs any more."""
+def failure_of(step: str, error: Exception) -> Failure:
+    """The failure that an error in a step is recorded as."""
     message = " ".join(str(error).split()) or type(error).__name__
-    failure = Failure(step, type(error).__name__, message)
+    return Failure(step, type(error).__name__, message)
+
+
+def mark_failed(photo: Photo, failure: Failure) -> Photo:
+    """The photo with its failure, without bytes and pixels; adds 1 to photos_failed_<step>."""
+    count(f"photos_failed_{failure.step}")
     return replace(photo, content=None, image=None, faces=(), failure=failure)
 
 
 def step(name: str) -> Callable[[Callable], Callable]:
-    """Makes a function on a photo total: it skips failed photos and catches what it raises.
+    """Makes a function of a photo into a step, which marks photos as failed instead of raising.
 
-    But for JobError.
+    A photo that has failed before is returned as it is. A JobError is raised, since it is not the
+    photo's fault and would fail every other photo, too.
     """
 
     def decorate(function: Callable[..., Photo]) -> Callable[..., Photo]:
         @wraps(function)
-        def total(photo: Photo, *args, **kwargs) -> Photo:
+        def run_step(photo: Photo, *args, **kwargs) -> Photo:
             if photo.failure:
                 return photo
             try:
                 return function(photo, *args, **kwargs)
             except JobError:
                 raise
-            except Exception as error:  # any photo may be broken in any way
-                return failing(photo, name, error)
+            except Exception as error:  # decoders raise anything for a damaged photo
+                return mark_failed(photo, failure_of(name, error))
 
-        return total
+        return run_step
 
     return decorate

@@ -21,7 +21,7 @@ from PIL import Image
 from facecluster.errors import InputError
 from facecluster.model_export.crops import Crops
 from facecluster.model_export.training.augmentation import DRAWS, Augmentation, augment
-from facecluster.transforms.photos.decode import decode
+from facecluster.transforms.photos.decode_image import decode_image
 
 
 def training_batches(
@@ -123,7 +123,7 @@ def _load_crop(crops: Crops, index: int, input_size: int) -> np.ndarray:
     """(height, width, 3) uint8 RGB, both sides at least input_size."""
     content = crops.read(index)
     try:
-        image = decode(content).image
+        image = decode_image(content).image
     except Exception as error:  # Pillow raises many kinds of errors for damaged files
         raise InputError(
             f"{crops.names[index]} of {crops.locations[index].path} cannot be decoded: {error}. "

@@ -44,10 +44,11 @@ from facecluster.transforms.faces.crops import (
 )
 from facecluster.transforms.faces.detect import DetectFaces
 from facecluster.transforms.faces.saved_model import SavedModel
-from facecluster.transforms.inputs.listing import locate
+from facecluster.transforms.inputs.listing import locate_photos
 from facecluster.transforms.inputs.sources import Source
-from facecluster.transforms.photos.decode_photos import DecodePhotos
-from facecluster.transforms.photos.read import Task, plan_shards, plan_tasks, read_task
+from facecluster.transforms.photos.decode import DecodePhotos
+from facecluster.transforms.photos.read import read_task
+from facecluster.transforms.photos.shards import ReadTask, make_read_tasks, split_into_shards
 from facecluster.transforms.photos.write import WriteShards
 from facecluster.transforms.records import Face, Failure, Photo, Shard
 from facecluster.transforms.tables import schema
@@ -185,7 +186,7 @@ class CropsJob:
             with watch(lambda: self._photos_done(sizes), n_photos):
                 try:
                     pipeline = beam.Pipeline(execution.runner, execution.options)
-                    self._build(pipeline, plan_tasks(todo), plan, execution.threads)
+                    self._build(pipeline, make_read_tasks(todo), plan, execution.threads)
                     run_pipeline(pipeline)
                 except Exception as error:
                     raise JobError(cause_of(error)) from error
@@ -287,10 +288,10 @@ class CropsJob:
         failures = {wanted.uri: wanted.failure for wanted in plan}
         located = {
             source.uri: source._replace(failure=failures[source.uri] or source.failure)
-            for source in locate(list(failures))
+            for source in locate_photos(list(failures))
         }
         # In the order of their names, which does not change when a container is packed anew.
-        shards = plan_shards([Source(uri) for uri in sorted(located)], size)
+        shards = split_into_shards([Source(uri) for uri in sorted(located)], size)
         return [(shard, tuple(located[uri] for uri, *_ in part)) for shard, part in shards]
 
     def _counts(self, plan: Sequence[Wanted]) -> dict[str, int]:
@@ -333,8 +334,10 @@ def format_crops(entry: dict[str, Any]) -> str:
     return "\n".join([*lines, f"{'time':16}{entry['seconds']:,} s"])
 
 
-def read_wanted(max_bytes: int, task: Task, wanted: Sequence[Wanted]) -> Iterator[LabelledPhoto]:
-    """The photos of a task (see `read_photos.plan_tasks`) with their bytes and what is wanted."""
+def read_wanted(
+    max_bytes: int, task: ReadTask, wanted: Sequence[Wanted]
+) -> Iterator[LabelledPhoto]:
+    """The photos of a task (see `make_read_tasks`) with their bytes and what is wanted."""
     of_uri = {photo.uri: photo for photo in wanted}
     for photo in read_task(task, max_bytes):
         its = of_uri[photo.uri]

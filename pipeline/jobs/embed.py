@@ -26,9 +26,10 @@ from facecluster.transforms.faces.embed import FaceEmbedder
 from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.inputs.listing import Listing
-from facecluster.transforms.photos.decode_photos import DecodePhotos
+from facecluster.transforms.photos.decode import DecodePhotos
 from facecluster.transforms.photos.near_duplicates import near_duplicates_table
-from facecluster.transforms.photos.read import ReadPhotos, plan_tasks
+from facecluster.transforms.photos.read import ReadPhotos
+from facecluster.transforms.photos.shards import make_read_tasks
 from facecluster.transforms.photos.write import ShardWriter, WriteShards
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.codec import make_codec
@@ -190,7 +191,7 @@ class EmbedJob:
         )
         _ = (
             pipeline
-            | "Shards" >> beam.Create(plan_tasks(shards))
+            | "Shards" >> beam.Create(make_read_tasks(shards))
             | "Read photos" >> ReadPhotos(options.limits().max_bytes)
             | "Decode" >> DecodePhotos(options.limits())
             | "Detect faces" >> DetectFaces(detector, options.min_face_size, options.detection_size)

@@ -17,7 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 from facecluster.pipeline.run.directory import PLAN_NAME, RunDirectory
 from facecluster.transforms.inputs.listing import Listing
 from facecluster.transforms.inputs.sources import Source
-from facecluster.transforms.photos.read import plan_shards
+from facecluster.transforms.photos.shards import split_into_shards
 from facecluster.transforms.records import Shard
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import read_table, write_table
@@ -156,7 +156,7 @@ class EmbedPlan:
         """The plan with inputs cut into shards behind its rows; the spot where shards are made."""
         taken = set(pc.unique(self.rows["shard"]).to_pylist()) | set(self.complete.to_pylist())
         uris, names, sizes = [], [], []
-        for shard, part in plan_shards(sources, photos_per_shard):
+        for shard, part in split_into_shards(sources, photos_per_shard):
             name, attempt = shard.name, 1
             while name in taken:  # by the same inputs, when they were tried before
                 attempt += 1
@@ -239,7 +239,7 @@ def uris_of(sources: Sequence[Source]) -> pa.Array:
 
 def _mended(listing: Listing) -> pa.Array:
     """URIs of what is no input by itself, and was listed to its end; it may have failed before."""
-    whole = pa.array(sorted(listing.whole), pa.string())
+    whole = pa.array(sorted(listing.fully_listed), pa.string())
     return whole.filter(_not(_in(whole, uris_of(listing.sources))))
 
 

@@ -18,7 +18,7 @@ from facecluster.model_export.validation.verification import verify
 from facecluster.pipeline.jobs.clustering_metrics import NOISE, clustering_scores
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.faces.boxes import prominence
-from facecluster.transforms.inputs.listing import absolute, list_photos
+from facecluster.transforms.inputs.listing import absolute_uri, list_photos
 from facecluster.transforms.tables.codec import decode
 from facecluster.transforms.tables.files import write_bytes
 
@@ -139,7 +139,7 @@ def evaluate_verification(run: RunDirectory, images: str, pairs_path: str) -> di
     # Another folder of the run may hold the same names: photos under `images` come first.
     tried = sorted(
         {*photos["uri"].to_pylist(), *failures["uri"].to_pylist()},
-        key=lambda uri: (not uri.startswith(absolute(images)), uri),
+        key=lambda uri: (not uri.startswith(absolute_uri(images)), uri),
     )
     uris = _by_stem(tried)
     wanted = sorted({*pairs.first, *pairs.second})

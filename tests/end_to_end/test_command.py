@@ -256,7 +256,7 @@ def test_only_unusable_photos_is_a_failed_job(tmp_path):
 
 @pytest.mark.parametrize(
     ("files", "sentence"),
-    [((), "there are no photos in"), (("a.txt", "b.csv"), "of 2 files none")],
+    [((), "there are no photos in"), (("a.txt", "b.csv"), "none of its 2 files")],
     ids=["empty folder", "text files"],
 )
 def test_an_input_without_photos_is_refused(tmp_path, files, sentence):

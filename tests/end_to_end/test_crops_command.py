@@ -15,7 +15,7 @@ from PIL import Image
 from facecluster.transforms.faces.align import crop_face
 from facecluster.transforms.faces.detect import Detector
 from facecluster.transforms.faces.saved_model import SavedModel
-from facecluster.transforms.photos.decode import decode
+from facecluster.transforms.photos.decode_image import decode_image
 
 COMMAND = Path(sys.executable).with_name("facecluster")
 N_PEOPLE, N_PHOTOS = 3, 2
@@ -73,7 +73,7 @@ def test_labelled_photos_give_the_crops_of_their_detected_faces(
     assert found.keys() == {f"{photo.parent.name}/{photo.stem}" for photo in photos}
     detector = Detector(SavedModel(mtcnn_folder), min_face_size=20, max_side=1600)
     for photo in photos:
-        image = decode(photo.read_bytes()).image
+        image = decode_image(photo.read_bytes()).image
         (detections,) = detector.detect([image])
         x0, y0, x1, y1 = detections.boxes.T
         off_centre = ((x0 + x1 - image.width) / 2) ** 2 + ((y0 + y1 - image.height) / 2) ** 2

@@ -342,7 +342,7 @@ def test_damage_within_a_file(tmp_path):
     records[0] ^= 1
     (tmp_path / "b").write_bytes(records)
     with pytest.raises(
-        InputError, match=r"b is not a TFRecord file, .* no record begins at byte 0"
+        InputError, match=r"b is not a TFRecord file, .* no record starts at byte 0"
     ):
         list_crops([str(tmp_path / "b")])
     with tf.io.TFRecordWriter(str(tmp_path / "c")) as writer:

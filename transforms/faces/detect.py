@@ -16,7 +16,7 @@ from PIL import Image
 from facecluster.transforms.faces.boxes import corrected, square, suppress, touches
 from facecluster.transforms.faces.pyramid import P_NET_STRIDE, P_NET_WINDOW, Canvas, resampling
 from facecluster.transforms.faces.saved_model import CROPS_MULTIPLE, SavedModel
-from facecluster.transforms.records import Face, Photo, failing
+from facecluster.transforms.records import Face, Photo, failure_of, mark_failed
 
 R_NET_SIZE, O_NET_SIZE = 24, 48  # px
 THRESHOLDS = (0.6, 0.7, 0.7)  # least face probability after P-Net, R-Net, O-Net
@@ -188,7 +188,7 @@ def _tried_alone(detector: Detector, photo: Photo) -> Photo:
     try:
         return _with_faces(detector, [photo])[0]
     except Exception as error:
-        return failing(photo, "detect", error)
+        return mark_failed(photo, failure_of("detect", error))
 
 
 def _with_faces(detector: Detector, photos: Sequence[Photo]) -> list[Photo]:

@@ -1,4 +1,4 @@
-"""Lists of photos: text with a URI in each line, CSV with a column of URIs."""
+"""Reads lists of photos: text with a URI per line, CSV with a column of URIs."""
 
 import csv
 import io
@@ -10,63 +10,65 @@ from urllib.parse import unquote
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.transforms.inputs.parquet import URI_COLUMNS
-from facecluster.transforms.inputs.sources import SEPARATOR, open_file
+from facecluster.transforms.inputs.paths import open_file
+from facecluster.transforms.inputs.sources import SEPARATOR
 
 LIST_SUFFIXES = (".txt", ".csv")
-MAX_LINE = 1 << 16  # characters; longer ones are no text
+MAX_LINE_LENGTH = 1 << 16  # characters; a file with longer lines is not text
 DELIMITERS = ",;\t"
 
 
 class ListError(ValueError):
-    """A file that is no list."""
+    """A file is not a list."""
 
 
 def read_list(path: str) -> Iterator[str]:
-    """The URIs of a list in its order, as absolute as they get.
+    """Yields the entries of a list in its order, made absolute.
 
-    Text: blank lines and those that begin with # are passed over. CSV: the column named `uri`,
-    `path`, `file`, `photo` or `image`, or else the first; where the first row names a file already,
-    it is no header. Relative names are relative to the list's folder.
+    In text, blank lines and lines that start with # are skipped. Of CSV the column named `uri`,
+    `path`, `file`, `photo` or `image` is read, else the first; a first row that names a file is not
+    a header. Relative names are relative to the list's folder.
 
     Raises:
       ListError: it is neither text nor CSV.
     """
     with open_file(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="\n")
-        names = _column(text) if path.lower().endswith(".csv") else _lines(text)
+        names = _read_csv(text) if path.lower().endswith(".csv") else _read_text(text)
         try:
             for name in names:
                 name = name.strip()
                 if name:
-                    yield beside(path, name)
+                    yield resolve_entry(path, name)
         except csv.Error as error:
-            raise ListError(f"it is no CSV: {error}") from error
+            raise ListError(f"it is not CSV: {error}") from error
 
 
-def beside(path: str, name: str) -> str:
-    """A name that a file at `path` contains, in full."""
+def resolve_entry(list_path: str, name: str) -> str:
+    """The absolute path or URI of an entry of a list."""
     if name.startswith("file://"):
         return unquote(name.removeprefix("file://"))
     if FileSystems.get_scheme(name) or name.startswith("/"):
         return name
-    if FileSystems.get_scheme(path) is None:
+    if FileSystems.get_scheme(list_path) is None:
         file, separator, member = name.partition(SEPARATOR)
-        return os.path.normpath(os.path.join(os.path.dirname(path), file)) + separator + member
-    return f"{path.rpartition('/')[0]}/{name.removeprefix('./')}"
+        file = os.path.normpath(os.path.join(os.path.dirname(list_path), file))
+        return file + separator + member
+    return f"{list_path.rpartition('/')[0]}/{name.removeprefix('./')}"
 
 
-def _lines(text: io.TextIOWrapper) -> Iterator[str]:
-    while line := text.readline(MAX_LINE):
-        if len(line) == MAX_LINE or "\0" in line:
-            raise ListError("it is no text")
+def _read_text(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(MAX_LINE_LENGTH):
+        if len(line) == MAX_LINE_LENGTH or "\0" in line:
+            raise ListError("it is not text")
         if not line.lstrip().startswith("#"):
             yield line
 
 
-def _column(text: io.TextIOWrapper) -> Iterator[str]:
-    first = text.readline(MAX_LINE)
+def _read_csv(text: io.TextIOWrapper) -> Iterator[str]:
+    first = text.readline(MAX_LINE_LENGTH)
     delimiter = max(DELIMITERS, key=first.count)
-    lines = _whole_lines(first, text)
+    lines = _checked_lines(first, text)
     rows = csv.reader(lines, delimiter=delimiter)
     header = next(rows, [])
     names = [name.strip().lower() for name in header]
@@ -79,10 +81,10 @@ def _column(text: io.TextIOWrapper) -> Iterator[str]:
             yield row[column]
 
 
-def _whole_lines(first: str, text: io.TextIOWrapper) -> Iterator[str]:
+def _checked_lines(first: str, text: io.TextIOWrapper) -> Iterator[str]:
     line = first
     while line:
-        if len(line) == MAX_LINE or "\0" in line:
-            raise ListError("it is no text")
+        if len(line) == MAX_LINE_LENGTH or "\0" in line:
+            raise ListError("it is not text")
         yield line
-        line = text.readline(MAX_LINE)
+        line = text.readline(MAX_LINE_LENGTH)

@@ -1,7 +1,7 @@
-"""Parquet files: which column has photos or names of photos, and reading it in bounded memory.
+"""Finds the column of a Parquet file that has photos or their URIs, and reads it.
 
-A column is read page by page. How large these are is up to who wrote it: pyarrow makes pages of up
-to 1,024 rows, but none across row groups.
+A column is read page by page, which bounds the memory. The writer decides how large pages are:
+pyarrow makes pages of up to 1,024 rows, within a row group.
 """
 
 import struct
@@ -23,25 +23,25 @@ from facecluster.transforms.inputs.sources import (
 )
 from facecluster.transforms.tables import schema
 
-# Of several columns these are taken, the names by which data sets call them.
+# Names of such columns in published datasets, the preferred first.
 PHOTO_COLUMNS = ("image", "photo", "img", "jpg", "jpeg", "png", "webp", "picture", "image_bytes",
                  "image/encoded", "bytes", "content")  # fmt: skip
 URI_COLUMNS = ("uri", "path", "file", "photo", "image")
 MAGIC = b"PAR1"
-BUFFER_BYTES = 1 << 20  # of a column as it is read, where its row groups are larger
-BATCH_BYTES = 16 << 20  # of photos that are in memory at once, about
+BUFFER_BYTES = 1 << 20  # of a column, when its row group is larger
+BATCH_BYTES = 16 << 20  # of photos that are in memory at once, approximately
 MAX_BATCH_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What a Parquet file is to us.
+class ParquetLayout:
+    """What a Parquet file contains, by its columns.
 
     Attributes:
       kind: photos, uris, failures (of a run), table (another one of a run), ambiguous or none.
       column: the leaf column with bytes or URIs.
       name_column: the leaf column with the photos' file names, if there is one.
-      message: of what cannot be used, why.
+      message: why it cannot be used, of the kinds table, ambiguous and none.
     """
 
     kind: str
@@ -50,82 +50,86 @@ class Layout:
     message: str = ""
 
 
-def layout_of(columns: pa.Schema) -> Layout:
+def find_layout(columns: pa.Schema) -> ParquetLayout:
     """Finds the column of a Parquet file that has photos, or else their URIs.
 
-    Photos are a column of bytes or, as Hugging Face's datasets write them, a struct with `bytes`
-    and `path`; URIs are a column of strings. Of several, the one with a customary name.
+    Photos are a column of bytes or, as Hugging Face's datasets write them, a struct of `bytes` and
+    `path`; URIs are a column of strings. Of several columns, one with a well-known name is taken.
     """
     if schema.METADATA_KEY in (columns.metadata or {}):
         names = set(columns.names)
         if names == set(schema.FAILURES.names):
-            return Layout("failures", "uri")
-        return Layout("table", message="it is a table of a run and holds no photos")
+            return ParquetLayout("failures", "uri")
+        return ParquetLayout("table", message="it is a table of a run and holds no photos")
     structs = [field for field in columns if _has_bytes(field.type)]
     binaries = [field.name for field in columns if _is_bytes(field.type)]
     strings = [field.name for field in columns if _is_string(field.type)]
-    photos = [field.name for field in structs] or _customary(binaries, PHOTO_COLUMNS)
-    uris = [] if photos else _customary(strings, URI_COLUMNS)[:1]
+    photos = [field.name for field in structs] or _known_names(binaries, PHOTO_COLUMNS)
+    uris = [] if photos else _known_names(strings, URI_COLUMNS)[:1]
     if not photos and not uris:
         photos = binaries
         uris = [] if photos else strings
     if len(photos) > 1:
-        photos = _customary(photos, PHOTO_COLUMNS) or photos
+        photos = _known_names(photos, PHOTO_COLUMNS) or photos
     found = photos or uris
     if len(found) > 1:
         what = "photos" if photos else "URIs"
-        return Layout(
+        return ParquetLayout(
             "ambiguous",
-            message=f"any of its columns {', '.join(found)} may be the {what}: name that one "
-            f"`{'image' if photos else 'uri'}`, or write a file with it alone",
+            message=f"any of its columns {', '.join(found)} may have the {what}: rename that "
+            f"column to `{'image' if photos else 'uri'}`, or write a file without the others",
         )
     if uris:
-        return Layout("uris", uris[0])
+        return ParquetLayout("uris", uris[0])
     if not photos:
         has = ", ".join(f"{field.name} ({field.type})" for field in columns) or "no columns"
-        return Layout(
+        return ParquetLayout(
             "none",
-            message=f"it has no column of photos (bytes, or a struct of bytes and path) nor of "
-            f"URIs (strings, named `uri`), but {has[:500]}",
+            message="it has no column of photos (bytes, or a struct of bytes and path) or of URIs "
+            f"(strings, named `uri`), but {has[:500]}",
         )
     (name,) = photos
     kind = columns.field(name).type
     if not pa.types.is_struct(kind):
-        return Layout("photos", name)
+        return ParquetLayout("photos", name)
     path = "path" if kind.get_field_index("path") >= 0 else None
     with_names = path and _is_string(kind.field(path).type)
-    return Layout("photos", f"{name}.bytes", f"{name}.path" if with_names else None)
+    return ParquetLayout("photos", f"{name}.bytes", f"{name}.path" if with_names else None)
 
 
 def open_parquet(file: BinaryIO) -> tuple[pq.ParquetFile, int]:
-    """A Parquet file for reading piece by piece, and the CRC32C of its footer.
+    """Opens a Parquet file for reading page by page; returns it and the CRC32C of its footer.
 
     Raises:
-      DamagedError: it is none.
+      DamagedError: it is not a Parquet file, or is damaged.
     """
     size = file.seek(0, 2)
     size = file.tell() if size is None else size
     file.seek(max(size - 8, 0))
     end = file.read(8)
     if len(end) < 8 or end[4:] != MAGIC:
-        raise DamagedError("it is no Parquet file, or breaks off: its end is not that of one")
+        raise DamagedError(
+            "it is not a Parquet file, or is truncated: it does not end like a Parquet file"
+        )
     (length,) = struct.unpack("<I", end[:4])
     if length + 12 > size:
-        raise DamagedError("it is a damaged Parquet file: its footer would be larger than itself")
+        raise DamagedError("it is a damaged Parquet file: its footer is larger than the file")
     file.seek(size - 8 - length)
-    check = google_crc32c.value(file.read(length))
+    checksum = google_crc32c.value(file.read(length))
     try:
-        # Row groups can be as large as the file; buffered, a column is read page by page.
+        # A buffer makes pyarrow read page by page. A row group may be as large as the file.
         parquet = pq.ParquetFile(
             file, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
         )
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError(f"it is a damaged Parquet file: {error}") from error
-    return parquet, check
+    return parquet, checksum
 
 
-def list_rows(parquet: pq.ParquetFile, layout: Layout, check: int) -> Iterator[tuple[int, Member]]:
-    """(row group, row) of each photo, named NUMBER, or NUMBER/NAME where it carries a name."""
+def list_rows(
+    parquet: pq.ParquetFile, layout: ParquetLayout, checksum: int
+) -> Iterator[tuple[int, Member]]:
+    """Yields (row group, row) of each photo, called NUMBER, or NUMBER/NAME if it has a name."""
     row = 0
     for group in range(parquet.num_row_groups):
         n_rows = parquet.metadata.row_group(group).num_rows
@@ -134,22 +138,22 @@ def list_rows(parquet: pq.ParquetFile, layout: Layout, check: int) -> Iterator[t
             name = next(names, None)
             number = f"{row:08d}"
             full_name = f"{number}/{name.lstrip('/')}" if name else number
-            yield group, Member(full_name, row, 0, 0, check)
+            yield group, Member(full_name, row, 0, 0, checksum)
             row += 1
 
 
 def read_rows(
     file: BinaryIO, container: Container, sources: Sequence[Source], max_bytes: int
 ) -> Iterator[tuple[Source, bytes | Exception]]:
-    """The photos of listed rows of one row group, which is passed through once.
+    """Yields the bytes of photos of one row group, or their errors; reads the group once.
 
     Args:
-      sources: sorted by row.
+      sources: the photos, sorted by row.
     """
     waiting = list(reversed(sources))
     try:
-        parquet, check = open_parquet(file)
-        if any(source.check != check for source in sources):
+        parquet, checksum = open_parquet(file)
+        if any(source.checksum != checksum for source in sources):
             raise ChangedError(container)
         metadata = parquet.metadata
         row = sum(metadata.row_group(i).num_rows for i in range(container.row_group))
@@ -169,21 +173,21 @@ def read_rows(
             row += len(column)
             if not waiting:
                 return
-        raise DamagedError("its row is not there")
-    except Exception as error:  # a page that is damaged: nothing behind it can be found
+        raise DamagedError("the file has no such row")
+    except Exception as error:  # after a damaged page no other can be found
         while waiting:
             yield waiting.pop(), error
 
 
 def read_uris(parquet: pq.ParquetFile, column: str) -> Iterator[str]:
-    """The URIs of a list, without rows that name none."""
+    """Yields the entries of a list, without empty rows."""
     groups = range(parquet.num_row_groups)
     yield from (uri for uri in _strings(parquet, column, groups) if uri)
 
 
 def _content(value: pa.Scalar, max_bytes: int) -> bytes | Exception:
     if not value.is_valid:
-        return DamagedError("its row holds no bytes (nor does a path alone do)")
+        return DamagedError("its row has no bytes (a path alone is not read)")
     buffer = value.as_buffer()
     if buffer.size > max_bytes:
         return TooLargeError(buffer.size, max_bytes)
@@ -192,13 +196,13 @@ def _content(value: pa.Scalar, max_bytes: int) -> bytes | Exception:
 
 def _strings(parquet: pq.ParquetFile, column: str, groups: Sequence[int]) -> Iterator[str | None]:
     for batch in parquet.iter_batches(1024, row_groups=groups, columns=[column], use_threads=False):
-        for value in _leaf(batch, column):  # not as strings, as some files have bad UTF-8
+        for value in _leaf(batch, column):  # as bytes, since they may not be valid UTF-8
             text = value.as_buffer().to_pybytes() if value.is_valid else None
             yield text and text.decode("utf-8", "surrogateescape")
 
 
 def _leaf(batch: pa.RecordBatch, column: str) -> pa.Array:
-    """A column, or NAME.FIELD of a struct, whose rows that are null have null fields."""
+    """A column, or the field NAME.FIELD of a struct, null where the struct is null."""
     if column in batch.schema.names:
         return batch.column(column)
     name, _, inner = column.rpartition(".")
@@ -222,9 +226,9 @@ def _is_string(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _customary(names: Sequence[str], customary: Sequence[str]) -> list[str]:
-    """Those of the names that are customary, in the order in which these are."""
+def _known_names(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The well-known ones of the names, the preferred first."""
     return sorted(
-        (name for name in names if name.lower() in customary),
-        key=lambda name: customary.index(name.lower()),
+        (name for name in names if name.lower() in known),
+        key=lambda name: known.index(name.lower()),
     )

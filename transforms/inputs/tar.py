@@ -1,4 +1,4 @@
-"""Tar files: their members by hopping from header to header, and a member's bytes at its offset."""
+"""Lists the members of a tar by seeking from header to header, and reads one at its offset."""
 
 import tarfile
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ from facecluster.transforms.inputs.sources import (
     TooLargeError,
 )
 
-# A member's headers with its name in full; no system's paths are longer than 4 KiB.
+# Of a member's headers with its full name. Paths of operating systems are at most 4 KiB long.
 MAX_HEADER_BYTES = 1 << 20
-SPARSE = -1  # the size of a member that is stored without its zeros, so not as it is
+SPARSE = -1  # the size of a member that is stored without its zeros
 CHUNK_BYTES = 1 << 20
 
 
 def list_members(file: BinaryIO) -> Iterator[Member]:
-    """The regular files of a tar in their order; folders, links and devices are passed over.
+    """Yields the regular files of a tar in their order, without folders, links and devices.
 
-    Nothing but headers is held; where `file` can seek, nothing else is read.
+    It holds only headers in memory, and reads nothing else if `file` can seek.
 
     Raises:
-      DamagedError: the tar is damaged, breaks off, or goes on behind its end; after the members
-        that are sound.
+      DamagedError: the tar is damaged or truncated, or data follows its end; after yielding the
+        members before that.
     """
     headers = _Headers(file)
     try:
@@ -35,42 +35,42 @@ def list_members(file: BinaryIO) -> Iterator[Member]:
             fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape"
         ) as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # tarfile would keep every header it has read
-                head = headers.take(member.offset, member.offset_data)
+                tar.members = []  # tarfile would keep all headers in memory
+                header = headers.take(member.offset, member.offset_data)
                 if member.isreg():
                     size = SPARSE if member.issparse() else member.size
-                    check = google_crc32c.value(head)
-                    yield Member(member.name, member.offset, len(head), size, check)
+                    checksum = google_crc32c.value(header)
+                    yield Member(member.name, member.offset, len(header), size, checksum)
             end = tar.offset
     except tarfile.TarError as error:
-        raise DamagedError(f"it is no tar file or damaged: {error}") from error
-    # tarfile takes a damaged header for the end, and a file cut between two members for whole.
+        raise DamagedError(f"it is not a tar file, or is damaged: {error}") from error
+    # tarfile ends without an error at a damaged header, and at a cut between two members.
     block = headers.take(end, end + tarfile.BLOCKSIZE)
     if not block:
         raise DamagedError(
-            f"it ends after {end:,} bytes without the mark that ends a tar, so it may be cut"
+            f"it ends after {end:,} bytes without an end-of-archive marker, so it may be truncated"
         )
     if block.count(0) < tarfile.BLOCKSIZE:
-        raise DamagedError(f"at byte {end:,} no member begins: it is damaged or breaks off there")
-    while chunk := file.read(CHUNK_BYTES):  # of a compressed one, checks its end too
+        raise DamagedError(f"no member starts at byte {end:,}: it is damaged or truncated there")
+    while chunk := file.read(CHUNK_BYTES):  # which also checks the end of a compressed file
         if chunk.count(0) < len(chunk):
             raise DamagedError(
-                f"more follows behind the mark that ends it at byte {end:,}, as when tars are "
-                "joined by `cat`: give them one by one"
+                f"data follows the end-of-archive marker at byte {end:,}, as when tars are joined "
+                "with `cat`: give them one by one"
             )
 
 
 def read_member(file: BinaryIO, source: Source, max_bytes: int) -> bytes:
-    """The content of a listed member.
+    """Reads the content of a listed member.
 
     Raises:
       ChangedError: there is another member in its place.
-      DamagedError: the file breaks off within it, or it is stored as a sparse file.
+      DamagedError: the tar is truncated within it, or it is stored as a sparse file.
       TooLargeError: it has more than max_bytes.
     """
     file.seek(source.offset)
-    head = file.read(source.head)
-    if len(head) < source.head or google_crc32c.value(head) != source.check:
+    header = file.read(source.header_size)
+    if len(header) < source.header_size or google_crc32c.value(header) != source.checksum:
         raise ChangedError(source.container)
     if source.size == SPARSE:
         raise DamagedError("it is stored as a sparse file: make the tar without --sparse")
@@ -78,17 +78,17 @@ def read_member(file: BinaryIO, source: Source, max_bytes: int) -> bytes:
         raise TooLargeError(source.size, max_bytes)
     content = file.read(source.size)
     if len(content) < source.size:
-        raise DamagedError("its container breaks off within it")
+        raise DamagedError("its container is truncated within it")
     return content
 
 
 class _Headers:
-    """A file as tarfile reads it, which is headers only; keeps their bytes until they are taken."""
+    """The file that tarfile reads headers from. It keeps their bytes until they are taken."""
 
     def __init__(self, file: BinaryIO):
         self.file = file
         self.kept = bytearray()
-        self.start = 0  # of what is kept, in the file
+        self.start = 0  # offset of the kept bytes in the file
 
     def tell(self) -> int:
         return self.file.tell()
@@ -107,9 +107,9 @@ class _Headers:
         self.kept += content
         return content
 
-    def take(self, begin: int, end: int) -> bytes:
-        """What was read from `begin` to `end`."""
-        taken = bytes(self.kept[begin - self.start : end - self.start])
+    def take(self, start: int, end: int) -> bytes:
+        """Returns the kept bytes from offset `start` to `end`, and drops all kept bytes."""
+        taken = bytes(self.kept[start - self.start : end - self.start])
         self.start += len(self.kept)
         self.kept.clear()
         return taken

@@ -1,7 +1,7 @@
-"""TFRecord files of tf.Example: where their records are, and what is in one.
+"""Lists and reads the records of TFRecord files of tf.Example, without TensorFlow.
 
-On disk a record is its length (8 bytes), the length's CRC (4), the content, its CRC (4). Neither
-this nor tf.Example needs TensorFlow.
+A record is its length (8 bytes), the CRC of the length (4 bytes), the content, and its CRC
+(4 bytes).
 """
 
 import struct
@@ -21,45 +21,45 @@ from facecluster.transforms.inputs.sources import (
 )
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
-CRC32C_MASK = 0xA282EAD8  # added by TFRecord, so that a CRC of a CRC stays a good one
-ENCODED = "image/encoded"
+CRC32C_MASK = 0xA282EAD8  # TFRecord adds it because the CRC of data with CRCs is weak
+PHOTO_FEATURE = "image/encoded"
 
 
 def list_records(file: BinaryIO) -> Iterator[Member]:
-    """The records in their order, named by their numbers; hops from length to length.
+    """Yields the records in their order, named by their numbers; seeks from length to length.
 
     Raises:
-      DamagedError: the file is damaged or breaks off; after the records before that.
+      DamagedError: the file is damaged or truncated; after yielding the records before that.
     """
     offset, number = 0, 0
     header = file.read(HEADER_BYTES)
     while header:
         if len(header) < HEADER_BYTES:
-            raise DamagedError(f"it breaks off after {offset:,} bytes")
+            raise DamagedError(f"it is truncated after {offset:,} bytes")
         size = record_size(header)
         if size is None:
-            raise DamagedError(f"no record begins at byte {offset:,}: it is damaged there")
+            raise DamagedError(f"no record starts at byte {offset:,}: it is damaged there")
         try:
             file.seek(offset + HEADER_BYTES + size)
             following = file.read(FOOTER_BYTES + HEADER_BYTES)
-        except Exception:  # a compressed file that breaks off, or a length beyond all files
+        except Exception:  # a truncated compressed file, or a length beyond any file's size
             yield Member(f"{number:08d}", offset, HEADER_BYTES, size, 0)
             raise
         footer, header = following[:FOOTER_BYTES], following[FOOTER_BYTES:]
-        check = int.from_bytes(footer, "little")
-        yield Member(f"{number:08d}", offset, HEADER_BYTES, size, check)
+        checksum = int.from_bytes(footer, "little")
+        yield Member(f"{number:08d}", offset, HEADER_BYTES, size, checksum)
         if len(footer) < FOOTER_BYTES:
-            raise DamagedError(f"it breaks off within the record at byte {offset:,}")
+            raise DamagedError(f"it is truncated within the record at byte {offset:,}")
         offset += HEADER_BYTES + size + FOOTER_BYTES
         number += 1
 
 
 def read_photo_of_record(file: BinaryIO, source: Source, max_bytes: int) -> bytes:
-    """`image/encoded` of a listed record.
+    """Reads `image/encoded` of a listed record.
 
     Raises:
       ChangedError: there is another record in its place.
-      DamagedError: its CRC is wrong, or it is no tf.Example with image/encoded.
+      DamagedError: its CRC is wrong, or it is not a tf.Example with image/encoded.
       TooLargeError: it has more than max_bytes.
     """
     file.seek(source.offset)
@@ -69,21 +69,21 @@ def read_photo_of_record(file: BinaryIO, source: Source, max_bytes: int) -> byte
         raise TooLargeError(source.size, max_bytes)
     content, footer = file.read(source.size), file.read(FOOTER_BYTES)
     if len(footer) < FOOTER_BYTES:
-        raise DamagedError("its file breaks off within its record")
-    if int.from_bytes(footer, "little") != source.check:
+        raise DamagedError("its file is truncated within its record")
+    if int.from_bytes(footer, "little") != source.checksum:
         raise ChangedError(source.container)
-    if masked_crc32c(content) != source.check:
-        raise DamagedError("its record is damaged: the checksum does not fit")
+    if masked_crc32c(content) != source.checksum:
+        raise DamagedError("its record is damaged: the checksum does not match")
     features = parse_example(content)
-    encoded = features[ENCODED].bytes_list.value[:1] if ENCODED in features else ()
-    if not encoded:
-        has = " ".join(sorted(features)) or "no features"
-        raise DamagedError(f"its record has no {ENCODED}, but {has}")
-    return encoded[0]
+    photos = features[PHOTO_FEATURE].bytes_list.value[:1] if PHOTO_FEATURE in features else ()
+    if not photos:
+        names = " ".join(sorted(features)) or "no features"
+        raise DamagedError(f"its record has no {PHOTO_FEATURE}, but {names}")
+    return photos[0]
 
 
 def record_size(header: bytes) -> int | None:
-    """The length of the record that a header of 12 bytes announces; None where it is no header."""
+    """The length of a record by its header of 12 bytes; None if they are not a header."""
     if len(header) < HEADER_BYTES:
         return None
     size, crc = struct.unpack("<QI", header)
@@ -96,19 +96,19 @@ def masked_crc32c(content: bytes) -> int:
 
 
 def parse_example(record: bytes) -> Any:
-    """The features of a tf.Example: {name: Feature}, with bytes_list, float_list and int64_list.
+    """Parses a tf.Example into {name: Feature}, with bytes_list, float_list and int64_list.
 
     Raises:
-      DamagedError: it is none.
+      DamagedError: it is not a tf.Example.
     """
     try:
         return _Example.FromString(record).features.feature
     except DecodeError as error:
-        raise DamagedError(f"its record is no tf.Example: {error}") from error
+        raise DamagedError(f"its record is not a tf.Example: {error}") from error
 
 
 def make_record(features: Mapping[str, bytes]) -> bytes:
-    """A record of a tf.Example whose features have one value of bytes each."""
+    """Makes a record of a tf.Example whose features have one value of bytes each."""
     example = _Example()
     for name, value in features.items():
         example.features.feature[name].bytes_list.value.append(value)
@@ -119,9 +119,9 @@ def make_record(features: Mapping[str, bytes]) -> bytes:
 
 
 def _example_class() -> type:
-    """tf.Example, as tensorflow/core/example/{example,feature}.proto declare it.
+    """The class of tf.Example, as tensorflow/core/example/{example,feature}.proto declare it.
 
-    In a pool of its own, so that TensorFlow can declare it as well.
+    It is declared in a descriptor pool of its own, so that TensorFlow can declare it, too.
     """
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(

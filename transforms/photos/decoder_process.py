@@ -1,12 +1,12 @@
-"""Photos decoded in a process of their own, which a photo may crash or hang without harm to others.
+"""Decodes photos in a separate process, so that a photo that crashes or hangs it harms no other.
 
-Decoders are C libraries fed with whatever people have: a damaged photo may end the process, take
-all its memory or never come to an end. So a worker gives the bytes to a process that does nothing
-else, has little to lose and is started anew when a photo has cost it its life. That process imports
-neither Beam nor TensorFlow and starts in half a second.
+Decoders are C libraries that get whatever files people have. A damaged photo may crash the process,
+exhaust its memory, or hang. Each worker therefore sends the bytes to a process that only decodes,
+and that is restarted when a photo ends it. That process imports neither Beam nor TensorFlow and
+starts in half a second.
 
-Bytes and answers go over a socket; pixels come back as a file in memory, which becomes the image
-where it lies.
+Bytes and replies go through a socket. Pixels come back as a file in memory, which the image maps
+without a copy.
 """
 
 import json
@@ -21,7 +21,8 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
 from importlib import import_module
 
@@ -29,16 +30,15 @@ import pyarrow as pa
 from PIL import Image
 
 from facecluster.errors import JobError
-from facecluster.transforms.photos.decode import Decoded
+from facecluster.transforms.photos.decode_image import DecodedImage
+from facecluster.transforms.photos.limits import DecodeLimits
 
-DECODE = "facecluster.transforms.photos.decode:decode"
-SECONDS_TO_START, SECONDS_TO_END = 120, 5
-# What decoding may take, beside what the process has when it starts: of all formats the greediest,
-# lossless WebP with alpha, is measured to take 31 bytes a pixel at once.
-MEMORY_PER_PIXEL, MEMORY_BESIDE = 40, 256 << 20  # bytes
-BYTES_PER_PIXEL = 4  # Pillow's RGB has a fourth byte that means nothing
-LONGEST_MESSAGE = 1000  # characters
-# One thread each, as there is a process for every worker; and no memory set aside for threads.
+DECODE_FUNCTION = "facecluster.transforms.photos.decode_image:decode_image"
+START_TIMEOUT, STOP_TIMEOUT = 120, 5  # seconds
+BYTES_PER_PIXEL = 4  # Pillow stores RGB with an unused fourth byte
+MAX_MESSAGE_LENGTH = 1000  # characters
+# One thread for each library, as there is a decoder process for each worker; and no memory that
+# allocators reserve for threads.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -48,51 +48,34 @@ ENVIRONMENT = {
 
 
 class DecodeError(Exception):
-    """Why a photo cannot be decoded; the name of its class is that of the error's type."""
+    """A photo cannot be decoded. The raised subclass is named like the decoder's error type."""
 
 
 class DecoderCrashed(DecodeError):
-    """The process came to its end while it decoded the photo, twice."""
+    """The decoder process ended while it decoded the photo, twice."""
 
 
 class DecoderHung(DecodeError):
-    """Decoding the photo took longer than it may, twice."""
+    """Decoding the photo exceeded the time limit, twice."""
 
 
-class NoDecoderError(JobError):
-    """The process that decodes does not start, or has no room; it is no photo's fault."""
-
-
-@dataclass(frozen=True)
-class DecodeLimits:
-    """What a photo may cost: bytes of the file, pixels, seconds of decoding.
-
-    Attributes:
-      jpeg_size: see `decode`.
-    """
-
-    max_bytes: int
-    max_pixels: int
-    max_seconds: float
-    jpeg_size: int | None = None
-
-    @property
-    def max_memory(self) -> int:
-        """Bytes that the process may take beside what it has when it starts."""
-        return MEMORY_PER_PIXEL * self.max_pixels + 2 * self.max_bytes + MEMORY_BESIDE
+class DecoderUnavailableError(JobError):
+    """The decoder process does not start, or has no room for pixels. No photo is at fault."""
 
 
 class DecoderProcess:
-    """Decodes photos as `decode` does, in a process that is kept from photo to photo.
+    """Decodes photos like `decode_image`, in a process that is reused for the next photo.
 
-    Threads may share it; they wait for each other. The process ends with `close`, with this object
-    and with this process, however that ends.
+    Threads may share it, and wait for each other. The process ends with `close`, when this object
+    is deleted, and when the current process ends in any way.
 
     Args:
-      function: MODULE:NAME of what decodes, called with a photo's bytes and the limit of pixels.
+      limits: what a photo may cost.
+      function: MODULE:NAME of the function that decodes, for tests. It is called with a photo's
+        bytes, the limit of pixels, and jpeg_size.
     """
 
-    def __init__(self, limits: DecodeLimits, function: str = DECODE):
+    def __init__(self, limits: DecodeLimits, function: str = DECODE_FUNCTION):
         self.limits = limits
         self.function = function
         self._lock = threading.Lock()
@@ -100,35 +83,35 @@ class DecoderProcess:
         self._socket: socket.socket | None = None
 
     def start(self) -> None:
-        """Starts the process if there is none; `decode` does so too.
+        """Starts the process unless it runs. `decode` does this, too.
 
         Raises:
-          NoDecoderError: it does not start.
+          DecoderUnavailableError: it does not start.
         """
         with self._lock:
             self._start()
 
-    def decode(self, content: bytes) -> Decoded:
+    def decode(self, content: bytes) -> DecodedImage:
         """Decodes a photo.
 
         Raises:
-          DecodeError: `decode` raised an error, whose type this one has as its name.
-          DecoderCrashed: the process came to its end.
+          DecodeError: the decoder raised an error. The exception's class is named like its type.
+          DecoderCrashed: the process ended.
           DecoderHung: it took longer than limits.max_seconds.
-          NoDecoderError: there is no process and none starts, or no room for the pixels.
+          DecoderUnavailableError: no process starts, or there is no room for the pixels.
         """
         with self._lock:
             try:
-                answer, pixels = self._try(content)
+                reply, pixels = self._try_decode(content)
             except (DecoderCrashed, DecoderHung):
-                # It need not be this photo's fault: the process may have been killed or stopped
-                # from outside, or harmed by a photo before.
-                answer, pixels = self._try(content)
+                # The photo may not be at fault: the process may have been killed or suspended from
+                # outside, or damaged by an earlier photo.
+                reply, pixels = self._try_decode(content)
         if pixels is None:
-            raise type(answer["error"], (DecodeError,), {})(answer["message"])
-        taken_at = answer["taken_at"] and datetime.fromisoformat(answer["taken_at"])
-        image = _image(pixels, answer["size"])
-        return Decoded(image, tuple(answer["full_size"]), taken_at, answer["n_frames"])
+            raise type(reply["error"], (DecodeError,), {})(reply["message"])
+        taken_at = reply["taken_at"] and datetime.fromisoformat(reply["taken_at"])
+        image = _image_from_pixels(pixels, reply["size"])
+        return DecodedImage(image, tuple(reply["full_size"]), taken_at, reply["n_frames"])
 
     def close(self) -> None:
         """Ends the process."""
@@ -140,100 +123,104 @@ class DecoderProcess:
         if self._process:
             if self._process.poll() is None:
                 return
-            self._stop()  # it died since the last photo, of nothing that this one did
-        # Paths as here, where the package may not be installed.
+            self._stop()  # it ended after the last photo
+        # The parent's module path, since the package may not be installed.
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
             f"from {__name__} import serve; serve(*sys.argv[1:])"
         )
-        settings = [self.function, json.dumps(asdict(self.limits))]
+        arguments = [self.function, json.dumps(asdict(self.limits))]
         try:
-            self._socket, theirs = socket.socketpair()
-            with theirs:
+            self._socket, child_socket = socket.socketpair()
+            with child_socket:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", program, *settings],
-                    stdin=theirs, stdout=2, env={**os.environ, **ENVIRONMENT},
+                    [sys.executable, "-c", program, *arguments],
+                    stdin=child_socket, stdout=2, env={**os.environ, **ENVIRONMENT},
                 )  # fmt: skip
         except OSError as error:  # no more processes, memory or open files
-            raise NoDecoderError(
+            raise DecoderUnavailableError(
                 f"the process that decodes photos does not start: {error}"
             ) from error
         try:
-            self._socket.settimeout(SECONDS_TO_START)
+            self._socket.settimeout(START_TIMEOUT)
             _receive(self._socket, 1)
         except (OSError, EOFError) as error:
-            end = _end(self._stop(kill=isinstance(error, TimeoutError)))
-            raise NoDecoderError(
-                f"the process that decodes photos does not start: it {end}; its last words are in "
-                "the log"
+            exit_code = self._stop(kill=isinstance(error, TimeoutError))
+            raise DecoderUnavailableError(
+                f"the process that decodes photos does not start: it {_describe_exit(exit_code)}; "
+                "its output is in the log"
             ) from error
-        except BaseException:  # its greeting is still to come
+        except BaseException:  # its first byte would be taken for a reply
             self._stop(kill=True)
             raise
 
-    def _try(self, content: bytes) -> tuple[dict, mmap.mmap | None]:
-        """As `_ask`, in a process that is started if there is none."""
+    def _try_decode(self, content: bytes) -> tuple[dict, mmap.mmap | None]:
+        """Like `_request`, but starts the process if needed, and ends it if it fails."""
         self._start()
         try:
-            return self._ask(content)
+            return self._request(content)
         except TimeoutError:
             self._stop(kill=True)
             raise DecoderHung(f"decoding took longer than {self.limits.max_seconds:g} s") from None
         except (OSError, EOFError, ValueError, LookupError, TypeError):
-            raise DecoderCrashed(f"the decoder {_end(self._stop())}") from None
-        except BaseException:  # an answer is still to come, which the next photo must not get
+            raise DecoderCrashed(f"the decoder {_describe_exit(self._stop())}") from None
+        except BaseException:  # its reply would be taken for the next photo's
             self._stop(kill=True)
             raise
 
     def _stop(self, kill: bool = False) -> int:
-        """Ends the process; returns its exit code, or less than 0: the signal that ended it."""
+        """Ends the process; returns its exit code, or minus the signal that ended it."""
         process, self._process = self._process, None
-        self._socket.close()  # it ends when it sees that
+        self._socket.close()  # which ends the process unless it hangs
         try:
             if not kill:
-                return process.wait(SECONDS_TO_END)
+                return process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             pass
         process.kill()
         return process.wait()
 
-    def _ask(self, content: bytes) -> tuple[dict, mmap.mmap | None]:
-        """(answer, pixels) of the process; no pixels where the answer is an error.
+    def _request(self, content: bytes) -> tuple[dict, mmap.mmap | None]:
+        """Sends a photo; returns the reply and the pixels, None if the reply is an error.
 
         Raises:
-          TimeoutError: it came too late.
-          OSError, EOFError: the process is gone.
-          ValueError, LookupError, TypeError: it is out of its mind.
+          TimeoutError: the reply did not come within limits.max_seconds.
+          OSError, EOFError: the process has ended.
+          ValueError, LookupError, TypeError: the reply is malformed.
+          DecoderUnavailableError: there is no room for the pixels.
         """
         deadline = time.monotonic() + self.limits.max_seconds
         self._socket.settimeout(self.limits.max_seconds)
         self._socket.sendall(struct.pack(">Q", len(content)))
         self._socket.sendall(content)
         self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-        head, files, *_ = socket.recv_fds(self._socket, 4, 1)
+        header, files, *_ = socket.recv_fds(self._socket, 4, 1)
         try:
-            (length,) = struct.unpack(">I", head + _receive(self._socket, 4 - len(head)))
-            answer = json.loads(_receive(self._socket, length))
-            if "no_room" in answer:
-                raise NoDecoderError(f"there is no room for a photo's pixels: {answer['no_room']}")
-            if "error" in answer:
-                return answer, None
-            width, height = answer["size"]
+            (length,) = struct.unpack(">I", header + _receive(self._socket, 4 - len(header)))
+            reply = json.loads(_receive(self._socket, length))
+            if "no_room" in reply:
+                raise DecoderUnavailableError(
+                    f"there is no room for a photo's pixels: {reply['no_room']}"
+                )
+            if "error" in reply:
+                return reply, None
+            width, height = reply["size"]
             n_bytes = BYTES_PER_PIXEL * width * height
             if width * height > self.limits.max_pixels or os.fstat(files[0]).st_size != n_bytes:
-                raise ValueError("pixels are missing")
-            return answer, mmap.mmap(files[0], n_bytes, prot=mmap.PROT_READ)
+                raise ValueError("the pixels do not match the size")
+            return reply, mmap.mmap(files[0], n_bytes, prot=mmap.PROT_READ)
         finally:
             for file in files:
                 os.close(file)
 
 
-def serve(function: str, limits: str) -> None:
-    """Decodes photos as they come in, until the socket is closed: what the process does."""
-    limits = DecodeLimits(**json.loads(limits))
+def serve(function: str, limits_json: str) -> None:
+    """The decoder process: decodes photos from the socket at file 0 until it is closed."""
+    limits = DecodeLimits(**json.loads(limits_json))
     module, _, name = function.partition(":")
     decode = getattr(import_module(module), name)
-    Image.core.set_use_block_allocator(1)  # an image's pixels in one piece, to be handed over whole
+    # Pixels in one block of memory, which can be written in one piece.
+    Image.core.set_use_block_allocator(1)
     _limit_resources(limits.max_memory)
     parent = socket.socket(fileno=os.dup(0))
     parent.sendall(b".")
@@ -242,50 +229,50 @@ def serve(function: str, limits: str) -> None:
             (length,) = struct.unpack(">Q", _receive(parent, 8))
         except (OSError, EOFError):
             return
-        # The parent keeps time, unless it has died.
-        signal.setitimer(signal.ITIMER_REAL, limits.max_seconds + SECONDS_TO_END)
-        answer, files = _answer(decode, parent, length, limits)
-        text = json.dumps(answer).encode()
-        head = struct.pack(">I", len(text))
+        # A second timeout, for the case that the parent has died.
+        signal.setitimer(signal.ITIMER_REAL, limits.max_seconds + STOP_TIMEOUT)
+        reply, files = _decode(decode, parent, length, limits)
+        text = json.dumps(reply).encode()
+        header = struct.pack(">I", len(text))
         if files:
-            socket.send_fds(parent, [head], files)
+            socket.send_fds(parent, [header], files)
         else:
-            parent.sendall(head)
+            parent.sendall(header)
         parent.sendall(text)
         signal.setitimer(signal.ITIMER_REAL, 0)
         for file in files:
             os.close(file)
 
 
-def _answer(
-    decode, parent: socket.socket, length: int, limits: DecodeLimits
+def _decode(
+    decode: Callable[..., DecodedImage], parent: socket.socket, length: int, limits: DecodeLimits
 ) -> tuple[dict, list[int]]:
-    """What is said of a photo, and the open file with its pixels, if there are any."""
+    """Receives and decodes a photo; returns the reply and the open file with its pixels, if any."""
     content = _receive(parent, length)
     try:
         image, size, taken_at, n_frames = decode(content, limits.max_pixels, limits.jpeg_size)
         pixels = pa.array(image).buffers()[-1]
     except MemoryError:
-        message = "decoding takes more memory than a photo of the most pixels may"
+        message = "decoding needs more memory than any photo within the limits should"
         return {"error": "MemoryError", "message": message}, []
-    except Exception as error:  # any photo may be broken in any way
-        message = str(error)[:LONGEST_MESSAGE].encode(errors="backslashreplace").decode()
+    except Exception as error:  # decoders raise anything for a damaged photo
+        message = str(error)[:MAX_MESSAGE_LENGTH].encode(errors="backslashreplace").decode()
         return {"error": type(error).__name__, "message": message}, []
     try:
-        file = _memory_file(pixels)
+        file = _create_memory_file(pixels)
     except OSError as error:
         return {"no_room": str(error)}, []
-    answer = {
+    reply = {
         "size": image.size,
         "full_size": size,
         "taken_at": taken_at and taken_at.isoformat(),
         "n_frames": n_frames,
     }
-    return answer, [file]
+    return reply, [file]
 
 
-def _memory_file(content) -> int:
-    """An open file without a name that holds the content; in memory where the system can do that.
+def _create_memory_file(content) -> int:
+    """An open, unnamed file with this content; on disk if the system has no files in memory.
 
     Raises:
       OSError: there is no room for it.
@@ -296,58 +283,57 @@ def _memory_file(content) -> int:
         with tempfile.TemporaryFile() as temporary:
             file = os.dup(temporary.fileno())
     try:
-        left = memoryview(content)
-        while left:
-            left = left[os.write(file, left) :]
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(file, rest) :]
     except BaseException:
         os.close(file)
         raise
     return file
 
 
-def _image(pixels: mmap.mmap, size: tuple[int, int]) -> Image.Image:
-    """The RGB image whose pixels these are, without copying them."""
+def _image_from_pixels(pixels: mmap.mmap, size: tuple[int, int]) -> Image.Image:
+    """The RGB image of mapped pixels, without a copy."""
     values = pa.Array.from_buffers(pa.uint8(), len(pixels), [None, pa.py_buffer(pixels)])
     array = pa.FixedSizeListArray.from_arrays(values, BYTES_PER_PIXEL)
     return Image.fromarrow(array, "RGB", tuple(size))
 
 
 def _receive(connection: socket.socket, length: int) -> bytes:
-    """So many bytes; EOFError when the other side is gone before they have come."""
+    """Receives `length` bytes; raises EOFError if the connection is closed before that."""
     content = bytearray(length)
-    left = memoryview(content)
-    while left:
-        n_received = connection.recv_into(left)
+    rest = memoryview(content)
+    while rest:
+        n_received = connection.recv_into(rest)
         if not n_received:
             raise EOFError
-        left = left[n_received:]
+        rest = rest[n_received:]
     return bytes(content)
 
 
 def _limit_resources(max_memory: int) -> None:
-    """Makes sure that this process can harm no other, and ends when it takes too long.
+    """Limits this process's memory and lets a timer end it.
 
-    As far as the system allows: macOS takes no limit on memory.
+    The limit on memory is for Linux; macOS has none.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end is ours
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which closes the socket
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # should memory run out, this process goes first
+            file.write("1000")  # if the system runs out of memory, it kills this process first
         with open("/proc/self/statm") as file:
-            used = int(file.read().split()[0]) * resource.getpagesize()
-        _, most = resource.getrlimit(resource.RLIMIT_AS)
-        limit = used + max_memory
-        limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+            n_used = int(file.read().split()[0]) * resource.getpagesize()
+        _, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
+        limit = n_used + max_memory
+        limit = limit if hard_limit == resource.RLIM_INFINITY else min(limit, hard_limit)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard_limit))
     except (OSError, ValueError):
         pass
 
 
-def _end(code: int) -> str:
-    """How a process came to its end, in words."""
+def _describe_exit(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
     name = signal.Signals(-code).name

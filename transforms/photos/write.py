@@ -1,8 +1,10 @@
-"""Finished photos into the tables of their shard: photos, faces, failures."""
+"""The write step: finished photos to the tables of their shards (photos, faces, failures)."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import apache_beam as beam
 import numpy as np
@@ -11,24 +13,26 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from facecluster.transforms.frozen_transform import frozen_transform
+from facecluster.transforms.metrics import timed
 from facecluster.transforms.records import Photo
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.codec import Codec
 from facecluster.transforms.tables.parquet_files import write_table
 
-MARKER_TABLE = "photos"  # written last: a shard that has it is complete
+MARKER_TABLE = "photos"  # written last: a shard that has this file is complete
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShardWriter:
-    """Writes the three tables of one shard.
+    """Writes the three tables of a shard.
 
     Attributes:
       root: the run's folder.
       codec: how embeddings are stored.
-      dimensions: of the model's vectors.
-      model_sha256, embedding_space: go into the faces' schema, so that vectors that cannot be
-        compared are never mixed.
+      dimensions: length of the model's embeddings.
+      model_sha256, embedding_space: stored in the schema of the faces table, so that embeddings
+        that cannot be compared are never mixed.
     """
 
     root: str
@@ -38,13 +42,13 @@ class ShardWriter:
     embedding_space: str
 
     def write(self, name: str, photos: Iterable[Photo]) -> None:
-        """Writes a shard's tables, in the order of the photos' URIs whatever order they came in."""
+        """Writes a shard's tables, with their rows in the order of the photos' URIs."""
         photos = sorted(photos, key=lambda photo: photo.uri)
-        read = [photo for photo in photos if not photo.failure]
+        usable = [photo for photo in photos if not photo.failure]
         tables = {
-            "faces": self.faces_table(read),
+            "faces": self.faces_table(usable),
             "failures": failures_table([photo for photo in photos if photo.failure]),
-            MARKER_TABLE: photos_table(read),
+            MARKER_TABLE: photos_table(usable),
         }
         for table, rows in tables.items():
             write_table(FileSystems.join(self.root, table, f"{name}.parquet"), rows)
@@ -102,28 +106,46 @@ def failures_table(photos: Sequence[Photo]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema.stamped(schema.FAILURES))
 
 
-class WriteShards(beam.PTransform):
-    """Writes every shard as soon as all its photos have arrived.
+class PhotoWriter(Protocol):
+    """Writes the output files of one shard, for `WriteShards`. It must be picklable."""
 
-    Where the runner keeps a shard's photos in one bundle, as all do that fuse the steps since the
-    last shuffle, that needs no shuffle and no waiting. Photos of a shard that a runner has spread
-    over bundles meet in a GroupByKey.
+    def write(self, name: str, photos: Iterable[Any], /) -> None:
+        """Writes the shard called `name`, given all its photos in any order."""
+
+
+@frozen_transform
+@dataclass(frozen=True, eq=False)
+class WriteShards(beam.PTransform):
+    """Writes each shard as soon as all its photos have arrived.
+
+    Element in: a `Photo`, with or without a failure, whose `shard` says how many photos to expect.
+    Element out: none.
+
+    Runners that fuse the steps since the last shuffle keep a shard's photos in one bundle, which
+    then writes the shard without another shuffle. Photos of a shard that was spread over several
+    bundles are collected by a GroupByKey.
+
+    Reports the distribution `write_milliseconds`, of one entry per shard.
+
+    Attributes:
+      writer: what writes a shard, such as a `ShardWriter`.
     """
 
-    def __init__(self, writer: ShardWriter):
-        self.writer = writer
+    writer: PhotoWriter
 
-    def expand(self, photos):
+    def expand(self, photos: beam.PCollection[Photo]):
         return (
             photos
             | "Write whole shards" >> beam.ParDo(_WriteWholeShards(self.writer))
             | "Group the rest" >> beam.GroupByKey()
-            | "Write the rest" >> beam.MapTuple(self.writer.write)
+            | "Write the rest" >> beam.MapTuple(partial(_write_shard, self.writer))
         )
 
 
 class _WriteWholeShards(beam.DoFn):
-    def __init__(self, writer: ShardWriter):
+    """Writes the shards that arrive whole in a bundle; yields (shard name, photo) of the others."""
+
+    def __init__(self, writer: PhotoWriter):
         self.writer = writer
 
     def start_bundle(self):
@@ -133,7 +155,7 @@ class _WriteWholeShards(beam.DoFn):
         arrived = self.waiting[photo.shard]
         arrived.append(photo)
         if len(arrived) == photo.shard.n_photos:
-            self.writer.write(photo.shard.name, self.waiting.pop(photo.shard))
+            _write_shard(self.writer, photo.shard.name, self.waiting.pop(photo.shard))
 
     def finish_bundle(self):
         window = GlobalWindow()
@@ -141,3 +163,8 @@ class _WriteWholeShards(beam.DoFn):
             for photo in photos:
                 pair = (shard.name, photo)
                 yield WindowedValue(pair, window.max_timestamp(), [window])
+
+
+def _write_shard(writer: PhotoWriter, name: str, photos: Iterable[Photo]) -> None:
+    with timed("write"):
+        writer.write(name, photos)

@@ -14,7 +14,7 @@ from PIL import Image
 from facecluster.transforms.faces.boxes import suppress
 from facecluster.transforms.faces.detect import DetectFaces, Detections, Detector, detect_faces
 from facecluster.transforms.faces.saved_model import SavedModel
-from facecluster.transforms.photos.decode import decode
+from facecluster.transforms.photos.decode_image import decode_image
 from facecluster.transforms.records import Failure, Photo, Shard
 
 
@@ -29,7 +29,7 @@ def detector(model) -> Detector:
 
 
 def opened(path: Path) -> Image.Image:
-    return decode(path.read_bytes())[0]
+    return decode_image(path.read_bytes())[0]
 
 
 @pytest.fixture(scope="module")

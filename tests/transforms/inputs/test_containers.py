@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from facecluster.transforms.inputs import containers
 from facecluster.transforms.inputs.containers import (
-    Contents,
-    form_by_content,
-    form_by_name,
+    ContainerContents,
+    format_from_content,
+    format_from_name,
     list_container,
     read_members,
 )
@@ -39,7 +39,7 @@ def tfrecord_of(photos: list[bytes]) -> bytes:
     return b"".join(make_record({"image/encoded": photo}) for photo in photos)
 
 
-def read(contents: Contents) -> dict[str, bytes | Exception]:
+def read(contents: ContainerContents) -> dict[str, bytes | Exception]:
     """{member: content, or what is wrong with it}."""
     return {
         source.uri.partition("!/")[2]: content
@@ -50,7 +50,7 @@ def read(contents: Contents) -> dict[str, bytes | Exception]:
     }
 
 
-def listed(path: Path, content: bytes, form: str) -> Contents:
+def listed(path: Path, content: bytes, form: str) -> ContainerContents:
     path.write_bytes(content)
     return list_container(str(path), form)
 
@@ -75,7 +75,7 @@ def listed(path: Path, content: bytes, form: str) -> Contents:
     ],
 )
 def test_forms_by_name(name, form):
-    assert form_by_name(f"gs://b/{name}") == form
+    assert format_from_name(f"gs://b/{name}") == form
 
 
 def test_forms_by_content(tmp_path):
@@ -95,10 +95,10 @@ def test_forms_by_content(tmp_path):
         (gzip.compress(b"x" * 600), None),
     ]:
         path.write_bytes(content)
-        assert form_by_content(str(path)) == form
+        assert format_from_content(str(path)) == form
     path.write_bytes(gzip.compress(tar)[:12])
-    with pytest.raises(DamagedError, match="it cannot be unpacked"):
-        form_by_content(str(path))
+    with pytest.raises(DamagedError, match="it cannot be decompressed"):
+        format_from_content(str(path))
 
 
 @settings(deadline=None)
@@ -108,7 +108,7 @@ def test_any_content_has_a_form_or_none(tmp_path_factory, content):
     for written in (content, b"\x1f\x8b\x08" + content, gzip.compress(content)):
         path.write_bytes(written)
         with contextlib.suppress(DamagedError):
-            form_by_content(str(path))
+            format_from_content(str(path))
         for form in ("tar", "tfrecord", "parquet"):
             contents = list_container(str(path), form)
             assert contents.problem or (form == "tfrecord" and not contents.sources)
@@ -153,7 +153,7 @@ def test_a_name_that_a_file_has_already(tmp_path):
 
 @given(st.lists(st.sampled_from(["a.jpg", "a.jpg#2", "a.jpg#2#2", "b.jpg"]), max_size=9))
 def test_every_member_has_a_name_of_its_own(names):
-    name_of = containers._Names("/nowhere/x.tar")
+    name_of = containers._MemberUris("/nowhere/x.tar")
     uris = [name_of(name) for name in names]
     assert len(set(uris)) == len(names)
     assert all(
@@ -162,7 +162,7 @@ def test_every_member_has_a_name_of_its_own(names):
 
 
 def test_many_members_of_one_name_take_linear_time():
-    name_of = containers._Names("/nowhere/x.tar")
+    name_of = containers._MemberUris("/nowhere/x.tar")
     assert [name_of("a.jpg") for _ in range(100_000)][-1].endswith("a.jpg#100000")
 
 
@@ -228,9 +228,9 @@ def test_a_gzip_is_passed_through_once_and_not_held(tmp_path, monkeypatch):
 
 
 def test_compressed_in_other_ways(tmp_path):
-    for magic, name in containers.COMPRESSED.items():
+    for magic, name in containers.UNSUPPORTED_COMPRESSIONS.items():
         contents = listed(tmp_path / "a.tar", magic + bytes(600), "tar")
-        assert str(contents.problem) == f"it is compressed with {name}: unpack it, or use gzip"
+        assert str(contents.problem) == f"it is compressed with {name}: decompress it, or use gzip"
 
 
 def test_a_container_that_is_gone_or_closed(tmp_path):

@@ -15,8 +15,9 @@ import pytest
 
 from facecluster.errors import InputError
 from facecluster.transforms.inputs.containers import PHOTO_SUFFIXES
-from facecluster.transforms.inputs.listing import Listing, list_photos, locate
-from facecluster.transforms.photos.read import plan_shards, read_photo, read_task
+from facecluster.transforms.inputs.listing import Listing, list_photos, locate_photos
+from facecluster.transforms.photos.read import read_photo, read_task
+from facecluster.transforms.photos.shards import split_into_shards
 from facecluster.transforms.records import Photo, Shard
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import write_table
@@ -114,7 +115,7 @@ def test_names_that_are_not_utf_8(tmp_path):
     "".join(uris).encode()  # as tables need it
     contents = {read_photo(Photo(uri, Shard("s", 3))).content for uri in uris}
     assert contents == set(names)
-    assert plan_shards(list_photos([str(tmp_path)]).sources, 2)
+    assert split_into_shards(list_photos([str(tmp_path)]).sources, 2)
 
 
 def test_inputs_that_are_not_there(tmp_path):
@@ -136,7 +137,7 @@ def test_folders_without_photos(tmp_path):
     with pytest.raises(InputError, match=r"no photos in .*photos end in .*jpg"):
         list_photos([str(tmp_path)])
     make(tmp_path, "a.txt", "b.mov")
-    with pytest.raises(InputError, match="of 2 files none is named like one"):
+    with pytest.raises(InputError, match="none of its 2 files has the suffix of a photo"):
         list_photos([str(tmp_path)])
 
 
@@ -196,7 +197,7 @@ def test_of_two_names_that_are_written_alike_neither_is_lost(tmp_path):
             file.write(path)
     listing = list_photos([str(tmp_path)])
     assert [bool(source.failure) for source in listing.sources] == [False, True]
-    assert "written as" in listing.sources[1].failure.message
+    assert "another file has the URI" in listing.sources[1].failure.message
     assert read_photo(Photo(listing.uris[0], Shard("s", 1))).content == plain
 
 
@@ -208,8 +209,8 @@ def test_what_was_looked_into_to_its_end(tmp_path):
     (tmp_path / "list.txt").write_text("sub/a.jpg")
     listing = list_photos([str(tmp_path), f"{tmp_path}/list.txt"])
     names = {str(tmp_path), f"{tmp_path}/sub", whole, empty, f"{tmp_path}/list.txt"}
-    assert listing.whole == names
-    assert list_photos([f"{whole}!/x.jpg"]).whole == set()
+    assert listing.fully_listed == names
+    assert list_photos([f"{whole}!/x.jpg"]).fully_listed == set()
 
 
 def test_object_stores(bucket):
@@ -259,7 +260,9 @@ def write_tar(path: Path, *names: str, mode: str = "w") -> str:
 
 def contents(listing: Listing) -> dict[str, str]:
     """{URI: content, or why it could not be read}."""
-    photos = [photo for task in [plan_shards(listing.sources, 3)] for photo in read_task(task)]
+    photos = [
+        photo for task in [split_into_shards(listing.sources, 3)] for photo in read_task(task)
+    ]
     return {p.uri: p.failure.message if p.failure else p.content.decode() for p in photos}
 
 
@@ -328,10 +331,10 @@ def test_a_broken_container_is_a_failure_beside_its_photos(tmp_path):
     for listing in (list_photos([str(tmp_path)]), list_photos([f"{tmp_path}/*"])):
         found = contents(listing)
         assert found.pop(f"{tar}!/x.jpg") == "x.jpg"
-        assert "breaks off" in found.pop(str(tar))
+        assert "truncated" in found.pop(str(tar))
         assert str(next(s for s in listing.sources if s.uri == str(tar)).failure.step) == "read"
-        assert "no record begins at byte 0" in found.pop(f"{tmp_path}/d.tfrecord")
-        assert "no Parquet file" in found.pop(f"{tmp_path}/e.parquet")
+        assert "no record starts at byte 0" in found.pop(f"{tmp_path}/d.tfrecord")
+        assert "not a Parquet file" in found.pop(f"{tmp_path}/e.parquet")
         assert not found
 
 
@@ -348,7 +351,7 @@ def test_a_damaged_part_of_a_data_set_is_not_passed_over(tmp_path):
 def test_many_members_of_a_container(tmp_path):
     tar = write_tar(tmp_path / "c.tar", *(f"{i}.jpg" for i in range(50_000)))
     uris = [f"{tar}!/{i}.jpg" for i in range(50_000)]  # minutes, if each were to copy those before
-    assert [source.uri for source in locate(uris)] == uris
+    assert [source.uri for source in locate_photos(uris)] == uris
 
 
 def test_without_containers_they_are_files(tmp_path):
@@ -423,12 +426,12 @@ def test_a_list_in_a_list_and_a_text_that_is_none(tmp_path):
     found = contents(list_photos([f"{tmp_path}/list.txt"]))
     names = ("inner.txt", "inner.parquet", "list.txt")
     assert found.keys() == {f"{tmp_path}/{name}" for name in names}
-    assert all("itself a list" in text for text in found.values())
+    assert all("a list within a list" in text for text in found.values())
     (tmp_path / "readme.txt").write_text("These are\nmy photos.\n")
     found = contents(list_photos([f"{tmp_path}/a.jpg", f"{tmp_path}/readme.txt"]))
     assert found == {
         f"{tmp_path}/a.jpg": "a.jpg",
-        f"{tmp_path}/readme.txt": "it is no list of photos: none of its lines names one",
+        f"{tmp_path}/readme.txt": "it is not a list of photos: none of its lines names one",
     }
 
 
@@ -437,8 +440,8 @@ def test_lists_that_cannot_be_used(tmp_path):
     pq.write_table(pa.table({"one": [b"1"], "two": [b"2"]}), tmp_path / "b.parquet")
     pq.write_table(pa.table({"n": [1]}), tmp_path / "c.parquet")
     for name, reason in [
-        ("a.txt", "it is no text"),
-        ("b.parquet", "any of its columns one, two may be the photos"),
+        ("a.txt", "it is not text"),
+        ("b.parquet", "any of its columns one, two may have the photos"),
         ("c.parquet", r"no column of photos .* but n \(int64\)"),
     ]:
         with pytest.raises(InputError, match=rf"{name} cannot be read as an input: .*{reason}"):

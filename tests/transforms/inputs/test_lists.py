@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facecluster.transforms.inputs.lists import MAX_LINE, ListError, beside, read_list
+from facecluster.transforms.inputs.lists import MAX_LINE_LENGTH, ListError, read_list, resolve_entry
 
 
 def listed(path, content: bytes | str) -> list[str]:
@@ -64,9 +64,11 @@ def test_any_names_of_text(tmp_path_factory, lines):
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv"])
-@pytest.mark.parametrize("content", [b"a\0b", b"x" * (MAX_LINE + 5), b"uri\n" + bytes(MAX_LINE)])
+@pytest.mark.parametrize(
+    "content", [b"a\0b", b"x" * (MAX_LINE_LENGTH + 5), b"uri\n" + bytes(MAX_LINE_LENGTH)]
+)
 def test_what_is_no_list(tmp_path, suffix, content):
-    with pytest.raises(ListError, match="no text"):
+    with pytest.raises(ListError, match="not text"):
         listed(tmp_path / f"list{suffix}", content)
 
 
@@ -79,5 +81,5 @@ def test_any_bytes_are_a_list_or_none(tmp_path_factory, content, suffix):
 
 
 def test_beside_a_list_in_an_object_store():
-    assert beside("gs://b/lists/l.txt", "./a.jpg") == "gs://b/lists/a.jpg"
-    assert beside("gs://b/lists/l.txt", "s3://c/a.jpg") == "s3://c/a.jpg"
+    assert resolve_entry("gs://b/lists/l.txt", "./a.jpg") == "gs://b/lists/a.jpg"
+    assert resolve_entry("gs://b/lists/l.txt", "s3://c/a.jpg") == "s3://c/a.jpg"

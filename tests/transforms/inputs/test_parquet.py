@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facecluster.transforms.inputs.containers import list_container, read_members
-from facecluster.transforms.inputs.parquet import layout_of, open_parquet
+from facecluster.transforms.inputs.parquet import find_layout, open_parquet
 from facecluster.transforms.inputs.sources import DamagedError
 from facecluster.transforms.tables import schema
 
@@ -38,7 +38,7 @@ IMAGE = pa.struct([("bytes", B), ("path", S)])
     ],
 )
 def test_what_a_file_is_by_its_columns(columns, kind, column, name_column):
-    layout = layout_of(pa.schema(columns.items()))
+    layout = find_layout(pa.schema(columns.items()))
     assert (layout.kind, layout.column, layout.name_column) == (kind, column, name_column)
     assert bool(layout.message) == (kind in ("ambiguous", "none"))
     if kind == "ambiguous":
@@ -46,9 +46,9 @@ def test_what_a_file_is_by_its_columns(columns, kind, column, name_column):
 
 
 def test_tables_of_a_run_are_known():
-    assert layout_of(schema.stamped(schema.FAILURES)).kind == "failures"
+    assert find_layout(schema.stamped(schema.FAILURES)).kind == "failures"
     for table in (schema.PHOTOS, schema.PEOPLE, schema.ASSIGNMENTS, schema.faces(pa.list_(N))):
-        assert layout_of(schema.stamped(table)).kind == "table"
+        assert find_layout(schema.stamped(table)).kind == "table"
 
 
 def write(path, photos, **options) -> str:
@@ -88,7 +88,7 @@ def test_what_is_written_is_read(tmp_path_factory, rows, row_group_size):
         member = f"{number:08d}/{name.lstrip('/')}" if name else f"{number:08d}"
         expected = (row or {}).get("bytes")
         if expected is None:
-            assert found[member].startswith("its row holds no bytes")
+            assert found[member].startswith("its row has no bytes")
         else:
             assert found[member] == expected
 
@@ -141,8 +141,8 @@ def test_a_file_that_changed_since_it_was_listed(tmp_path):
     listed = list_container(write(path, rows), "parquet")
     write(path, list(reversed(rows)) + rows)
     assert {*read(listed).values()} == {
-        f"{path} has changed since it was listed: run the command again, and leave the file alone "
-        "while it runs"
+        f"{path} has changed since it was listed: run the command again, and do not change the "
+        "file while it runs"
     }
 
 

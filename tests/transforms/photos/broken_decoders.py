@@ -8,12 +8,12 @@ import time
 
 import numpy as np
 
-from facecluster.transforms.photos.decode import Decoded, decode
+from facecluster.transforms.photos.decode_image import DecodedImage, decode_image
 
 HEAVY = ("tensorflow", "apache_beam")
 
 
-def obey(content: bytes, max_pixels: int, jpeg_size: int | None) -> Decoded:
+def obey(content: bytes, max_pixels: int, jpeg_size: int | None) -> DecodedImage:
     """Decodes a photo; other contents are what to do instead."""
     if content == b"segfault":
         ctypes.string_at(0)
@@ -44,4 +44,4 @@ def obey(content: bytes, max_pixels: int, jpeg_size: int | None) -> Decoded:
         raise ValueError(" ".join(name for name in HEAVY if name in sys.modules) or "nothing heavy")
     if content == b"break the rules":
         os.write(0, b"\0\0\0\2[]")
-    return decode(content, max_pixels, jpeg_size)
+    return decode_image(content, max_pixels, jpeg_size)

@@ -13,13 +13,13 @@ import pillow_heif
 import pytest
 from PIL import ExifTags, Image
 
-from facecluster.transforms.photos.decode import decode
-from facecluster.transforms.photos.decode_photos import _DecodeFn
+from facecluster.transforms.photos.decode import _DecodePhoto
+from facecluster.transforms.photos.decode_image import decode_image
 from facecluster.transforms.photos.decoder_process import (
-    SECONDS_TO_END,
-    DecodeLimits,
+    STOP_TIMEOUT,
     DecoderProcess,
 )
+from facecluster.transforms.photos.limits import DecodeLimits
 from facecluster.transforms.records import Photo, Shard
 
 LIMITS = DecodeLimits(max_bytes=10 << 20, max_pixels=4_000_000, max_seconds=20)
@@ -196,7 +196,7 @@ def with_size(content: bytes, width: int, height: int) -> bytes:
 
 def account(photos: Iterator[tuple[str, bytes]], limits: DecodeLimits = LIMITS) -> Counter:
     """Decodes files as a worker does; counts what came of them and checks what must be of each."""
-    step = _DecodeFn(limits)
+    step = _DecodePhoto(limits)
     step.setup()
     outcomes = Counter()
     try:
@@ -204,7 +204,7 @@ def account(photos: Iterator[tuple[str, bytes]], limits: DecodeLimits = LIMITS) 
             photo = Photo(name, Shard("s", 1), content=content, photo_id=name)
             started = time.monotonic()
             (done,) = step.process(photo)
-            assert time.monotonic() - started < limits.max_seconds + 2 * SECONDS_TO_END, name
+            assert time.monotonic() - started < limits.max_seconds + 2 * STOP_TIMEOUT, name
             assert (done.uri, done.content) == (name, None)
             if done.failure:
                 assert done.image is None
@@ -233,7 +233,7 @@ def assert_worked(outcomes: Counter, n: int) -> None:
 
 
 def test_all_are_sound_before():
-    n_frames = {name: decode(content).n_frames for name, content in SOUND.items()}
+    n_frames = {name: decode_image(content).n_frames for name, content in SOUND.items()}
     assert {name for name, n in n_frames.items() if n == 2} == {
         name for name, (_, _, options) in VARIANTS.items() if options.get("save_all")
     }

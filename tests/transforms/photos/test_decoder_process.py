@@ -20,16 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from facecluster.transforms.photos.decode import decode
-from facecluster.transforms.photos.decode_photos import DecodePhotos, _DecodeFn
+from facecluster.transforms.photos.decode import DecodePhotos, _DecodePhoto
+from facecluster.transforms.photos.decode_image import decode_image
 from facecluster.transforms.photos.decoder_process import (
     DecodeError,
-    DecodeLimits,
     DecoderCrashed,
     DecoderHung,
     DecoderProcess,
-    NoDecoderError,
+    DecoderUnavailableError,
 )
+from facecluster.transforms.photos.limits import DecodeLimits
 from facecluster.transforms.records import Failure, Photo, Shard
 
 LIMITS = DecodeLimits(max_bytes=10 << 20, max_pixels=1_000_000, max_seconds=20)
@@ -65,7 +65,7 @@ def obedient():
 
 def assert_decodes(decoder: DecoderProcess) -> None:
     image, _, taken_at, n_frames = decoder.decode(SOUND)
-    np.testing.assert_array_equal(np.asarray(image), np.asarray(decode(SOUND).image))
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(decode_image(SOUND).image))
     assert (taken_at, n_frames) == (datetime(2019, 1, 2, 3, 4, 5), 1)
 
 
@@ -92,7 +92,7 @@ def wait_for_end(pid: int, seconds: float) -> None:
 @settings(max_examples=30, deadline=None)
 def test_pixels_come_back_as_they_are(decoder, width, height, seed):
     content = png(width, height, seed)
-    here, there = decode(content), decoder.decode(content)
+    here, there = decode_image(content), decoder.decode(content)
     np.testing.assert_array_equal(np.asarray(there.image), np.asarray(here.image))
     assert there[1:] == here[1:]
     assert (there.image.mode, there.image.size) == ("RGB", (width, height))
@@ -106,11 +106,13 @@ def test_images_outlive_the_process_and_the_next_photo():
     images = [decoder.decode(png(50, 50, seed)).image for seed in range(5)]
     decoder.close()
     for seed, image in enumerate(images):
-        np.testing.assert_array_equal(np.asarray(image), np.asarray(decode(png(50, 50, seed))[0]))
+        np.testing.assert_array_equal(
+            np.asarray(image), np.asarray(decode_image(png(50, 50, seed))[0])
+        )
 
 
 def test_errors_keep_their_names(decoder):
-    with pytest.raises(DecodeError, match="no image of a known format") as caught:
+    with pytest.raises(DecodeError, match="not an image in a known format") as caught:
         decoder.decode(b"a shopping list")
     assert type(caught.value).__name__ == "UnidentifiedImageError"
     with pytest.raises(DecodeError, match=r"1001 x 1000 pixels .* limit of 1,000,000") as caught:
@@ -138,14 +140,16 @@ def test_threads_share_a_process(decoder):
     for thread in threads:
         thread.join()
     for i, content in enumerate(contents):
-        np.testing.assert_array_equal(np.asarray(images[i]), np.asarray(decode(content).image))
+        np.testing.assert_array_equal(
+            np.asarray(images[i]), np.asarray(decode_image(content).image)
+        )
 
 
 def test_a_jpeg_is_decoded_at_a_scale_there_too():
     file = io.BytesIO()
     Image.effect_mandelbrot((800, 600), (-2, -1.5, 1, 1.5), 50).save(file, "JPEG")
     decoder = DecoderProcess(replace(LIMITS, jpeg_size=200))
-    found, expected = decoder.decode(file.getvalue()), decode(file.getvalue(), jpeg_size=200)
+    found, expected = decoder.decode(file.getvalue()), decode_image(file.getvalue(), jpeg_size=200)
     decoder.close()
     assert (found.image.size, found.size) == ((200, 150), (800, 600))
     np.testing.assert_array_equal(np.asarray(found.image), np.asarray(expected.image))
@@ -220,18 +224,18 @@ def test_a_process_that_dies_between_photos_costs_none(obedient):
 
 def test_a_process_that_does_not_start_is_no_failure_of_a_photo():
     decoder = DecoderProcess(LIMITS, "facecluster.transforms.no_such_module:decode")
-    with pytest.raises(NoDecoderError, match="exit code 1"):
+    with pytest.raises(DecoderUnavailableError, match="exit code 1"):
         decoder.start()
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux's limits of other processes")
 def test_no_room_for_pixels_is_no_failure_of_a_photo():
-    step = _DecodeFn(LIMITS)
+    step = _DecodePhoto(LIMITS)
     step.setup()
     step.decoder.start()
     resource.prlimit(step.decoder._process.pid, resource.RLIMIT_FSIZE, (100, 100))
     photo = Photo("a.png", Shard("s", 1), content=SOUND)
-    with pytest.raises(NoDecoderError, match="no room for a photo's pixels"):
+    with pytest.raises(DecoderUnavailableError, match="no room for a photo's pixels"):
         next(step.process(photo))
     assert next(step.process(photo)).image.size == (40, 30)  # by another process
     step.teardown()
@@ -258,7 +262,8 @@ def test_it_ends_with_its_parent(content):
     program = f"""
         import sys, threading, time
         sys.path[:] = {sys.path!r}
-        from facecluster.transforms.photos.decoder_process import DecodeLimits, DecoderProcess
+        from facecluster.transforms.photos.decoder_process import DecoderProcess
+        from facecluster.transforms.photos.limits import DecodeLimits
         decoder = DecoderProcess(DecodeLimits(1 << 20, 1000, 1.0), {OBEY!r})
         decoder.start()
         print(decoder._process.pid, flush=True)

@@ -12,7 +12,7 @@ from facecluster.transforms.photos import near_duplicates as module
 from facecluster.transforms.photos.near_duplicates import (
     MAX_ASPECT_RATIO,
     MAX_DISTANCE,
-    near_duplicates,
+    find_originals,
     near_duplicates_table,
 )
 from facecluster.transforms.tables import schema
@@ -51,7 +51,7 @@ def test_marks_are_those_of_all_pairs(collection, max_distance, block):
     hashes, aspects = collection
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK", block)
-        found = near_duplicates(hashes, aspects, max_distance)
+        found = find_originals(hashes, aspects, max_distance)
     assert found.tolist() == by_all_pairs(hashes, aspects, max_distance)
 
 
@@ -62,22 +62,22 @@ def test_every_way_to_differ_in_a_few_bits_is_found(n_bits):
     flips = [random.choice(64, n_bits, replace=False) for _ in range(2000)]
     others = [code ^ np.uint64(sum(1 << int(bit) for bit in bits)) for bits in flips]
     for other in (others[0], *others[-500:]):
-        found = near_duplicates(np.array([code, other]), np.ones(2))
+        found = find_originals(np.array([code, other]), np.ones(2))
         assert found.tolist() == [0, 0 if n_bits <= MAX_DISTANCE else 1]
     padding = random.integers(0, 2**64, module.BLOCK, np.uint64)  # the others meet the index
     hashes = np.concatenate([[code], padding, others])
-    marked = near_duplicates(hashes, np.ones(len(hashes)))[1 + len(padding) :] == 0
+    marked = find_originals(hashes, np.ones(len(hashes)))[1 + len(padding) :] == 0
     assert marked.all() if n_bits <= MAX_DISTANCE else not marked.any()
 
 
 def test_a_chain_does_not_join_its_ends():
     steps = np.array([(1 << 4 * i) - 1 for i in range(6)], np.uint64)  # 4 bits from one to the next
-    assert near_duplicates(steps, np.ones(6)).tolist() == [0, 0, 2, 2, 4, 4]
+    assert find_originals(steps, np.ones(6)).tolist() == [0, 0, 2, 2, 4, 4]
 
 
 def test_many_copies_of_one_picture_are_not_compared_with_each_other():
     # All pairs would be 2e10, of which neither time nor memory are enough.
-    assert not near_duplicates(np.full(200_000, 12345, np.uint64), np.ones(200_000)).any()
+    assert not find_originals(np.full(200_000, 12345, np.uint64), np.ones(200_000)).any()
 
 
 # ---- the table ----

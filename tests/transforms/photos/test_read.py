@@ -22,11 +22,10 @@ from facecluster.transforms.inputs.sources import Container, Source
 from facecluster.transforms.inputs.tfrecord import make_record
 from facecluster.transforms.photos.read import (
     ReadPhotos,
-    plan_shards,
-    plan_tasks,
     read_photo,
     read_task,
 )
+from facecluster.transforms.photos.shards import make_read_tasks, split_into_shards
 from facecluster.transforms.records import Photo, Shard
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import write_table
@@ -48,7 +47,7 @@ source_lists = uri_lists.map(lambda uris: list(map(Source, uris)))
 
 @given(source_lists, st.integers(1, 10))
 def test_shards_partition_the_photos_in_order(sources, photos_per_shard):
-    shards = plan_shards(sources, photos_per_shard)
+    shards = split_into_shards(sources, photos_per_shard)
     assert [source for _, part in shards for source in part] == sources
     assert all(shard.n_photos == len(part) for shard, part in shards)
     assert all(len(part) == photos_per_shard for _, part in shards[:-1])
@@ -59,15 +58,15 @@ def test_shards_partition_the_photos_in_order(sources, photos_per_shard):
 
 @given(source_lists, source_lists, st.integers(1, 5))
 def test_a_shard_is_named_after_its_photos(uris, others, photos_per_shard):
-    names = {part: shard.name for shard, part in plan_shards(uris, photos_per_shard)}
-    assert names == {part: shard.name for shard, part in plan_shards(uris, photos_per_shard)}
-    for shard, part in plan_shards(others, photos_per_shard):
+    names = {part: shard.name for shard, part in split_into_shards(uris, photos_per_shard)}
+    assert names == {part: shard.name for shard, part in split_into_shards(uris, photos_per_shard)}
+    for shard, part in split_into_shards(others, photos_per_shard):
         assert (shard.name in names.values()) == (part in names)
 
 
 def test_shard_names_tell_a_line_break_from_two_photos():
-    ((one, _),) = plan_shards([Source("a\nb")], 2)
-    ((two, _),) = plan_shards([Source("a"), Source("b")], 2)
+    ((one, _),) = split_into_shards([Source("a\nb")], 2)
+    ((two, _),) = split_into_shards([Source("a"), Source("b")], 2)
     assert one.name != two.name
 
 
@@ -100,13 +99,13 @@ collections = st.lists(
 
 @given(collections, st.integers(1, 12), st.randoms())
 def test_tasks_pass_through_a_container_once(sources, photos_per_shard, random):
-    shards = plan_shards(sources, photos_per_shard)
+    shards = split_into_shards(sources, photos_per_shard)
     assert sorted(s for _, part in shards for s in part) == sorted(sources)
     assert all(1 <= shard.n_photos == len(part) <= photos_per_shard for shard, part in shards)
     assert len({shard.name for shard, _ in shards}) == len(shards)
-    assert plan_shards(random.sample(sources, len(sources)), photos_per_shard) == shards
+    assert split_into_shards(random.sample(sources, len(sources)), photos_per_shard) == shards
     left = random.sample(shards, random.randint(0, len(shards)))  # the others are done
-    tasks = plan_tasks(left)
+    tasks = make_read_tasks(left)
     assert sorted(shard.name for task in tasks for shard, _ in task) == sorted(
         shard.name for shard, _ in left
     )
@@ -123,7 +122,7 @@ def test_tasks_pass_through_a_container_once(sources, photos_per_shard, random):
 
 def test_members_that_lie_together_are_a_shard():
     sources = in_a_container("a.tar", "tar", 20, False)
-    for _, part in plan_shards(sorted(sources), 7):
+    for _, part in split_into_shards(sorted(sources), 7):
         offsets = [source.offset for source in part]
         assert offsets == list(range(offsets[0], offsets[0] + len(part)))
 
@@ -156,8 +155,8 @@ def test_what_cannot_be_read_fails(tmp_path):
 def test_in_a_pipeline(tmp_path):
     paths = make(tmp_path, *(f"{i}.jpg" for i in range(7)))
     with beam.Pipeline(FnApiRunner()) as pipeline:
-        shards = plan_shards([*map(Source, paths), Source(str(tmp_path / "gone.jpg"))], 3)
-        photos = pipeline | beam.Create(plan_tasks(shards)) | ReadPhotos()
+        shards = split_into_shards([*map(Source, paths), Source(str(tmp_path / "gone.jpg"))], 3)
+        photos = pipeline | beam.Create(make_read_tasks(shards)) | ReadPhotos()
         read = photos | beam.Map(lambda photo: (photo.shard, photo.uri, photo.content))
         expected = [
             (shard, uri, None if "gone" in uri else os.path.basename(uri).encode())
@@ -233,10 +232,10 @@ def test_a_collection_is_the_same_photos_in_every_form(tmp_path):
     forms = write_forms(tmp_path)
     with beam.Pipeline(FnApiRunner()) as pipeline:
         for form, inputs in forms.items():
-            shards = plan_shards(list_photos(inputs).sources, 4)
+            shards = split_into_shards(list_photos(inputs).sources, 4)
             photos = (
                 pipeline
-                | f"{form} shards" >> beam.Create(plan_tasks(shards))
+                | f"{form} shards" >> beam.Create(make_read_tasks(shards))
                 | f"{form} read" >> ReadPhotos()
             )
             found = photos | f"{form} bytes" >> beam.Map(
@@ -248,7 +247,7 @@ def test_a_collection_is_the_same_photos_in_every_form(tmp_path):
 def test_all_forms_mixed(tmp_path):
     forms = write_forms(tmp_path)
     inputs = [name for form in forms.values() for name in form]
-    tasks = plan_tasks(plan_shards(list_photos(inputs).sources, 5))
+    tasks = make_read_tasks(split_into_shards(list_photos(inputs).sources, 5))
     photos = [photo for task in tasks for photo in read_task(task)]
     assert not [photo for photo in photos if photo.failure]
     assert len({photo.uri for photo in photos}) == len(photos)
@@ -260,7 +259,7 @@ def test_all_forms_mixed(tmp_path):
 
 def test_the_limit_of_bytes_in_every_form(tmp_path):
     for inputs in write_forms(tmp_path).values():
-        tasks = plan_tasks(plan_shards(list_photos(inputs).sources, 4))
+        tasks = make_read_tasks(split_into_shards(list_photos(inputs).sources, 4))
         photos = [photo for task in tasks for photo in read_task(task, max_bytes=3000)]
         failed = [photo.failure for photo in photos if photo.failure]
         assert sorted(len(photo.content) for photo in photos if photo.content) == [
@@ -284,7 +283,7 @@ def test_a_huge_file_named_like_a_photo_is_not_read(tmp_path):
 def test_what_failed_when_listed_fails(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"no tar")
     listing = list_photos([str(tmp_path)])
-    ((shard, part),) = plan_shards(listing.sources, 4)
+    ((shard, part),) = split_into_shards(listing.sources, 4)
     (photo,) = read_task([(shard, part)])
     assert (photo.uri, photo.shard) == (str(tmp_path / "a.tar"), shard)
     assert photo.failure.step == "read"

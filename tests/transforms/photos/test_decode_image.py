@@ -12,7 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from facecluster.transforms.photos.decode import MAX_PIXELS, decode, decode_photo
+from facecluster.transforms.photos.decode import decode_photo
+from facecluster.transforms.photos.decode_image import decode_image
+from facecluster.transforms.photos.limits import MAX_PHOTO_PIXELS
 from facecluster.transforms.photos.perceptual_hash import perceptual_hash
 from facecluster.transforms.records import Failure, Photo, Shard
 
@@ -34,7 +36,7 @@ def encoded(image: Image.Image, file_format: str, **options) -> bytes:
 
 
 def decoded(content: bytes) -> np.ndarray:
-    image = decode(content).image
+    image = decode_image(content).image
     assert image.mode == "RGB"
     return np.asarray(image)
 
@@ -289,7 +291,7 @@ def exif_text(moment: datetime) -> str:
 
 
 def taken_at(**values):
-    return decode(encoded(Image.new("RGB", (2, 2)), "JPEG", exif=exif_of(**values))).taken_at
+    return decode_image(encoded(Image.new("RGB", (2, 2)), "JPEG", exif=exif_of(**values))).taken_at
 
 
 @given(moments, moments)
@@ -312,7 +314,7 @@ def test_any_other_date_is_none(text):
 
 
 def test_no_exif_no_date():
-    assert decode(encoded(Image.new("RGB", (2, 2)), "PNG")).taken_at is None
+    assert decode_image(encoded(Image.new("RGB", (2, 2)), "PNG")).taken_at is None
 
 
 # --- damage
@@ -422,7 +424,7 @@ def test_exif_that_is_none_costs_no_photo(file_format, exif):
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(20_001, 10_000), (60_000, 60_000), (1, MAX_PIXELS + 1)]
+    ("width", "height"), [(20_001, 10_000), (60_000, 60_000), (1, MAX_PHOTO_PIXELS + 1)]
 )
 def test_more_pixels_than_the_limit_are_refused_undecoded(width, height):
     # The file holds one pixel: were it decoded, the complaint would be that it is cut off.
@@ -462,7 +464,7 @@ def test_every_orientation_of_what_phones_write(file_format, orientation):
     pixels = shades(96, 64)
     exif = exif_of(orientation=orientation, taken="2019:01:02 03:04:05")
     content = encoded(Image.fromarray(pixels), file_format, quality=90, exif=exif.tobytes())
-    image, _, taken_at, n_frames = decode(content)
+    image, _, taken_at, n_frames = decode_image(content)
     np.testing.assert_allclose(np.asarray(image), upright(pixels, orientation), atol=12)
     assert (taken_at, n_frames) == (datetime(2019, 1, 2, 3, 4, 5), 1)
 
@@ -557,7 +559,7 @@ def test_large_jpegs_may_be_decoded_at_a_scale(orientation, jpeg_size, reduction
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     content = encoded(Image.fromarray(pixels), "JPEG", exif=exif, quality=95)
-    full, scaled = decode(content), decode(content, jpeg_size=jpeg_size)
+    full, scaled = decode_image(content), decode_image(content, jpeg_size=jpeg_size)
     assert full.size == full.image.size == scaled.size
     assert scaled.image.size == tuple(side // reduction for side in full.size)
     assert max(scaled.image.size) >= min(jpeg_size, 800)
@@ -568,4 +570,4 @@ def test_large_jpegs_may_be_decoded_at_a_scale(orientation, jpeg_size, reduction
 def test_only_jpegs_are_decoded_at_a_scale():
     image = Image.new("RGB", (640, 480))
     for form in ("PNG", "WEBP", "BMP", "TIFF"):
-        assert decode(encoded(image, form), jpeg_size=100).image.size == (640, 480)
+        assert decode_image(encoded(image, form), jpeg_size=100).image.size == (640, 480)

@@ -1,0 +1,91 @@
+"""Files on disk and in object stores: opening and finding them, and their URIs."""
+
+import os
+import re
+from typing import BinaryIO
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from facecluster.errors import InputError
+
+
+def open_file(path: str) -> BinaryIO:
+    """Opens a file without decompressing it, which Beam does by its suffix otherwise.
+
+    Raises:
+      OSError: it cannot be opened.
+      ValueError: it is a pipe or a device, reading which may never end.
+    """
+    if FileSystems.get_scheme(path) is None:
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise ValueError("it is a pipe or a device, not a file")
+        return open(path, "rb")
+    return FileSystems.open(path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
+
+
+def uri_of_path(path: str) -> str:
+    r"""The path with bytes that are not UTF-8 written as \xNN, since tables hold only UTF-8."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def path_of_uri(uri: str) -> str:
+    """The path whose URI, by `uri_of_path`, this is."""
+    if os.path.exists(uri):
+        return uri
+    escaped = rb"\\x([89a-f][0-9a-f])"
+    path = re.sub(
+        escaped,
+        lambda match: bytes.fromhex(match[1].decode()),
+        uri.encode("utf-8", "surrogateescape"),
+    )
+    return path.decode("utf-8", "surrogateescape")
+
+
+def find_files_below(folder: str) -> tuple[list[str], list[str], list[str]]:
+    """Finds the files in a local folder and its subfolders.
+
+    Links to folders outside it are followed, once for each target. If one target lies within
+    another, its photos are found under two names and count as duplicates.
+
+    Returns:
+      The files, the folders that were read, and the folders that could not be read.
+    """
+    root, targets = os.path.realpath(folder), set()
+
+    def should_enter(path: str) -> bool:
+        if not os.path.islink(path):
+            return True
+        target = os.path.realpath(path)
+        if os.path.commonpath([root, target]) in (root, target) or target in targets:
+            return False  # it is found without the link, or contains the folder
+        targets.add(target)
+        return True
+
+    files, opened, errors = [], [], []
+    for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
+        folders[:] = sorted(name for name in folders if should_enter(os.path.join(parent, name)))
+        files += [os.path.join(parent, name) for name in names]
+        opened.append(parent)
+    return files, opened, [str(error.filename) for error in errors]
+
+
+def find_remote_files(name: str) -> tuple[list[str], bool]:
+    """Finds the files in an object store that a name, a folder's name or a glob stands for.
+
+    Returns:
+      The files, and whether the name is a folder's.
+
+    Raises:
+      InputError: there are none.
+      OSError, ValueError: the store cannot be listed, or no library for it is installed.
+    """
+    is_glob = any(character in name for character in "*?[")
+    # An object store has no folders, only names with a common prefix.
+    pattern = name if is_glob else FileSystems.join(name, "**")
+    files = [file.path for file in FileSystems.match([pattern])[0].metadata_list]
+    if files:
+        return files, not is_glob
+    if is_glob or not FileSystems.exists(name):
+        raise InputError(f"{name} does not exist")
+    return [name], False

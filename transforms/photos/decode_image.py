@@ -1,0 +1,208 @@
+"""Decodes a photo's bytes into upright RGB pixels."""
+
+import io
+import re
+import threading
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import pillow_heif
+from PIL import AvifImagePlugin, ExifTags, Image, UnidentifiedImageError
+
+from facecluster.transforms.photos.limits import MAX_PHOTO_PIXELS
+
+# The formats that photos are stored in (MPO is read as JPEG). Pillow detects them by content; some
+# of the others that it knows run programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "HEIF", "AVIF", "JPEG2000", "PPM")
+MAX_FRAMES = 2**31 - 1  # that the table's column holds; a damaged file may claim more
+
+# Pillow's settings while photos are decoded: max_pixels takes the place of Pillow's own limit, and
+# libraries use one thread each, since several photos are decoded at once anyway.
+DECODING_SETTINGS: tuple[tuple[Any, str, Any], ...] = (
+    (Image, "MAX_IMAGE_PIXELS", None),
+    (AvifImagePlugin, "DEFAULT_MAX_THREADS", 1),
+    (pillow_heif.options, "DECODE_THREADS", 1),
+    (pillow_heif.options, "THUMBNAILS", False),
+    (pillow_heif.options, "DEPTH_IMAGES", False),
+    (pillow_heif.options, "AUX_IMAGES", False),
+)
+
+# The transposition that makes a photo of each EXIF orientation upright. ImageOps.exif_transpose is
+# not used: it also rewrites the EXIF, and fails for some that cameras write.
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height are exchanged
+
+
+class DecodedImage(NamedTuple):
+    """A photo as a viewer shows it.
+
+    Attributes:
+      image: upright, RGB.
+      size: width and height of the upright photo in px; larger than the image's if a JPEG was
+        decoded at a reduced scale.
+      taken_at: date and time from EXIF, if any.
+      n_frames: frames or pages of the file.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    taken_at: datetime | None
+    n_frames: int
+
+
+def decode_image(
+    content: bytes, max_pixels: int = MAX_PHOTO_PIXELS, jpeg_size: int | None = None
+) -> DecodedImage:
+    """Decodes a photo as a viewer shows it: EXIF orientation applied, alpha over white.
+
+    Of animations and files of several pages it decodes the first frame, of a HEIF file the primary
+    image.
+
+    Args:
+      content: the file's bytes.
+      max_pixels: the limit on width times height.
+      jpeg_size: JPEGs are decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 at which the
+        longer side has at least this many px. None decodes them in full.
+
+    Raises:
+      OSError: the content is not an image, or is damaged.
+      ValueError: the photo has more than max_pixels.
+      Exception: decoders raise other errors for damaged files.
+    """
+    with _decoding_settings, _open_image(content) as image:
+        if image.width * image.height > max_pixels:
+            raise ValueError(
+                f"{image.width} x {image.height} pixels are more than the limit of {max_pixels:,}"
+            )
+        n_frames = _count_frames(image, content)
+        full_size = image.size
+        is_reduced = jpeg_size is not None and _reduce_scale(image, jpeg_size)
+        image.load()  # which turns a TIFF upright and removes its orientation
+        exif = _read_exif(image)
+        orientation = exif.get(ExifTags.Base.Orientation)
+        transposition = TRANSPOSITIONS.get(orientation)
+        upright = _to_rgb(image if transposition is None else image.transpose(transposition))
+        size = upright.size
+        if is_reduced:
+            size = full_size[::-1] if orientation in SIDEWAYS else full_size
+        return DecodedImage(upright, size, _taken_at(exif), n_frames)
+
+
+class _DecodingSettings:
+    """Applies DECODING_SETTINGS while at least one thread decodes, and then restores the others."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._n_decoding = 0
+        self._originals: list[Any] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if "HEIF" not in Image.OPEN:
+                pillow_heif.register_heif_opener()
+            if self._n_decoding == 0:
+                self._originals = [getattr(owner, name) for owner, name, _ in DECODING_SETTINGS]
+                for owner, name, value in DECODING_SETTINGS:
+                    setattr(owner, name, value)
+            self._n_decoding += 1
+
+    def __exit__(self, *_) -> None:
+        with self._lock:
+            self._n_decoding -= 1
+            if self._n_decoding == 0:
+                for (owner, name, _), value in zip(DECODING_SETTINGS, self._originals, strict=True):
+                    setattr(owner, name, value)
+
+
+_decoding_settings = _DecodingSettings()
+
+
+def _open_image(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        # Pillow's message holds a memory address, which differs from run to run.
+        raise UnidentifiedImageError("it is not an image in a known format") from error
+
+
+def _reduce_scale(image: Image.Image, jpeg_size: int) -> bool:
+    """Makes the decoder of a JPEG halve the sides as often as jpeg_size allows.
+
+    Returns:
+      Whether the image will be smaller than the file's.
+    """
+    full_size = image.size
+    if image.format in ("JPEG", "MPO"):
+        is_wide = image.width >= image.height
+        image.draft(None, (jpeg_size, 1) if is_wide else (1, jpeg_size))
+    return image.size != full_size
+
+
+def _count_frames(image: Image.Image, content: bytes) -> int:
+    """The number of frames in the file, up to the first that is damaged.
+
+    GIF and TIFF have no count in their headers, so the file is read to its end. That is done on a
+    second image, because an error there leaves the first frame of `image` unusable.
+    """
+    if image.format not in ("GIF", "TIFF"):
+        return max(1, min(getattr(image, "n_frames", 1), MAX_FRAMES))
+    with _open_image(content) as image:
+        try:
+            return image.n_frames
+        except Exception:  # Pillow raises many types for damaged files
+            return image.tell() + 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel: keep the high byte
+        image = Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        image = Image.fromarray(_floats_to_gray(np.asarray(image)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _floats_to_gray(values: np.ndarray) -> np.ndarray:
+    """Floats as gray levels: (height, width) uint8.
+
+    A file does not say what its floats mean. Values between 0 and 1 are taken as intensities, and
+    values between 0 and 255 as gray levels; any other range is stretched over all gray levels.
+    """
+    values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 255:
+        low, high = 0.0, 1.0 if high <= 1 else 255.0
+    return np.round((values - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+
+
+def _read_exif(image: Image.Image) -> Image.Exif:
+    """The EXIF, empty if it is damaged: a photo is usable without it."""
+    try:
+        exif = image.getexif()
+        exif.get_ifd(ExifTags.IFD.Exif)
+        return exif
+    except Exception:  # Pillow raises many types for damaged EXIF
+        return Image.Exif()
+
+
+def _taken_at(exif: Image.Exif) -> datetime | None:
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    for text in (details.get(ExifTags.Base.DateTimeOriginal), exif.get(ExifTags.Base.DateTime)):
+        if isinstance(text, str) and re.match(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d", text):
+            try:
+                return datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
+            except ValueError:  # cameras without a set clock write 0000:00:00 00:00:00
+                continue
+    return None

@@ -1,0 +1,36 @@
+"""Limits on the files and photos that are read and decoded."""
+
+from dataclasses import dataclass
+
+# Cameras write smaller files and photos of fewer pixels. A worker holds several files, and a few
+# times the pixels of one photo at 4 bytes each.
+MAX_PHOTO_BYTES = 100 << 20
+MAX_PHOTO_PIXELS = 200_000_000
+MAX_DECODE_SECONDS = 60.0
+
+# Memory that decoding takes beside what the process has at its start. The most was measured for
+# lossless WebP with alpha, 31 bytes a pixel.
+DECODE_BYTES_PER_PIXEL = 40
+DECODE_BASE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What a photo may cost. A photo over a limit becomes a failure.
+
+    Attributes:
+      max_bytes: size of the file.
+      max_pixels: width times height. Photos over it are refused before their pixels are decoded.
+      max_seconds: time to decode it.
+      jpeg_size: see `decode_image`; None decodes JPEGs in full.
+    """
+
+    max_bytes: int = MAX_PHOTO_BYTES
+    max_pixels: int = MAX_PHOTO_PIXELS
+    max_seconds: float = MAX_DECODE_SECONDS
+    jpeg_size: int | None = None
+
+    @property
+    def max_memory(self) -> int:
+        """Bytes that the decoder process may allocate beside what it has at its start."""
+        return DECODE_BYTES_PER_PIXEL * self.max_pixels + 2 * self.max_bytes + DECODE_BASE_BYTES
