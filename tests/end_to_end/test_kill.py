@@ -131,7 +131,10 @@ def test_killed_three_ways_it_ends_as_if_nothing_had_happened(few_photos, few_ru
     second = start(few_photos, run.with_name("second"), "--output", run)
     assert finish(second) == 1
     wait_for_shards(job, run, 3)
-    assert f"at work in {run} (process {job.process.pid} on " in second.log.read_text()
+    assert (
+        f"another facecluster job is using {run} (process {job.process.pid} on "
+        in second.log.read_text()
+    )
     job.kill("driver", rng)
     job.process.wait()
     wait_for_end_of_workers(job)

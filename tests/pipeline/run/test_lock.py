@@ -1,4 +1,4 @@
-"""One job at a time in a run's folder, whatever became of the one before."""
+"""Only one job uses a run's folder at a time, and a killed job does not keep the lock."""
 
 import io
 import json
@@ -9,12 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from apache_beam.io.filesystem import FileMetadata, FileSystem
 
 from facecluster.pipeline.run import lock as locks
 from facecluster.pipeline.run.lock import RunLockedError, run_lock
+
+SECONDS_BEFORE_HANGING = 120
 
 HOLD = """
 import os, subprocess, sys, time
@@ -41,10 +44,10 @@ def holder(tmp_path):
     process.wait()
 
 
-def test_the_second_job_is_told_who_is_there(tmp_path, holder):
+def test_the_second_job_is_refused_with_the_name_of_the_first(tmp_path, holder):
     before = time.strftime("since %Y-", time.gmtime())
     with (
-        pytest.raises(RunLockedError, match="another facecluster job is at work in") as refused,
+        pytest.raises(RunLockedError, match="another facecluster job is using") as refused,
         run_lock(str(tmp_path / "run")),
     ):
         pass
@@ -53,14 +56,14 @@ def test_the_second_job_is_told_who_is_there(tmp_path, holder):
         pass
 
 
-def test_a_killed_job_holds_nothing_though_its_children_live(tmp_path, holder):
+def test_a_killed_job_loses_the_lock_even_if_its_children_live(tmp_path, holder):
     holder.kill()
     holder.wait()
     with run_lock(str(tmp_path / "run")):
         assert json.loads((tmp_path / "run" / "run.lock").read_text())["pid"] == os.getpid()
 
 
-def test_the_lock_ends_with_its_block_also_by_an_error(tmp_path):
+def test_the_lock_is_released_at_the_end_of_the_block_and_after_an_error(tmp_path):
     for _ in range(2):
         with pytest.raises(KeyError), run_lock(str(tmp_path)):
             raise KeyError
@@ -130,13 +133,13 @@ def store(monkeypatch) -> dict[str, bytes]:
     return LockStore.objects
 
 
-def sign(store, beat: float) -> None:
+def sign(store, renewed_at: float) -> None:
     store[LOCK] = json.dumps(
-        {"host": "far", "pid": 7, "since": "noon", "token": "t", "beat": beat}
+        {"host": "far", "pid": 7, "since": "noon", "token": "t", "renewed_at": renewed_at}
     ).encode()
 
 
-def test_in_a_store_the_lock_is_an_object_that_goes_with_it(store):
+def test_in_a_store_the_lock_is_an_object_that_is_deleted_at_the_end(store):
     with run_lock(RUN):
         assert json.loads(store[LOCK])["pid"] == os.getpid()
         with pytest.raises(RunLockedError, match=f"process {os.getpid()}"), run_lock(RUN):
@@ -144,30 +147,48 @@ def test_in_a_store_the_lock_is_an_object_that_goes_with_it(store):
     assert store == {}
 
 
-def test_in_a_store_a_beating_lock_counts_and_a_stale_one_does_not(store):
-    sign(store, time.time() - locks.SECONDS_TO_STALE + 30)
+def test_in_a_store_a_renewed_lock_is_respected_and_an_expired_one_is_not(store):
+    sign(store, time.time() - locks.SECONDS_TO_EXPIRY + 30)
     with pytest.raises(RunLockedError, match="process 7 on far, since noon"), run_lock(RUN):
         pass
-    sign(store, time.time() - locks.SECONDS_TO_STALE - 30)
+    sign(store, time.time() - locks.SECONDS_TO_EXPIRY - 30)
     with run_lock(RUN):
         assert json.loads(store[LOCK])["host"] == socket.gethostname()
 
 
 def test_in_a_store_a_held_lock_is_renewed(store, monkeypatch):
-    monkeypatch.setattr(locks, "SECONDS_BETWEEN_BEATS", 0.05)
+    monkeypatch.setattr(locks, "SECONDS_BETWEEN_RENEWALS", 0.05)
     with run_lock(RUN):
-        first = json.loads(store[LOCK])["beat"]
-        time.sleep(0.5)
-        assert json.loads(store[LOCK])["beat"] > first + 0.2
+        times = [json.loads(store[LOCK])["renewed_at"]]
+        deadline = time.monotonic() + SECONDS_BEFORE_HANGING
+        while len(times) < 3:
+            assert time.monotonic() < deadline, "it is not renewed"
+            time.sleep(0.01)
+            renewed_at = json.loads(store[LOCK])["renewed_at"]
+            if renewed_at != times[-1]:
+                times.append(renewed_at)
+        assert times == sorted(times)
 
 
-def test_in_a_store_of_two_that_come_at_once_one_is_refused(store):
+def test_in_a_store_one_of_two_simultaneous_jobs_is_refused(store, monkeypatch):
     outcomes = []
-    start = threading.Barrier(2)
-    end = threading.Barrier(2)
+    both_read, both_written, end = (
+        threading.Barrier(2, timeout=SECONDS_BEFORE_HANGING) for _ in range(3)
+    )
+    read, this_thread = locks._read, threading.local()
+
+    def read_at_the_same_time(path):
+        found = read(path)
+        if not hasattr(this_thread, "has_read"):
+            this_thread.has_read = True
+            both_read.wait()
+        return found
+
+    monkeypatch.setattr(locks, "_read", read_at_the_same_time)
+    settle = SimpleNamespace(time=time.time, sleep=lambda seconds: both_written.wait())
+    monkeypatch.setattr(locks, "time", settle)
 
     def job():
-        start.wait()
         try:
             with run_lock(RUN):
                 outcomes.append("held")
@@ -199,11 +220,9 @@ def set_signal():
 
 
 @pytest.mark.parametrize("in_background", [False, True])
-def test_in_a_store_a_job_whose_lock_was_taken_over_ends(
-    store, monkeypatch, set_signal, in_background
-):
-    monkeypatch.setattr(locks, "SECONDS_BETWEEN_BEATS", 0.05)
-    if in_background:  # of a shell, which makes its jobs there ignore Ctrl-C
+def test_in_a_store_a_job_that_lost_its_lock_ends(store, monkeypatch, set_signal, in_background):
+    monkeypatch.setattr(locks, "SECONDS_BETWEEN_RENEWALS", 0.05)
+    if in_background:  # where shells make jobs ignore Ctrl-C
         set_signal(signal.SIGINT, signal.SIG_IGN)
         set_signal(signal.SIGTERM, signal.default_int_handler)
     else:
@@ -212,7 +231,7 @@ def test_in_a_store_a_job_whose_lock_was_taken_over_ends(
     def work():
         with run_lock(RUN):
             sign(store, time.time())
-            for _ in range(500):
+            for _ in range(100 * SECONDS_BEFORE_HANGING):  # a single sleep is not interrupted
                 time.sleep(0.01)
 
     with pytest.raises(KeyboardInterrupt):
