@@ -3,6 +3,10 @@
 
 EXTRAS = cpu train test
 BIN = .venv/bin
+# A file's tests stay in one process, which makes what they share once. Files are started in their
+# order: the slow ones, of end_to_end, come first.
+JOBS = 2
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,7 +29,7 @@ imports: prepare  ## check which folder may import which
 	$(BIN)/lint-imports
 
 test: lint imports  ## what CI checks: style, imports, all tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 slow-test: prepare  ## the tests that take minutes each
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow

@@ -55,6 +55,19 @@ def facenet_folder() -> str:
     return str(zoo.fetch("facenet-casia-webface"))
 
 
+@pytest.fixture(scope="module")
+def hide_torch(tmp_path_factory):
+    """Programs that tests start do not find PyTorch, as where only facecluster[cpu] is installed.
+
+    Beam imports PyTorch where it can, which costs every process some seconds.
+    """
+    folder = tmp_path_factory.mktemp("without_torch")
+    (folder / "torch.py").write_text("raise ModuleNotFoundError('hidden', name='torch')\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield
+
+
 @pytest.fixture(scope="session")
 def copy_people(lfw_images) -> Callable[[Path, int, int], None]:
     """Copies photos into a folder: the first n_photos of the first n_people who have as many."""
