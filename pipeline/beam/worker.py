@@ -1,4 +1,4 @@
-"""A worker process of a job on this machine: Beam's own, but it ends when its job does.
+"""Beam's worker process on this machine, which exits when its job's process ends.
 
 Started by `runner.LocalRunner` as `python -m facecluster.pipeline.beam.worker PID`.
 """
@@ -8,24 +8,24 @@ import sys
 import threading
 import time
 
-SECONDS_BETWEEN_LOOKS = 0.25
+SECONDS_BETWEEN_CHECKS = 0.25
 
 
 def main() -> None:
     job = int(sys.argv.pop(1))
-    threading.Thread(target=_end_with, args=(job,), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(job,), daemon=True).start()
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv)
 
 
-def _end_with(job: int) -> None:
-    """Ends this process once the job is no more its parent: it was killed.
+def _exit_with(job: int) -> None:
+    """Ends this process when the job, its parent, is gone.
 
-    Beam's workers would wait for it, or go on writing beside the next job.
+    Beam's worker would wait for it forever, or write into the run at the same time as the next job.
     """
     while os.getppid() == job:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_CHECKS)
     os._exit(1)
 
 

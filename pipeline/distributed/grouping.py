@@ -16,7 +16,6 @@ The launching process holds a few numbers for each face, the forest and the tree
 import contextlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facecluster.errors import JobError, UsageError
+from facecluster.pipeline.beam.run import error_line
 from facecluster.pipeline.distributed.partition import COPY, LEFT_OUT, Fitted, Plan, make_plan
 from facecluster.pipeline.distributed.tasks import (
     ForestOfBlock,
@@ -122,7 +122,7 @@ def _told(doing: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        raise JobError(f"{doing}: {_sentence(error)}") from error
+        raise JobError(f"{doing}: {error_line(error)}") from error
 
 
 def _sample_size(n: int) -> int:
@@ -286,11 +286,3 @@ def _totals(plan: Plan) -> dict[str, Any]:
     grouped = plan.work.read("grouped", "grouped")
     whole["diagnostics"] |= json.loads(grouped["diagnostics"].item())
     return whole
-
-
-def _sentence(error: BaseException) -> str:
-    """What went wrong, of an error whose text may hold the tracebacks of a worker's."""
-    text = re.sub(r"\[while running '[^']*'\]", "", str(error))
-    between = re.split(r"^  .*$", text, flags=re.MULTILINE)  # a traceback's frames are indented
-    said = [" ".join(part.split()) for part in between if part.strip()]
-    return said[-1] if said else type(error).__name__

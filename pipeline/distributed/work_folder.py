@@ -10,7 +10,8 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.pipeline.beam.runner import choose_execution, run_pipeline
+from facecluster.pipeline.beam.run import run_pipeline
+from facecluster.pipeline.beam.runner import choose_execution
 from facecluster.transforms.tables.files import delete_folder, list_files, write_bytes
 
 READERS = 16  # files read at a time: on a bucket most of the time is waiting
@@ -113,9 +114,7 @@ def run_steps(
     if not todo:
         return
     execution = choose_execution(beam_arguments, 0)
-    pipeline = beam.Pipeline(execution.runner, execution.options)
-    build(pipeline, todo)
-    run_pipeline(pipeline)
+    run_pipeline(execution, lambda pipeline: build(pipeline, todo))
     missing = set(names) - set(work.names(kind))
     if missing:  # a runner may end a cancelled job without an error
         raise RuntimeError(f"{len(missing)} of {len(names)} tasks were not done")

@@ -21,8 +21,8 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import JobError
-from facecluster.pipeline.beam.runner import choose_execution, run_pipeline
-from facecluster.pipeline.jobs.embed import cause_of
+from facecluster.pipeline.beam.run import run_pipeline
+from facecluster.pipeline.beam.runner import choose_execution
 from facecluster.pipeline.jobs.evaluate import (
     assigned_people,
     labelled_faces,
@@ -31,6 +31,7 @@ from facecluster.pipeline.jobs.evaluate import (
 )
 from facecluster.pipeline.options import CropOptions
 from facecluster.pipeline.run.directory import TEMPORARY_ENDING, RunDirectory
+from facecluster.pipeline.run.settings import check_settings
 from facecluster.transforms.faces.crops import (
     MARKER_TABLE,
     NO_FACE,
@@ -183,13 +184,12 @@ class CropsJob:
             sizes = {shard.name: shard.n_photos for shard, _ in todo}
             n_photos = sum(sizes.values())
             execution = choose_execution(self.beam_arguments, n_photos)
+            tasks = make_read_tasks(todo)
             with watch(lambda: self._photos_done(sizes), n_photos):
-                try:
-                    pipeline = beam.Pipeline(execution.runner, execution.options)
-                    self._build(pipeline, make_read_tasks(todo), plan, execution.threads)
-                    run_pipeline(pipeline)
-                except Exception as error:
-                    raise JobError(cause_of(error)) from error
+                run_pipeline(
+                    execution,
+                    lambda pipeline: self._build(pipeline, tasks, plan, execution.threads),
+                )
         entry = {
             "state": "done",
             "options": settings,
@@ -270,12 +270,7 @@ class CropsJob:
             before = json.loads(content)["options"]
         except (ValueError, KeyError, TypeError) as error:
             raise JobError(f"{path} is damaged, take another output folder: {error}") from error
-        for name in [name for name in [*settings, *before] if name != "plan_sha256"]:
-            if before.get(name) != settings.get(name):
-                raise JobError(
-                    f"{self.output} was made with {name} {before.get(name)}, now it is "
-                    f"{settings.get(name)}: take another output folder"
-                )
+        check_settings(before, settings, self.output, ignored=("plan_sha256",))
         if before != settings:
             raise JobError(
                 f"{self.output} holds the crops of other photos, or of other people in them: take "

@@ -4,7 +4,6 @@ At the end all photos of the run are compared, for its table of near-duplicates.
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,12 +13,14 @@ import pyarrow.compute as pc
 from apache_beam.ml.inference.base import RunInference
 
 from facecluster.errors import JobError
-from facecluster.pipeline.beam.runner import choose_execution, run_pipeline
+from facecluster.pipeline.beam.run import JobMetrics, run_pipeline
+from facecluster.pipeline.beam.runner import Execution, choose_execution
 from facecluster.pipeline.failure_limit import FailureLimit
 from facecluster.pipeline.jobs.embed_plan import EmbedPlan
 from facecluster.pipeline.options import EmbedOptions
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.pipeline.run.manifest import EmbedCounts, EmbedEntry
+from facecluster.pipeline.run.settings import check_settings
 from facecluster.transforms.faces.align import align_faces
 from facecluster.transforms.faces.detect import DetectFaces
 from facecluster.transforms.faces.embed import FaceEmbedder
@@ -41,7 +42,7 @@ SHARDS_PER_WORKER, LEAST_PHOTOS_PER_SHARD = 16, 16
 
 
 class TooManyFailures(JobError):
-    """More inputs failed than may."""
+    """More inputs failed than --max-failures allows."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,14 @@ class EmbedJob:
             listing, lambda n: self._photos_per_shard(n, execution.n_workers), self.retry_all
         )
         shards = plan.todo(sources)
+        metrics = JobMetrics()
         if shards:
             writer = ShardWriter(
                 self.run.root, codec, card.dimensions, card.sha256, card.embedding_space
             )
             check = self._early_check(plan, listing)
             try:
-                self._embed(shards, writer, card, execution, watch, check)
+                metrics = self._embed(shards, writer, card, execution, watch, check)
             except TooManyFailures:
                 EmbedPlan.of(self.run).settled()
                 self.run.update_manifest(entry.finish("failed"))
@@ -145,24 +147,28 @@ class EmbedJob:
         except TooManyFailures:
             self.run.update_manifest(entry.finish("failed", counts=counts))
             raise
-        entry = entry.finish(counts=counts)
+        entry = entry.finish(
+            counts=counts,
+            counters=metrics.counters,
+            stage_milliseconds=metrics.stage_milliseconds,
+        )
         self.run.update_manifest(entry)
         return entry
 
-    def _embed(self, shards, writer, card, execution, watch, check) -> None:
+    def _embed(
+        self, shards, writer, card, execution: Execution, watch, check: Callable[[], None]
+    ) -> JobMetrics:
         sizes = {shard.name: shard.n_photos for shard, _ in shards}
+
+        def build(pipeline: beam.Pipeline) -> None:
+            self._build(pipeline, shards, writer, card, execution.threads)
+
         with watch(lambda: self._photos_done(sizes), sum(sizes.values())):
-            try:
-                pipeline = beam.Pipeline(execution.runner, execution.options)
-                self._build(pipeline, shards, writer, card, execution.threads)
-                run_pipeline(pipeline, check)
-            except TooManyFailures:
-                raise
-            except Exception as error:
-                raise JobError(cause_of(error)) from error
+            metrics = run_pipeline(execution, build, check)
         missing = sizes.keys() - set(self.run.complete_shards())
         if missing:  # a runner may end a cancelled job without an error
             raise JobError(f"{len(missing)} of {len(sizes)} shards were not written")
+        return metrics
 
     def _early_check(self, plan: EmbedPlan, listing: Listing) -> Callable[[], None]:
         """Raises TooManyFailures as soon as it is certain that too many inputs fail."""
@@ -202,14 +208,14 @@ class EmbedJob:
 
     def _check_settings(self, settings: dict) -> None:
         embed = self.run.manifest().embed
-        before = embed.options if embed else settings
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise JobError(
-                    f"{self.run.root} was made with {name} {before.get(name)}, now it is {value}; "
-                    "faces made in two ways cannot be compared: take another output folder, or "
-                    "start again with --overwrite"
-                )
+        if embed:
+            check_settings(
+                embed.options,
+                settings,
+                self.run.root,
+                advice="faces made with different settings cannot be compared; take another output "
+                "folder, or start again with --overwrite",
+            )
 
     def _models(self, card: ModelCard) -> dict[str, str]:
         """{name: SHA-256} of all models of this run's faces; they share an embedding space."""
@@ -222,10 +228,3 @@ class EmbedJob:
 
     def _photos_done(self, sizes: dict[str, int]) -> int:
         return sum(sizes.get(name, 0) for name in self.run.complete_shards())
-
-
-def cause_of(error: BaseException) -> str:
-    """The last line of what Beam raises, the error that the worker met, without where in Beam."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    last = re.sub(r"( \[while running [^]]*\])+$", "", lines[-1].strip()) if lines else ""
-    return last or type(error).__name__

@@ -36,6 +36,7 @@ from facecluster.model_export.validation.validate import embed_with_model
 from facecluster.pipeline.jobs.crops import MANIFEST as CROPS_MANIFEST
 from facecluster.pipeline.jobs.training_task import Task, TaskMaker
 from facecluster.pipeline.options import TrainOptions
+from facecluster.pipeline.run.settings import check_settings
 from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.tables.codec import COMPONENTS, fit_pca128
@@ -223,12 +224,9 @@ class TrainJob:
                 raise UsageError(
                     f"{path} is damaged, take another output folder: {error}"
                 ) from error
-            for name in [*settings, *before]:
-                if before.get(name) != settings.get(name) and name not in FREE_TO_CHANGE:
-                    raise UsageError(
-                        f"{self.folder} holds a training with {name} {before.get(name)}, now it is "
-                        f"{settings.get(name)}: take another output folder"
-                    )
+            check_settings(
+                before, settings, str(self.folder), ignored=FREE_TO_CHANGE, error=UsageError
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
         write_bytes(str(path), (json.dumps(settings, indent=2) + "\n").encode())

@@ -123,12 +123,16 @@ class EmbedEntry(StepEntry):
     Attributes:
       models: {name: SHA-256} of every model that has made faces of this run.
       counts: None until the step ends.
+      counters, stage_milliseconds: metrics of this job's workers, see `JobMetrics`; empty if there
+        was nothing to do, or if the runner reports none.
     """
 
     step: ClassVar[str] = "embed"
 
     models: dict[str, str] = field(default_factory=dict)
     counts: EmbedCounts | None = None
+    counters: dict[str, int] = field(default_factory=dict)
+    stage_milliseconds: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

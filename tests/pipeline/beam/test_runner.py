@@ -1,10 +1,6 @@
-"""Beam arguments choose where a job runs, and wrong ones end it with a sentence."""
+"""Beam arguments choose where a job runs, and wrong ones are refused with a sentence."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import apache_beam as beam
 import pytest
@@ -14,13 +10,10 @@ from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from facecluster.errors import UsageError
-from facecluster.pipeline.beam import runner
 from facecluster.pipeline.beam.runner import (
     PHOTOS_WORTH_PROCESSES,
-    WorkerError,
     choose_execution,
     known_beam_options,
-    run_pipeline,
 )
 
 FEW, MANY = PHOTOS_WORTH_PROCESSES - 1, PHOTOS_WORTH_PROCESSES
@@ -52,7 +45,7 @@ def test_many_photos_run_on_all_cores():
     "arguments", [["--direct_num_workers={}"], ["--direct_num_workers", "{}"]], ids=["=", " "]
 )
 @pytest.mark.parametrize("n_workers", [1, 2, 5])
-def test_the_users_number_of_workers_counts(arguments, n_workers, n_photos):
+def test_the_users_number_of_workers_is_used(arguments, n_workers, n_photos):
     execution = choose_execution([text.format(n_workers) for text in arguments], n_photos)
     mode = "multi_processing" if n_workers > 1 else "in_memory"
     assert local(execution) == (mode, n_workers)
@@ -60,12 +53,12 @@ def test_the_users_number_of_workers_counts(arguments, n_workers, n_photos):
     assert execution.threads == (max(1, CORES // n_workers) if n_workers > 1 else 0)
 
 
-def test_no_workers_mean_one_for_each_core():
+def test_zero_workers_mean_one_for_each_core():
     assert choose_execution(["--direct_num_workers=0"], FEW).n_workers == CORES
 
 
 @pytest.mark.parametrize("n_photos", [FEW, MANY])
-def test_the_users_mode_counts(n_photos):
+def test_the_users_mode_is_used(n_photos):
     execution = choose_execution(["--direct_running_mode=in_memory"], n_photos)
     assert local(execution) == ("in_memory", 1)
     assert execution.threads == 0
@@ -119,7 +112,7 @@ def test_unknown_arguments(arguments, named):
     ("argument", "sentence"),
     [
         ("--direct_num_workers=many", "--direct_num_workers: invalid int value: 'many'"),
-        ("--direct_num_workers=-1", "--direct_num_workers=-1 is less than 0"),
+        ("--direct_num_workers=-1", "--direct_num_workers=-1 is negative"),
         ("--direct_running_mode=fast", "--direct_running_mode: invalid choice: 'fast'"),
         ("--runner=NoSuchRunner", "--runner=NoSuchRunner: .*Valid values are"),
         ("--runner=no.such.Runner", "--runner=no.such.Runner: "),
@@ -132,7 +125,7 @@ def test_wrong_values(argument, sentence, capfd):
     assert "usage" not in capfd.readouterr().err
 
 
-def test_known_options_are_told():
+def test_known_options_are_returned():
     assert known_beam_options([]) == {}
     assert known_beam_options(["--job_name=mine"]) == {"job_name": "mine"}
 
@@ -154,105 +147,10 @@ def pids_of_workers(execution, folder) -> set[int]:
         import os
         import time
 
-        time.sleep(0.05)  # so that no worker takes all
+        time.sleep(0.05)  # so that one worker does not take all elements
         open(os.path.join(folder, str(os.getpid())), "w").close()
 
     pipeline = beam.Pipeline(execution.runner, execution.options)
     _ = pipeline | beam.Create(range(40)) | beam.Reshuffle() | beam.Map(leave_pid)
     pipeline.run().wait_until_finish()
     return {int(name) for name in os.listdir(folder)}
-
-
-def two_workers(function) -> beam.Pipeline:
-    execution = choose_execution(["--direct_num_workers=2"], FEW)
-    pipeline = beam.Pipeline(execution.runner, execution.options)
-    _ = pipeline | beam.Create(range(4)) | beam.Reshuffle() | beam.Map(function)
-    return pipeline
-
-
-# Beam's threads end by errors when a worker does.
-ends_threads = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-
-
-@ends_threads
-def test_a_worker_that_is_killed_ends_the_job_with_a_sentence():
-    def kill_itself(number):
-        import os
-        import signal
-
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    with pytest.raises(WorkerError, match="return code -9"):
-        run_pipeline(two_workers(kill_itself))
-
-
-@ends_threads
-def test_a_worker_that_never_begins_ends_the_job_too(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    monkeypatch.setattr(runner, "SECONDS_FOR_BEAMS_OWN_ERROR", 1.0)
-    with pytest.raises(WorkerError, match="return code 1"):
-        run_pipeline(two_workers(str))
-
-
-@ends_threads
-def test_what_a_worker_meets_is_raised_as_it_is():
-    def fail(number):
-        raise ValueError(f"no {number}")
-
-    with pytest.raises(Exception, match=r"ValueError: no \d"):
-        run_pipeline(two_workers(fail))
-
-
-def test_a_job_can_be_ended_while_it_runs():
-    def check():
-        raise KeyError("enough")
-
-    started = time.monotonic()
-    execution = choose_execution([], FEW)
-    pipeline = beam.Pipeline(execution.runner, execution.options)
-    _ = pipeline | beam.Create([0]) | beam.Map(lambda _: time.sleep(8))
-    with pytest.raises(KeyError, match="enough"):
-        run_pipeline(pipeline, check)
-    assert time.monotonic() - started < 7
-
-
-JOB = """
-import os, sys, time
-import apache_beam as beam
-from facecluster.pipeline.beam.runner import choose_execution, run_pipeline
-
-def wait(number, folder=sys.argv[1]):
-    import os, time
-    open(os.path.join(folder, str(os.getpid())), "w").close()
-    time.sleep(600)
-
-execution = choose_execution(["--direct_num_workers=2"], 1)
-pipeline = beam.Pipeline(execution.runner, execution.options)
-_ = pipeline | beam.Create(range(4)) | beam.Reshuffle() | beam.Map(wait)
-run_pipeline(pipeline)
-"""
-
-
-def test_workers_end_with_a_job_that_is_killed(tmp_path):
-    job = subprocess.Popen([sys.executable, "-c", JOB, str(tmp_path)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(os.listdir(tmp_path)) < 2:
-        assert job.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    workers = [int(name) for name in os.listdir(tmp_path)]
-    deadline = time.monotonic() + 10
-    while any(map(is_running, workers)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process is there, and more than an entry that nobody has asked for."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False

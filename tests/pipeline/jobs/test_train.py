@@ -300,7 +300,7 @@ def test_more_epochs_go_on_as_if_there_had_been_no_pause(tuned, tmp_path, crops,
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"margin": 0.3}, "holds a training with margin 0.2, now it is 0.3"),
+        ({"margin": 0.3}, "was made with margin 0.2, now it is 0.3"),
         ({"seed": 1}, "with seed 0, now it is 1"),
         ({"flip": False}, "with flip True, now it is False"),
         ({"crop_margin": 7}, "with crop_margin 6, now it is 7"),
