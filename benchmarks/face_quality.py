@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from quality import HALVES, Half, in_columns, read_half, through_codec
 
-from facecluster.pipeline.jobs.clustering_metrics import clustering_scores
+from facecluster.pipeline.evaluation.clustering_metrics import clustering_scores
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.grouping.face_filter import FILTER_COLUMNS, REASONS, left_out
 from facecluster.transforms.grouping.grouping import group_faces

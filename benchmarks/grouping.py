@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from quality import HALVES, Half, read_half, through_codec
 
-from facecluster.pipeline.jobs.clustering_metrics import NOISE, bcubed, pairwise
+from facecluster.pipeline.evaluation.clustering_metrics import NOISE, bcubed, pairwise
 from facecluster.transforms.grouping.grouping import group_faces
 from facecluster.transforms.grouping.options import ClusterOptions
 

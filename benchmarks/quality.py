@@ -20,8 +20,8 @@ import numpy as np
 from facecluster.model_export.validation.pairs import read_pairs
 from facecluster.model_export.validation.verification import verify
 from facecluster.model_export.weights import zoo
-from facecluster.pipeline.jobs.clustering_metrics import clustering_scores
-from facecluster.pipeline.jobs.evaluate import labelled_faces
+from facecluster.pipeline.evaluation.clustering_metrics import clustering_scores
+from facecluster.pipeline.evaluation.labels import find_labeled_faces
 from facecluster.pipeline.options import EmbedOptions
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.faces.saved_model import SavedModel
@@ -105,7 +105,7 @@ def read_half(images: Path, half: str, work: Path) -> Half:
     photos, _ = run.read_shards("photos", ["photo_id", "uri", "width", "height"])
     faces, _ = run.read_shards("faces", ["photo_id", "box", "embedding"])
     photo_ids = faces["photo_id"].to_numpy().astype(str)
-    return Half(decode(faces["embedding"]), photo_ids, labelled_faces(photos, faces))
+    return Half(decode(faces["embedding"]), photo_ids, find_labeled_faces(photos, faces))
 
 
 def half_of(name: str) -> str:
@@ -120,7 +120,7 @@ def in_columns(scores: dict) -> str:
         for figure in ("precision", "recall", "f")
     ]
     return " ".join(
-        [*figures, f"{scores['n_people_found']:7,}", f"{scores['share_unassigned']:11.3f}"]
+        [*figures, f"{scores['n_people_found']:7,}", f"{scores['fraction_unassigned']:11.3f}"]
     )
 
 

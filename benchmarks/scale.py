@@ -221,7 +221,7 @@ def run_worker(python: str, name: str, path: Path, options: dict, patience: floa
 
 
 def scores(labels: np.ndarray, path: Path) -> str:
-    from facecluster.pipeline.jobs.clustering_metrics import bcubed, pairwise
+    from facecluster.pipeline.evaluation.clustering_metrics import bcubed, pairwise
 
     found = np.load(f"{path}.labels.npy")
     return f"{bcubed(labels, found)[2]:9.4f} {pairwise(labels, found)[2]:9.4f}"

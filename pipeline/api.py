@@ -18,15 +18,21 @@ from facecluster.errors import InputError, JobError, UsageError
 from facecluster.model_export.face_model import find_embedder, find_model
 from facecluster.model_export.validation.pairs import read_pairs
 from facecluster.pipeline.beam.runner import known_beam_options
+from facecluster.pipeline.cropping.manifest import CropsManifest
+from facecluster.pipeline.cropping.requests import (
+    PEOPLE_LABELS,
+    request_photo_crops,
+    request_run_crops,
+)
+from facecluster.pipeline.evaluation.labels import FOLDER_LABELS
 from facecluster.pipeline.failure_limit import FailureLimit
 from facecluster.pipeline.jobs.cluster import cluster_run
-from facecluster.pipeline.jobs.crops import PEOPLE_LABELS, CropsJob, plan_photos, plan_run
+from facecluster.pipeline.jobs.crops import CropsJob
 from facecluster.pipeline.jobs.embed import EmbedJob
 from facecluster.pipeline.jobs.evaluate import (
-    FOLDER_LABELS,
     evaluate_clustering,
     evaluate_verification,
-    pair_image_paths,
+    find_pair_images,
 )
 from facecluster.pipeline.options import CropOptions, EmbedOptions, WorkerOptions
 from facecluster.pipeline.report.report import write_report
@@ -168,7 +174,7 @@ def crops(
     of_run: str | os.PathLike[str] | None = None,
     beam_arguments: Sequence[str] = (),
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> CropsManifest:
     """Cuts aligned face crops of known people out of photos, to train and validate networks on.
 
     Args:
@@ -179,10 +185,11 @@ def crops(
       beam_arguments, progress: as for `embed`.
 
     Returns:
-      What crops.json says of the job: counts, seconds, options.
+      The content of crops.json: counts, seconds, options.
 
     Raises:
-      InputError: the labels cannot be read or fit no photo.
+      InputError: the labels cannot be read or match no photo.
+      UsageError: the folder holds other files, or a crop has no room beside its margin.
       JobError: the folder holds crops made with other settings, or Beam failed.
     """
     options = options or CropOptions()
@@ -193,13 +200,15 @@ def crops(
         detector = None
         if of_run:
             run_directory = open_directory(of_run)
-            plan = plan_run(run_directory, options.labels or PEOPLE_LABELS, options.form)
+            requests = request_run_crops(
+                run_directory, options.labels or PEOPLE_LABELS, options.form
+            )
         else:
             uris = list_photos(_as_list(inputs)).uris
-            plan = plan_photos(uris, options.labels or FOLDER_LABELS, options.form)
+            requests = request_photo_crops(uris, options.labels or FOLDER_LABELS, options.form)
             detector = find_model(options.detector)
         job = CropsJob(directory.root, options, detector, beam_arguments)
-        return job(plan, (progress or NoProgress()).watch)
+        return job(requests, (progress or NoProgress()).watch)
 
 
 def evaluate_people(run: str | os.PathLike[str], labels: str) -> dict[str, Any]:
@@ -238,7 +247,7 @@ def evaluate_pairs(
       InputError: the pairs file cannot be read, or images that it names do not exist.
     """
     images, pairs = os.fspath(images), os.fspath(pairs)
-    photos = pair_image_paths(images, read_pairs(pairs))
+    photos = find_pair_images(images, read_pairs(pairs))
     listing = Listing(tuple(map(Source, photos)), n_other_files=0)
     with contextlib.ExitStack() as stack:
         folder = run or stack.enter_context(tempfile.TemporaryDirectory())

@@ -173,8 +173,8 @@ def test_scores_against_folders(path):
 
 
 def test_crops_of_a_run(path, tmp_path):
-    entry = facecluster.crops(tmp_path / "crops", of_run=path)
-    assert entry["counts"]["crops"] == len(list((tmp_path / "crops").rglob("*.png"))) > 0
+    made = facecluster.crops(tmp_path / "crops", of_run=path)
+    assert made.counts["crops"] == len(list((tmp_path / "crops").rglob("*.png"))) > 0
 
 
 def test_a_model_finds_and_embeds_the_faces_of_one_photo(run, photos, mtcnn_folder, facenet_folder):

@@ -11,9 +11,9 @@ from facecluster.pipeline import api
 from facecluster.pipeline.cli import model_commands
 from facecluster.pipeline.cli.progress import Progress
 from facecluster.pipeline.cli.sample_photos import fetch_sample_photos
+from facecluster.pipeline.cli.score_table import format_scores
 from facecluster.pipeline.cli.summary import format_summary
 from facecluster.pipeline.jobs.crops import format_crops
-from facecluster.pipeline.jobs.evaluate import format_scores
 from facecluster.pipeline.options import CropOptions, EmbedOptions, WorkerOptions
 from facecluster.pipeline.run.results import Run
 from facecluster.transforms.grouping.options import ClusterOptions
@@ -90,7 +90,7 @@ def cluster(arguments: argparse.Namespace) -> int:
 
 def crops(arguments: argparse.Namespace) -> int:
     """Faces of known people to aligned crops."""
-    entry = api.crops(
+    manifest = api.crops(
         arguments.output,
         from_arguments(CropOptions, arguments),
         inputs=arguments.input or (),
@@ -98,11 +98,11 @@ def crops(arguments: argparse.Namespace) -> int:
         beam_arguments=arguments.beam_arguments,
         progress=Progress("cropping photos"),
     )
-    print(format_crops(entry))
-    if not entry["counts"]["crops"]:
+    print(format_crops(manifest))
+    if not manifest.counts["crops"]:
         failures = FileSystems.join(arguments.output, "failures")
         raise JobError(
-            f"none of the {entry['counts']['photos']} photos gave a crop; {failures} says why"
+            f"none of the {manifest.counts['photos']} photos gave a crop; {failures} says why"
         )
     return 0
 

@@ -20,11 +20,15 @@ from facecluster.model_export.validation.validate import (
 from facecluster.model_export.validation.youtube_faces import VideoPairs, list_frames, read_splits
 from facecluster.model_export.weights import zoo
 from facecluster.pipeline.cli.progress import Progress
-from facecluster.pipeline.jobs.crops import CropsJob, Wanted, plan_photos
-from facecluster.pipeline.jobs.evaluate import FOLDER_LABELS, format_scores, pair_image_paths
-from facecluster.pipeline.jobs.train import TrainJob, crops_margin, margin_note
+from facecluster.pipeline.cli.score_table import format_scores
+from facecluster.pipeline.cropping.requests import CropRequest, request_photo_crops
+from facecluster.pipeline.evaluation.labels import FOLDER_LABELS
+from facecluster.pipeline.jobs.crops import CropsJob
+from facecluster.pipeline.jobs.evaluate import find_pair_images
+from facecluster.pipeline.jobs.train import TrainJob
 from facecluster.pipeline.options import CropOptions, DetectionOptions, TrainOptions
 from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.pipeline.training.crop_margin import margin_note, visible_margin
 from facecluster.transforms.faces.model_card import ModelCard, ModelError
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.option_fields import from_arguments
@@ -124,7 +128,7 @@ def validate_model(arguments: argparse.Namespace) -> int:
             _cut_crops(arguments, model, pairs, crops)
         else:
             card = model.card()
-            seen = crops_margin([crops], card.input_size)
+            seen = visible_margin([crops], card.input_size)
             if note := margin_note(seen, arguments.model, card):
                 Progress().say(note)
         if isinstance(pairs, ImagePairs):
@@ -205,19 +209,20 @@ def _cut_crops(
     """The crops that the pairs need, aligned as the model wants them."""
     card = model.card()
     if isinstance(pairs, ImagePairs):
-        plan = plan_photos(pair_image_paths(arguments.images, pairs), FOLDER_LABELS, "folder")
+        paths = find_pair_images(arguments.images, pairs)
+        requests = request_photo_crops(paths, FOLDER_LABELS, "folder")
     else:
-        plan = [
-            Wanted(frame, (f"{video.replace('/', VIDEO_SEPARATOR)}/{Path(frame).stem}",))
+        requests = [
+            CropRequest(frame, (f"{video.replace('/', VIDEO_SEPARATOR)}/{Path(frame).stem}",))
             for video in sorted({*pairs.first, *pairs.second})
             for frame in list_frames(arguments.images, video)
         ]
     detection = from_arguments(DetectionOptions, arguments)
     options = CropOptions(**vars(detection), crop_size=card.input_size, crop_margin=card.margin)
     job = CropsJob(output, options, find_model(options.detector), arguments.beam_arguments)
-    entry = job(plan, Progress("cropping photos").watch)
-    if not entry["counts"]["crops"]:
-        raise InputError(f"none of the {len(plan):,} images that are needed gave a face")
+    manifest = job(requests, Progress("cropping photos").watch)
+    if not manifest.counts["crops"]:
+        raise InputError(f"no face was found in any of the {len(requests):,} images needed")
 
 
 COMMANDS = {

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError, UsageError
 from facecluster.model_export.crops import Crops, filter_by_center, list_crops, select_people
@@ -33,10 +32,10 @@ from facecluster.model_export.validation.calibration import calibration_table
 from facecluster.model_export.validation.held_out import HeldOut, hold_out_people, sample_pairs
 from facecluster.model_export.validation.pairs import read_pairs
 from facecluster.model_export.validation.validate import embed_with_model
-from facecluster.pipeline.jobs.crops import MANIFEST as CROPS_MANIFEST
 from facecluster.pipeline.jobs.training_task import Task, TaskMaker
 from facecluster.pipeline.options import TrainOptions
 from facecluster.pipeline.run.settings import check_settings
+from facecluster.pipeline.training.crop_margin import margin_note, visible_margin
 from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.tables.codec import COMPONENTS, fit_pca128
@@ -338,7 +337,7 @@ class TrainJob:
         options = self.options
         if options.crop_margin is not None:
             return options.crop_margin
-        seen = crops_margin(sources, self._maker.input_size())
+        seen = visible_margin(sources, self._maker.input_size())
         if seen is not None and seen < 0:
             raise UsageError(
                 f"of the crops the network would see {self._maker.input_size()} px in the middle, "
@@ -352,59 +351,6 @@ class TrainJob:
             return card.margin
         default = round(PUBLISHED_MARGIN * self._maker.input_size() / PUBLISHED_SIZE)
         return default if seen is None else seen
-
-
-def margin_note(seen: int | None, name: str, card: ModelCard) -> str | None:
-    """What to say of crops that show faces with another margin than a model wants.
-
-    Args:
-      seen: the margin, as `crops_margin` tells it; None where nothing does, which needs no note.
-    """
-    size, margin = card.input_size, card.margin
-    if seen in (None, margin):
-        return None
-    return (
-        f"note: through its {size} px {name} sees faces of these crops with a margin of {seen} px, "
-        f"and wants {margin}: `facecluster crops --crop-size {size} --crop-margin {margin}` makes "
-        "such"
-    )
-
-
-def crops_margin(sources: Sequence[str], input_size: int) -> int | None:
-    """The margin, px of the input, of what a network sees that is trained on the sources' crops.
-
-    A crop that is larger than the input is seen through a window of that size, a smaller one
-    stretched to it; see `training/batches.py`. None where no crops.json tells.
-
-    Raises:
-      UsageError: a crops.json is damaged, or they tell of different margins.
-    """
-    folders = {
-        folder
-        for source in sources
-        for folder in (source.rstrip("/"), os.path.dirname(source.rstrip("/")))
-    }
-    paths = sorted(FileSystems.join(folder, CROPS_MANIFEST) for folder in folders)
-    margins = {path: _seen_margin(path, input_size) for path in paths if FileSystems.exists(path)}
-    if len(set(margins.values())) > 1:
-        told = ", ".join(f"{margin} px by {path}" for path, margin in margins.items())
-        raise UsageError(
-            f"the crops show faces with different margins ({told}): train on crops made with one "
-            "--crop-size and --crop-margin, or say which it is by --crop-margin"
-        )
-    return next(iter(margins.values()), None)
-
-
-def _seen_margin(manifest: str, input_size: int) -> int:
-    try:
-        with FileSystems.open(manifest) as file:
-            made = json.loads(file.read())["options"]
-        size, margin = int(made["crop_size"]), int(made["crop_margin"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{manifest} is damaged and does not tell the crops' margin: give --crop-margin"
-        ) from error
-    return round(input_size - (size - margin) * max(input_size / size, 1))
 
 
 @contextlib.contextmanager

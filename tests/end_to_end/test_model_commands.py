@@ -328,7 +328,7 @@ def test_validation_on_videos(facecluster, base, photos, tmp_path):
     assert code == 0
     assert len(list((tmp_path / "c").glob("*~*/*.png"))) == N_PEOPLE * N_PHOTOS
     assert figures(out, "Pairs in the file") == {"float32": 8}
-    assert figures(out, "Pairs left out") == {"float32": 0}
+    assert figures(out, "Pairs skipped") == {"float32": 0}
     measured = model.card().measured
     assert measured["on"] == "pairs"  # what is known of photos stays
     assert measured["calibration"] == {"float32": [1]}
@@ -379,7 +379,7 @@ def test_images_without_any_face(facecluster, base, mtcnn_folder, tmp_path):
         "model", "validate", base.path, "--pairs", pairs, "--images", tmp_path / "images"
     )
     assert code == 2
-    assert "none of the 12 images that are needed gave a face" in err
+    assert "no face was found in any of the 12 images needed" in err
 
 
 # ---- train ----

@@ -1,4 +1,4 @@
-"""Which crops a job is to cut, and that it cuts them once, whatever has become of the photos."""
+"""Tests of the crops job: what it cuts, and how it continues or refuses a folder."""
 
 import argparse
 import contextlib
@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from facecluster.errors import InputError, JobError
-from facecluster.pipeline.jobs.crops import CropsJob, format_crops, plan_photos, plan_run
+from facecluster.errors import InputError, JobError, UsageError
+from facecluster.pipeline.cropping.manifest import CropsManifest
+from facecluster.pipeline.cropping.requests import request_photo_crops, request_run_crops
+from facecluster.pipeline.jobs.crops import CropsJob, format_crops
 from facecluster.pipeline.options import CropOptions
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.faces.align import crop_face
@@ -28,8 +30,8 @@ QUALITY = dict.fromkeys(schema.QUALITY_COLUMNS, 1)
 OPTIONS = CropOptions(photos_per_shard=2)
 
 
-def names(plan) -> dict[str, tuple[str, ...]]:
-    return {wanted.uri: wanted.names for wanted in plan}
+def names(requests) -> dict[str, tuple[str, ...]]:
+    return {request.uri: request.names for request in requests}
 
 
 def make_photo(path: Path, seed: int) -> str:
@@ -42,10 +44,10 @@ def make_photo(path: Path, seed: int) -> str:
 
 @pytest.fixture
 def run(tmp_path) -> RunDirectory:
-    """As the embed and cluster jobs leave it: four photos, one of them twice, and a failure.
+    """A run directory as the embed and cluster jobs leave it.
 
-    Ann/1 shows p1 and p2; Ann/2 shows p1 in the corner and, unassigned, someone in the centre;
-    Bob/1 shows p2, and Bob/copy is the same photo; Bob/3 shows nobody; Bob/4 is broken.
+    Ann/1 shows p1 and p2; Ann/2 shows p1 in the corner and an unassigned face in the center; Bob/1
+    shows p2, and Bob/copy is a duplicate of it; Bob/3 shows no face; Bob/4 is broken.
     """
     run = RunDirectory(str(tmp_path / "run"))
     faces_of = {
@@ -86,8 +88,8 @@ def photo(tmp_path):
     return lambda name: tmp_path / "photos" / f"{name}.png"
 
 
-def cut(output: Path, plan, options: CropOptions = OPTIONS) -> dict:
-    return CropsJob(str(output), options)(plan, lambda count, total: contextlib.nullcontext())
+def cut(output: Path, requests, options: CropOptions = OPTIONS) -> CropsManifest:
+    return CropsJob(str(output), options)(requests, lambda count, total: contextlib.nullcontext())
 
 
 def crops(output: Path) -> dict[str, np.ndarray]:
@@ -110,7 +112,7 @@ def expected_crop(path: Path, box, size: int = 182, margin: int = 44) -> np.ndar
 # --- options
 
 
-def test_options_are_the_published_training_alignment():
+def test_default_options_are_the_published_training_alignment():
     parser = argparse.ArgumentParser()
     add_options(parser, CropOptions)
     options = from_arguments(CropOptions, parser.parse_args([]))
@@ -124,57 +126,57 @@ def test_options_are_the_published_training_alignment():
         parser.parse_args(["--crop-margin", "-1"])
 
 
-# --- the plan: photos
+# --- requests from photos
 
 
-def test_photos_of_people_folders_keep_their_names():
+def test_photos_in_folders_of_people_keep_their_names():
     uris = [f"/lfw/{n}/{n}_{i:04}.jpg" for n in ("Ann_Lee", "Bo_Ek") for i in (1, 2)]
     expected = {uri: (uri.removeprefix("/lfw/").removesuffix(".jpg"),) for uri in uris}
-    assert names(plan_photos(uris, "folder", "folder")) == expected
+    assert names(request_photo_crops(uris, "folder", "folder")) == expected
 
 
-def test_photos_of_one_name_are_numbered():
+def test_photos_with_equal_names_are_numbered():
     uris = ["/b/Ann/1.jpg", "/a/Ann/1.jpg", "/a/Ann/1.png", "/a/Bob/1.jpg", "/a/Ann/1_1.jpg"]
     expected = {
         "/a/Ann/1.jpg": ("Ann/1",),
-        "/a/Ann/1.png": ("Ann/1_2",),  # Ann/1_1 is another photo's
+        "/a/Ann/1.png": ("Ann/1_2",),  # Ann/1_1 is taken
         "/a/Ann/1_1.jpg": ("Ann/1_1",),
         "/a/Bob/1.jpg": ("Bob/1",),
         "/b/Ann/1.jpg": ("Ann/1_3",),
     }
     for order in (uris, uris[::-1]):
-        assert names(plan_photos(order, "folder", "folder")) == expected
+        assert names(request_photo_crops(order, "folder", "folder")) == expected
 
 
-def test_photos_can_be_labelled_by_a_table(tmp_path):
+def test_photos_labeled_by_a_csv_file(tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("photo,person\n1.jpg,Ann\n2.jpg,Ann;Bob\n")
-    plan = plan_photos(["/x/1.jpg", "/x/2.jpg", "/x/3.jpg"], str(path), "folder")
-    assert names(plan) == {"/x/1.jpg": ("Ann/1",)}
+    requests = request_photo_crops(["/x/1.jpg", "/x/2.jpg", "/x/3.jpg"], str(path), "folder")
+    assert names(requests) == {"/x/1.jpg": ("Ann/1",)}
     path.write_text("photo,person\n2.jpg,Ann;Bob\n")
-    with pytest.raises(JobError, match="nothing to cut"):
-        cut(tmp_path / "out", plan_photos(["/x/2.jpg"], str(path), "folder"))
+    with pytest.raises(InputError, match="nothing to cut"):
+        cut(tmp_path / "out", request_photo_crops(["/x/2.jpg"], str(path), "folder"))
     with pytest.raises(InputError, match="labels none of the 1 photos"):
-        plan_photos(["/x/1.jpg"], str(path), "folder")
+        request_photo_crops(["/x/1.jpg"], str(path), "folder")
 
 
-def test_photos_know_no_people_of_a_run():
-    with pytest.raises(JobError, match="give --run"):
-        plan_photos(["/x/1.jpg"], "people", "folder")
+def test_people_labels_need_a_run():
+    with pytest.raises(UsageError, match="give --run"):
+        request_photo_crops(["/x/1.jpg"], "people", "folder")
 
 
-# --- the plan: a run
+# --- requests from a run
 
 
-def test_people_of_a_run_are_its_assigned_faces_each_once(run, photo, tmp_path):
-    plan = plan_run(run, "people", "folder")
-    assert names(plan) == {
+def test_people_labels_crop_every_assigned_face_once(run, photo, tmp_path):
+    requests = request_run_crops(run, "people", "folder")
+    assert names(requests) == {
         str(photo("Ann/1")): ("p1/1_0", "p2/1_1"),
         str(photo("Ann/2")): ("p1/2",),
-        str(photo("Bob/1")): ("p2/1",),  # and not its copy
+        str(photo("Bob/1")): ("p2/1",),  # and not its duplicate
     }
-    entry = cut(tmp_path / "out", plan)
-    assert entry["counts"] == {
+    manifest = cut(tmp_path / "out", requests)
+    assert manifest.counts == {
         "photos": 3, "crops": 4, "people": 2, "without_a_face": 0, "failures": 0
     }  # fmt: skip
     boxes = {"p1/1_0": ("Ann/1", CENTRAL), "p2/1_1": ("Ann/1", CORNER),
@@ -185,9 +187,9 @@ def test_people_of_a_run_are_its_assigned_faces_each_once(run, photo, tmp_path):
         np.testing.assert_array_equal(found[name], expected_crop(photo(source), box))
 
 
-def test_labels_of_a_run_are_about_the_central_face(run, photo, tmp_path):
-    entry = cut(tmp_path / "out", plan_run(run, "folder", "folder"))
-    assert entry["counts"] == {
+def test_folder_labels_crop_the_central_face(run, photo, tmp_path):
+    manifest = cut(tmp_path / "out", request_run_crops(run, "folder", "folder"))
+    assert manifest.counts == {
         "photos": 6, "crops": 4, "people": 2, "without_a_face": 1, "failures": 1
     }  # fmt: skip
     found = crops(tmp_path / "out")
@@ -203,16 +205,16 @@ def test_labels_of_a_run_are_about_the_central_face(run, photo, tmp_path):
 def test_a_run_without_people_says_what_to_do(run):
     Path(run.path("assignments", "assignments.parquet")).unlink()
     with pytest.raises(InputError, match="run `facecluster cluster` first"):
-        plan_run(run, "people", "folder")
-    assert len(plan_run(run, "folder", "folder")) == 6
+        request_run_crops(run, "people", "folder")
+    assert len(request_run_crops(run, "folder", "folder")) == 6
 
 
-def test_photos_of_a_run_that_are_gone_or_changed_are_failures(run, photo, tmp_path):
-    plan = plan_run(run, "people", "folder")
+def test_missing_or_changed_photos_of_a_run_are_failures(run, photo, tmp_path):
+    requests = request_run_crops(run, "people", "folder")
     photo("Ann/1").unlink()
     make_photo(photo("Bob/1"), seed=99)
-    entry = cut(tmp_path / "out", plan)
-    assert entry["counts"] == {
+    manifest = cut(tmp_path / "out", requests)
+    assert manifest.counts == {
         "photos": 3, "crops": 1, "people": 1, "without_a_face": 0, "failures": 2
     }  # fmt: skip
     assert crops(tmp_path / "out").keys() == {"p1/2"}
@@ -223,17 +225,17 @@ def test_photos_of_a_run_that_are_gone_or_changed_are_failures(run, photo, tmp_p
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tgz"])
-def test_photos_of_a_run_that_are_in_a_container(run, tmp_path, suffix):
-    plan = plan_run(run, "people", "folder")
-    cut(tmp_path / "files", plan)
+def test_photos_of_a_run_in_a_container(run, tmp_path, suffix):
+    requests = request_run_crops(run, "people", "folder")
+    cut(tmp_path / "files", requests)
     container = tmp_path / f"photos.{suffix}"
     with tarfile.open(container, "w:gz" if suffix == "tgz" else "w") as tar:
         tar.add(tmp_path / "photos", ".")
     folder = str(tmp_path / "photos")
-    packed = [replace(w, uri=w.uri.replace(folder, f"{container}!/.")) for w in plan]
+    packed = [replace(r, uri=r.uri.replace(folder, f"{container}!/.")) for r in requests]
     gone = replace(packed[0], uri=f"{container}!/gone.png", names=("p1/gone",))
-    entry = cut(tmp_path / "packed", [*packed, gone])
-    assert entry["counts"] == {
+    manifest = cut(tmp_path / "packed", [*packed, gone])
+    assert manifest.counts == {
         "photos": 4, "crops": 4, "people": 2, "without_a_face": 0, "failures": 1
     }  # fmt: skip
     assert failures(tmp_path / "packed")[gone.uri]["message"] == "its container has no such member"
@@ -243,7 +245,7 @@ def test_photos_of_a_run_that_are_in_a_container(run, tmp_path, suffix):
         np.testing.assert_array_equal(pixels, expected[name])
 
 
-# --- once and whole
+# --- continuing and refusing
 
 
 def times(output: Path) -> dict[Path, int]:
@@ -252,7 +254,7 @@ def times(output: Path) -> dict[Path, int]:
 
 
 def many_photos(folder: Path, n: int) -> list:
-    """A plan of so many photos with their boxes."""
+    """Requests for n photos with known boxes."""
     run = RunDirectory(str(folder / "run"))
     ids = {str(folder / "in" / "Ann" / f"{i:02}.png"): None for i in range(n)}
     for seed, uri in enumerate(ids):
@@ -269,21 +271,21 @@ def many_photos(folder: Path, n: int) -> list:
     for table, content in rows.items():
         table_rows = pa.Table.from_pylist(content, schema.stamped(columns[table]))
         write_table(run.shard_path(table, "s"), table_rows)
-    return plan_run(run, "folder", "tar")
+    return request_run_crops(run, "folder", "tar")
 
 
-def test_a_second_run_does_nothing_and_a_killed_one_goes_on(tmp_path):
+def test_finished_job_does_nothing_and_killed_job_continues(tmp_path):
     output, options = tmp_path / "out", CropOptions(form="tar", photos_per_shard=3)
-    plan = many_photos(tmp_path, 10)
-    first = cut(output, plan, options)
+    requests = many_photos(tmp_path, 10)
+    first = cut(output, requests, options)
     before = times(output)
     tars = {path.stem: path.read_bytes() for path in output.glob("*.tar")}
     assert len(tars) == 4  # one file a shard
-    again = cut(output, plan, options)
+    again = cut(output, requests, options)
     assert times(output) == before
-    assert again["counts"] == first["counts"]
+    assert again.counts == first.counts
 
-    # As if it had been killed while it wrote one shard.
+    # As if killed while writing one shard.
     unfinished = sorted(output.glob("*.tar"))[1]
     unfinished.unlink()
     (output / "failures" / f"{unfinished.stem}.parquet").unlink()
@@ -292,36 +294,36 @@ def test_a_second_run_does_nothing_and_a_killed_one_goes_on(tmp_path):
     (output / "crops.json").write_text(
         json.dumps({"state": "running", "options": manifest["options"]})
     )
-    assert cut(output, plan, options)["counts"] == first["counts"]
+    assert cut(output, requests, options).counts == first.counts
     assert {path.stem: path.read_bytes() for path in output.glob("*.tar")} == tars
     assert not list(output.rglob("*.tmp"))
     rewritten = {path for path, at in times(output).items() if at != before[path]}
     assert {path.stem for path in rewritten} == {unfinished.stem}
 
 
-def test_the_parts_are_a_function_of_the_photos_alone(tmp_path):
-    plan = many_photos(tmp_path, 40)
+def test_shards_do_not_depend_on_the_number_of_workers(tmp_path):
+    requests = many_photos(tmp_path, 40)
     found = []
     for name, arguments in [("one", ["--direct_num_workers=1"]), ("three", THREE_THREADS)]:
         job = CropsJob(str(tmp_path / name), CropOptions(form="tar"), None, arguments)
-        job(plan, lambda count, total: contextlib.nullcontext())
+        job(requests, lambda count, total: contextlib.nullcontext())
         found.append({f.name: f.read_bytes() for f in (tmp_path / name).glob("*.tar")})
     assert len(found[0]) == 3  # of 16 photos, at least
     assert found[0] == found[1]
 
 
-def test_the_parts_stay_when_their_photos_are_packed_anew(run, tmp_path):
+def test_shards_do_not_depend_on_the_order_in_a_container(run, tmp_path):
     container, folder = tmp_path / "photos.tar", tmp_path / "photos"
-    plan = [
-        replace(w, uri=w.uri.replace(str(folder), f"{container}!"))
-        for w in plan_run(run, "people", "tar")
+    requests = [
+        replace(r, uri=r.uri.replace(str(folder), f"{container}!"))
+        for r in request_run_crops(run, "people", "tar")
     ]
     written = []
     for order in (1, -1):
         with tarfile.open(container, "w") as tar:
             for path in sorted(path for path in folder.rglob("*") if path.is_file())[::order]:
                 tar.add(path, path.relative_to(folder))
-        cut(tmp_path / str(order), plan, replace(OPTIONS, form="tar", photos_per_shard=1))
+        cut(tmp_path / str(order), requests, replace(OPTIONS, form="tar", photos_per_shard=1))
         written.append({file.name for file in (tmp_path / str(order)).glob("*.tar")})
     assert written[0] == written[1]
     assert len(written[0]) > 1
@@ -354,45 +356,45 @@ def test_progress_counts_the_photos_of_finished_shards(tmp_path):
     ids=lambda value: "" if isinstance(value, str) else repr(value)[12:],
 )
 def test_other_options_are_refused(run, tmp_path, options, sentence):
-    plan = plan_run(run, "folder", "folder")
-    cut(tmp_path / "out", plan)
+    requests = request_run_crops(run, "folder", "folder")
+    cut(tmp_path / "out", requests)
     before = times(tmp_path / "out")
     with pytest.raises(JobError, match=sentence):
-        cut(tmp_path / "out", plan, options)
+        cut(tmp_path / "out", requests, options)
     assert times(tmp_path / "out") == before
 
 
-def test_other_photos_or_people_are_refused(run, tmp_path):
-    plan = plan_run(run, "folder", "folder")
-    cut(tmp_path / "out", plan)
-    for other in (plan[1:], plan_run(run, "people", "folder")):
+def test_other_photos_or_labels_are_refused(run, tmp_path):
+    requests = request_run_crops(run, "folder", "folder")
+    cut(tmp_path / "out", requests)
+    for other in (requests[1:], request_run_crops(run, "people", "folder")):
         with pytest.raises(JobError, match="holds the crops of other photos"):
             cut(tmp_path / "out", other)
 
 
-def test_a_folder_of_something_else_is_refused_and_left_alone(run, photo, tmp_path):
+def test_foreign_folder_is_refused_and_left_alone(run, photo, tmp_path):
     before = times(tmp_path)
-    with pytest.raises(JobError, match="no crops of ours"):
-        cut(tmp_path / "photos", plan_run(run, "folder", "folder"))
+    with pytest.raises(UsageError, match="holds files that are not crops"):
+        cut(tmp_path / "photos", request_run_crops(run, "folder", "folder"))
     assert times(tmp_path) == before
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "facecluster.log").write_text("of this very command")
+    (tmp_path / "out" / "facecluster.log").write_text("of this command")
     (tmp_path / "out" / "crops.json").write_text("{")
-    with pytest.raises(JobError, match=r"crops\.json is damaged"):
-        cut(tmp_path / "out", plan_run(run, "folder", "folder"))
+    with pytest.raises(InputError, match=r"crops\.json is damaged"):
+        cut(tmp_path / "out", request_run_crops(run, "folder", "folder"))
     (tmp_path / "out" / "crops.json").unlink()
-    assert cut(tmp_path / "out", plan_run(run, "folder", "folder"))["counts"]["crops"] == 4
+    assert cut(tmp_path / "out", request_run_crops(run, "folder", "folder")).counts["crops"] == 4
 
 
-def test_a_margin_that_leaves_no_room_is_refused(run, tmp_path):
+def test_margin_as_large_as_the_crop_is_refused(run, tmp_path):
     options = CropOptions(crop_size=160, crop_margin=160)
-    with pytest.raises(JobError, match="smaller --crop-margin"):
-        cut(tmp_path / "out", plan_run(run, "folder", "folder"), options)
+    with pytest.raises(UsageError, match="smaller --crop-margin"):
+        cut(tmp_path / "out", request_run_crops(run, "folder", "folder"), options)
 
 
-def test_the_summary_says_what_came_of_it():
+def test_summary_of_a_crops_job():
     counts = {"photos": 12345, "crops": 12000, "people": 90, "without_a_face": 300, "failures": 45}
-    assert format_crops({"counts": counts, "seconds": 61.5}).splitlines() == [
+    assert format_crops(CropsManifest("done", {}, counts, 61.5)).splitlines() == [
         "photos          12,345",
         "crops           12,000",
         "people              90",

@@ -1,100 +1,23 @@
+"""Tests of the evaluation of a run against labels and on pairs of photos."""
+
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from facecluster.errors import InputError
 from facecluster.model_export.validation.pairs import ImagePairs, read_pairs
 from facecluster.model_export.validation.verification import verify
-from facecluster.pipeline.jobs.clustering_metrics import clustering_scores
+from facecluster.pipeline.cli.score_table import DESCRIPTIONS, format_scores
+from facecluster.pipeline.evaluation.clustering_metrics import clustering_scores
 from facecluster.pipeline.jobs.evaluate import (
-    DESCRIPTIONS,
     evaluate_clustering,
     evaluate_verification,
-    format_scores,
-    labelled_faces,
-    pair_image_paths,
+    find_pair_images,
 )
-from facecluster.pipeline.run.directory import RunDirectory
-from facecluster.transforms.tables import schema
-from facecluster.transforms.tables.parquet_files import write_table
-
-SIDE = 100  # px, width and height of the photos unless a test says otherwise
-CENTRAL = (30, 30, 70, 70)
-CORNER = (0, 0, 40, 40)  # as large as CENTRAL, but off centre
-BACKGROUND = (45, 10, 55, 20)
-
-
-@dataclass
-class Photo:
-    uri: str
-    boxes: list[tuple]
-    people: list[str | None] = field(default_factory=list)  # the found person of each face
-    content: str = ""  # photos of equal content are one photo under several uris
-    embeddings: np.ndarray | None = None
-
-    @property
-    def photo_id(self):
-        return self.content or f"id of {self.uri}"
-
-
-def photos_table(photos):
-    rows = [
-        {"photo_id": p.photo_id, "uri": p.uri, "width": SIDE, "height": SIDE,
-         "taken_at": None, "n_frames": 1, "n_faces": len(p.boxes)} for p in photos
-    ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema.stamped(schema.PHOTOS))
-
-
-def faces_table(photos, dimensions=2):
-    rows = [
-        {"face_id": schema.face_id(p.photo_id, i), "photo_id": p.photo_id, "box": box,
-         "landmarks": [0] * 10, "detection_score": 1, "thumbnail": b"",
-         **dict.fromkeys(schema.QUALITY_COLUMNS, 1),
-         "embedding": [0] * dimensions if p.embeddings is None else 3 * p.embeddings[i]}
-        for p in photos for i, box in enumerate(p.boxes)
-    ]  # fmt: skip
-    embedding = pa.list_(pa.float32(), dimensions)
-    return pa.Table.from_pylist(rows, schema.stamped(schema.faces(embedding), codec="float32"))
-
-
-def make_run(folder, photos, failures=(), dimensions=2, n_shards=2):
-    """A run directory as the embed and cluster jobs leave it.
-
-    Embeddings are stored three times as long as given: a codec keeps directions, not lengths.
-    """
-    run = RunDirectory(str(folder / "run"))
-    for shard in range(n_shards):
-        part = photos[shard::n_shards]
-        failed = [
-            {"uri": uri, "step": "decode", "error": "ValueError", "message": "broken"}
-            for uri in failures[shard::n_shards]
-        ]
-        tables = {
-            "failures": pa.Table.from_pylist(failed, schema.stamped(schema.FAILURES)),
-            "faces": faces_table(part, dimensions),
-            "photos": photos_table(part),
-        }
-        for name, table in tables.items():
-            write_table(run.shard_path(name, str(shard)), table)
-    assigned = {
-        schema.face_id(p.photo_id, i): (p.photo_id, person)
-        for p in photos
-        for i, person in enumerate(p.people)
-    }
-    if assigned:
-        rows = [
-            {"face_id": face, "photo_id": photo, "person_id": person, "probability": 1,
-             "repeated_in_photo": False}
-            for face, (photo, person) in sorted(assigned.items())
-        ]  # fmt: skip
-        run.write("assignments", pa.Table.from_pylist(rows, schema.stamped(schema.ASSIGNMENTS)))
-    return run
+from tests.pipeline.evaluation.synthetic_run import BACKGROUND, CENTRAL, CORNER, Photo, make_run
 
 
 def write_csv(folder, text):
@@ -105,63 +28,6 @@ def write_csv(folder, text):
 
 def written(run, name):
     return json.loads(Path(run.path("evaluation", f"{name}.json")).read_text())
-
-
-# ---- the labelled face of a photo ----
-
-COORDINATE = st.integers(-20, 120)
-BOX = st.tuples(COORDINATE, COORDINATE, st.integers(0, 60), st.integers(0, 60)).map(
-    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
-)
-
-
-def labelled_face_by_definition(boxes, width, height):
-    def score(box):
-        x0, y0, x1, y1 = box
-        off_centre = (((x0 + x1) / 2 - width / 2), ((y0 + y1) / 2 - height / 2))
-        return (x1 - x0) * (y1 - y0) - 2 * (off_centre[0] ** 2 + off_centre[1] ** 2)
-
-    return max(range(len(boxes)), key=lambda i: score(boxes[i]))  # the first of equal ones
-
-
-@settings(deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.lists(BOX, max_size=4), st.integers(1, 150), st.integers(1, 150)), max_size=6
-    ),
-    st.randoms(use_true_random=False),
-)
-def test_labelled_faces_are_the_largest_central_ones(drawn, random):
-    photos = [Photo(f"{i}.jpg", boxes) for i, (boxes, _, _) in enumerate(drawn)]
-    sizes = {"width": [w for _, w, _ in drawn], "height": [h for _, _, h in drawn]}
-    table = photos_table(photos)
-    for side, values in sizes.items():
-        table = table.set_column(table.column_names.index(side), side, [pa.array(values, "i4")])
-    faces = faces_table(random.sample(photos, len(photos)))
-    expected = {
-        p.uri: schema.face_id(p.photo_id, labelled_face_by_definition(p.boxes, w, h))
-        for p, (_, w, h) in zip(photos, drawn, strict=True)
-        if p.boxes
-    }
-    found = labelled_faces(table, faces)
-    assert {uri: faces["face_id"][row].as_py() for uri, row in found.items()} == expected
-
-
-def test_a_face_off_centre_gives_way_to_a_smaller_central_one():
-    # Areas 1,600 and 1,156; CORNER is 30 px off centre in x and y, which costs it 3,600.
-    photos = [Photo("a.jpg", [CORNER, (33, 33, 67, 67)])]
-    assert labelled_faces(photos_table(photos), faces_table(photos)) == {"a.jpg": 1}
-
-
-def test_copies_of_a_photo_share_its_face():
-    photos = [Photo(uri, [CORNER, CENTRAL], content="same") for uri in ("a.jpg", "b.jpg")]
-    found = labelled_faces(photos_table(photos), faces_table(photos))
-    assert found == {"a.jpg": 1, "b.jpg": 1}
-
-
-def test_faces_of_photos_that_are_not_asked_for_are_passed_over():
-    photos = [Photo("a.jpg", [CENTRAL, CORNER]), Photo("b.jpg", [CORNER, CENTRAL])]
-    assert labelled_faces(photos_table(photos[1:]), faces_table(photos)) == {"b.jpg": 3}
 
 
 # ---- people against labels ----
@@ -185,10 +51,10 @@ def test_folder_labels_score_one_face_of_each_photo(tmp_path):
         {
             **scores,
             "coverage": 4 / 6,
-            "n_photos_labelled": 6,
+            "n_photos_labeled": 6,
             "n_photos_scored": 4,
             "n_photos_several_people": 0,
-            "n_photos_unlabelled": 0,
+            "n_photos_unlabeled": 0,
             "n_labels_unmatched": 0,
         }
     )
@@ -226,30 +92,30 @@ def test_csv_labels_are_found_by_the_end_of_the_path(tmp_path):
         {
             **scores,
             "coverage": 3 / 4,
-            "n_photos_labelled": 4,
+            "n_photos_labeled": 4,
             "n_photos_scored": 3,
             "n_photos_several_people": 1,
-            "n_photos_unlabelled": 2,
+            "n_photos_unlabeled": 2,
             "n_labels_unmatched": 1,
         }
     )
 
 
-def test_the_longest_label_that_fits_is_meant(tmp_path):
+def test_longest_matching_label_applies(tmp_path):
     photos = [Photo(f"in/{x}/1.jpg", [CENTRAL], ["p1"]) for x in ("x", "y")]
     labels = write_csv(tmp_path, "photo,person\n1.jpg,ann\ny/1.jpg,bob\n")
     result = evaluate_clustering(make_run(tmp_path, photos), labels)
     assert (result["n_photos_scored"], result["n_people_true"]) == (2, 2)
 
 
-def test_a_label_that_fits_two_photos_is_an_error(tmp_path):
+def test_label_that_matches_two_photos_is_an_error(tmp_path):
     photos = [Photo(f"in/{x}/1.jpg", [CENTRAL], ["p1"]) for x in ("x", "y")]
     labels = write_csv(tmp_path, "photo,person\n1.jpg,ann\n")
-    with pytest.raises(InputError, match=r"in/x/1\.jpg and in/y/1\.jpg both end so"):
+    with pytest.raises(InputError, match=r"in/x/1\.jpg and in/y/1\.jpg both end in it"):
         evaluate_clustering(make_run(tmp_path, photos), labels)
 
 
-def test_copies_of_a_photo_are_scored_under_each_uri(tmp_path):
+def test_duplicate_photos_are_scored_under_each_uri(tmp_path):
     photos = [Photo(f"in/{x}/1.jpg", [CENTRAL], ["p1"], content="same") for x in ("x", "y")]
     photos.append(Photo("in/z/2.jpg", [CENTRAL], ["p1"]))
     labels = write_csv(tmp_path, "photo,person\n1.jpg,ann\n2.jpg,bob\n")
@@ -261,24 +127,24 @@ def test_copies_of_a_photo_are_scored_under_each_uri(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"labels\.csv is not there"),
+        (None, r"labels\.csv does not exist"),
         ("", r"labels\.csv line 1: expected two columns"),
         ("photo;person\n1.jpg;ann\n", r"line 1: expected two columns .* found 'photo;person'"),
         ("photo,person\n1.jpg,ann\n2.jpg\n", r"line 3: expected two columns .* found '2\.jpg'"),
         ("photo,person\n", "labels none of the 1 photos"),
         ("photo,person\n9.jpg,ann\n", r"labels none of the 1 photos .* for 9\.jpg"),
-        ("photo,person\n1.jpg,ann\n1.jpg,bob\n", r"line 3: '1\.jpg' is labelled twice, as 'ann'"),
+        ("photo,person\n1.jpg,ann\n1.jpg,bob\n", r"line 3: '1\.jpg' is labeled twice, as 'ann'"),
         ("photo,person\n1.jpg,ann;bob\n", "nothing to score"),
     ],
 )
-def test_labels_that_cannot_be_used_say_why(tmp_path, text, message):
+def test_unusable_labels_are_explained(tmp_path, text, message):
     run = make_run(tmp_path, [Photo("in/1.jpg", [CENTRAL], ["p1"])])
     path = str(tmp_path / "labels.csv") if text is None else write_csv(tmp_path, text)
     with pytest.raises(InputError, match=message):
         evaluate_clustering(run, path)
 
 
-def test_labels_that_are_no_text_say_so(tmp_path):
+def test_labels_that_are_not_text_are_refused(tmp_path):
     run = make_run(tmp_path, [Photo("in/1.jpg", [CENTRAL], ["p1"])])
     path = tmp_path / "labels.csv"
     path.write_bytes(b"\xff\xd8\xff\xe0 a photo")
@@ -292,7 +158,7 @@ def test_a_run_without_people_says_what_to_do(tmp_path):
         evaluate_clustering(run, "folder")
 
 
-def test_people_older_than_the_faces_are_an_error(tmp_path):
+def test_outdated_assignments_are_an_error(tmp_path):
     photos = [Photo("in/ann/1.jpg", [CENTRAL], ["p1"]), Photo("in/ann/2.jpg", [CENTRAL])]
     with pytest.raises(InputError, match="run `facecluster cluster` again"):
         evaluate_clustering(make_run(tmp_path, photos), "folder")
@@ -331,7 +197,7 @@ def write_pairs(folder, names, n_folds):
 NAMES = [f"Name_{letter}" for letter in "abcdefghijkl"]
 
 
-def test_verification_scores_the_labelled_faces_of_the_pairs(tmp_path):
+def test_verification_scores_the_labeled_faces_of_the_pairs(tmp_path):
     photos = two_images_each(NAMES, np.random.default_rng(0))
     run = make_run(tmp_path, photos, dimensions=8)
     path = write_pairs(tmp_path, NAMES, 3)
@@ -365,7 +231,7 @@ def test_pairs_without_a_face_are_left_out_and_counted(tmp_path):
     assert result == pytest.approx({**asdict(scores), "n_pairs": 24, "n_pairs_skipped": 4})
 
 
-def test_photos_of_the_images_folder_go_before_their_namesakes(tmp_path):
+def test_photos_of_the_images_folder_take_precedence(tmp_path):
     photos = two_images_each(NAMES, np.random.default_rng(0), "/photos")
     others = two_images_each(NAMES, np.random.default_rng(1), "/other")
     path = write_pairs(tmp_path, NAMES, 3)
@@ -376,7 +242,7 @@ def test_photos_of_the_images_folder_go_before_their_namesakes(tmp_path):
     assert evaluate_verification(beside, "/other", path) != expected
 
 
-def test_pairs_that_the_run_cannot_score_say_why(tmp_path):
+def test_unusable_pairs_are_explained(tmp_path):
     path = write_pairs(tmp_path, NAMES, 3)
     photos = two_images_each(NAMES, np.random.default_rng(0))
     without = make_run(tmp_path / "a", photos[2:], dimensions=8)
@@ -404,20 +270,20 @@ def test_pair_images_are_found_once_each_with_any_photo_extension(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
     pairs = pairs_of(["Bob/Bob_0001", "Ann/Ann_0002"], ["Ann/Ann_0002", "J.K._R/J.K._R_0001"])
-    assert pair_image_paths(str(images), pairs) == [
+    assert find_pair_images(str(images), pairs) == [
         str(images / "Ann/Ann_0002.jpg"),
         str(images / "Bob/Bob_0001.PNG"),
         str(images / "J.K._R/J.K._R_0001.jpeg"),
     ]
     missing = pairs_of(["Cyd/Cyd_0002", "Ann/Ann_0002"], ["Cyd/Cyd_0001", "Ann/Ann_0003"])
     with pytest.raises(InputError, match=r"lacks 2 of the 4 images .* Cyd/Cyd_0001"):
-        pair_image_paths(str(images), missing)
+        find_pair_images(str(images), missing)
 
 
-# ---- what the command prints ----
+# ---- printed scores ----
 
 
-def test_every_figure_is_described_and_aligned(tmp_path):
+def test_every_score_is_described_and_aligned(tmp_path):
     photos = two_images_each(NAMES, np.random.default_rng(0))
     for photo in photos:
         photo.people = ["p1", "p2"]

@@ -23,8 +23,9 @@ from facecluster.model_export.networks.export import (
 from facecluster.model_export.validation.calibration import calibration_table
 from facecluster.model_export.validation.pairs import read_pairs
 from facecluster.model_export.validation.validate import embed_with_model, validate_pairs
-from facecluster.pipeline.jobs.train import TrainJob, crops_margin
+from facecluster.pipeline.jobs.train import TrainJob
 from facecluster.pipeline.options import TrainOptions
+from facecluster.pipeline.training.crop_margin import visible_margin
 from facecluster.transforms.faces.model_card import ModelCard, ModelIdentity
 from facecluster.transforms.faces.saved_model import ModelError, SavedModel
 
@@ -484,12 +485,12 @@ def test_the_margin_that_is_seen(tmp_path, crop_size, crop_margin, input_size, m
     made = {"options": {"crop_size": crop_size, "crop_margin": crop_margin}}
     (tmp_path / "crops.json").write_text(json.dumps(made))
     for source in ("", "/", "/Ann_Lee", "/Ann_Lee/", "/*.tar", "/0.tfrecord"):
-        assert crops_margin([f"{tmp_path}{source}"], input_size) == margin
-    assert crops_margin([str(tmp_path / "A"), str(tmp_path / "B")], input_size) == margin
+        assert visible_margin([f"{tmp_path}{source}"], input_size) == margin
+    assert visible_margin([str(tmp_path / "A"), str(tmp_path / "B")], input_size) == margin
 
 
 def test_without_crops_json_the_margin_is_the_published_one(tmp_path):
-    assert crops_margin([str(tmp_path)], 160) is None
+    assert visible_margin([str(tmp_path)], 160) is None
     for input_size, margin in ((160, 32), (80, 16)):
         job = TrainJob(tmp_path, replace(TINY, input_size=input_size), SavedModel, print)
         assert job._margin([str(tmp_path)]) == margin
@@ -512,7 +513,8 @@ def test_crops_that_the_frozen_model_does_not_want_are_said_to_be(tmp_path, base
         (tmp_path / "crops.json").write_text(json.dumps(made))
         assert job._margin([str(tmp_path)]) == wanted
         assert len(said) == n_notes
-    assert f"with a margin of {wanted + 2} px, and wants {wanted}" in said[0]
+    assert f"with a margin of {wanted + 2} px" in said[0]
+    assert f"but expects {wanted}:" in said[0]
     assert f"--crop-size {size} --crop-margin {wanted}" in said[0]
 
 
@@ -522,11 +524,11 @@ def test_margins_that_differ_or_cannot_be_read_are_refused(tmp_path):
         made = {"options": {"crop_size": 182, "crop_margin": crop_margin}}
         (tmp_path / name / "crops.json").write_text(json.dumps(made))
     with pytest.raises(UsageError, match=r"22 px by .*a/crops.json, 10 px by .*b/crops.json"):
-        crops_margin([str(tmp_path / "a"), str(tmp_path / "b")], 160)
+        visible_margin([str(tmp_path / "a"), str(tmp_path / "b")], 160)
     for damaged in ("{", "[]", '{"options": {"crop_size": 182}}'):
         (tmp_path / "a" / "crops.json").write_text(damaged)
-        with pytest.raises(UsageError, match=r"a/crops\.json is damaged"):
-            crops_margin([str(tmp_path / "a")], 160)
+        with pytest.raises(InputError, match=r"a/crops\.json is damaged"):
+            visible_margin([str(tmp_path / "a")], 160)
 
 
 # ---- How it is trained ----

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import homogeneity_completeness_v_measure
 
-from facecluster.pipeline.jobs.clustering_metrics import bcubed, clustering_scores, pairwise
+from facecluster.pipeline.evaluation.clustering_metrics import bcubed, clustering_scores, pairwise
 
 # Few labels for many faces, so that people and groups overlap in every way.
-LABELLINGS = st.lists(
-    st.tuples(st.integers(0, 5), st.integers(-1, 5)), min_size=1, max_size=40
-).map(lambda rows: (np.array([t for t, _ in rows]), np.array([p for _, p in rows])))
+LABELINGS = st.lists(st.tuples(st.integers(0, 5), st.integers(-1, 5)), min_size=1, max_size=40).map(
+    lambda rows: (np.array([t for t, _ in rows]), np.array([p for _, p in rows]))
+)
 
 
 def same_person(labels, i, j):
@@ -44,35 +44,35 @@ def harmonic_mean(precision, recall):
 
 
 @settings(deadline=None)
-@given(LABELLINGS)
-def test_bcubed_is_the_published_definition(labelling):
-    precision, recall = bcubed_by_definition(*labelling)
+@given(LABELINGS)
+def test_bcubed_matches_the_published_definition(labeling):
+    precision, recall = bcubed_by_definition(*labeling)
     expected = (precision, recall, harmonic_mean(precision, recall))
-    assert bcubed(*labelling) == pytest.approx(expected, abs=1e-12)
+    assert bcubed(*labeling) == pytest.approx(expected, abs=1e-12)
 
 
-@given(LABELLINGS)
-def test_pairwise_is_a_count_over_all_pairs(labelling):
-    precision, recall = pairwise_by_definition(*labelling)
+@given(LABELINGS)
+def test_pairwise_matches_a_count_over_all_pairs(labeling):
+    precision, recall = pairwise_by_definition(*labeling)
     expected = (precision, recall, harmonic_mean(precision, recall))
-    assert pairwise(*labelling) == pytest.approx(expected, abs=1e-12)
+    assert pairwise(*labeling) == pytest.approx(expected, abs=1e-12)
 
 
 @settings(deadline=None)
-@given(LABELLINGS)
-def test_nmi_is_the_v_measure_with_noise_as_singletons(labelling):
+@given(LABELINGS)
+def test_nmi_is_the_v_measure_with_noise_as_singletons(labeling):
     # V-measure equals arithmetic NMI (Rosenberg and Hirschberg 2007); scikit-learn computes it on
     # a path of its own.
-    truth, predicted = labelling
+    truth, predicted = labeling
     singletons = np.where(predicted == -1, 100 + np.arange(len(predicted)), predicted)
     v_measure = homogeneity_completeness_v_measure(truth, singletons)[2]
     assert clustering_scores(truth, predicted)["nmi"] == pytest.approx(v_measure, abs=1e-9)
 
 
 @settings(deadline=None)
-@given(LABELLINGS, st.randoms(use_true_random=False))
-def test_scores_depend_neither_on_names_nor_on_order(labelling, random):
-    truth, predicted = labelling
+@given(LABELINGS, st.randoms(use_true_random=False))
+def test_scores_do_not_depend_on_names_or_order(labeling, random):
+    truth, predicted = labeling
     order = random.sample(range(len(truth)), len(truth))
     names = random.sample(["ann", "bob", "cyd", "dan", "eve", "fay"], 6)
     numbers = np.array([*random.sample(range(1000), 6), -1])  # index -1 keeps noise noise
@@ -84,7 +84,7 @@ def test_scores_depend_neither_on_names_nor_on_order(labelling, random):
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
 def test_a_perfect_grouping_scores_one(labels):
     scores = clustering_scores(np.array(labels), np.array(labels) + 7)
-    assert scores.pop("share_unassigned") == 0
+    assert scores.pop("fraction_unassigned") == 0
     assert scores.pop("n_people_true") == scores.pop("n_people_found") == len(set(labels))
     assert scores == pytest.approx(dict.fromkeys(scores, 1.0))
 
@@ -98,16 +98,16 @@ def test_worked_example():
     assert scores["pairwise_precision"] == pytest.approx(1 / 3)
     assert scores["pairwise_recall"] == pytest.approx(1 / 3)
     assert (scores["n_people_true"], scores["n_people_found"]) == (2, 1)
-    assert scores["share_unassigned"] == 0.25
+    assert scores["fraction_unassigned"] == 0.25
 
 
-def test_everyone_unassigned_is_precise_and_finds_nothing():
+def test_all_faces_unassigned():
     truth, predicted = np.array([0, 0, 1, 1]), np.full(4, -1)
     assert bcubed(truth, predicted) == pytest.approx((1, 0.5, 2 / 3))
     assert pairwise(truth, predicted) == (1, 0, 0)
 
 
-def test_everyone_in_one_group_is_complete_and_imprecise():
+def test_all_faces_in_one_group():
     truth, predicted = np.array([0, 0, 1, 1]), np.zeros(4, int)
     assert bcubed(truth, predicted) == pytest.approx((0.5, 1, 2 / 3))
     assert pairwise(truth, predicted) == pytest.approx((1 / 3, 1, 0.5))
@@ -121,7 +121,7 @@ def test_everyone_in_one_group_is_complete_and_imprecise():
         ([1, 2], [0, -2], "predicted label -2"),
     ],
 )
-def test_labels_that_cannot_be_scored_say_why(truth, predicted, message):
+def test_invalid_labels_are_refused(truth, predicted, message):
     with pytest.raises(ValueError, match=message):
         clustering_scores(np.array(truth), np.array(predicted, dtype=int))
 
@@ -132,4 +132,4 @@ def test_a_million_faces_fit():
     predicted = np.where(random.random(len(truth)) < 0.3, -1, truth)
     scores = clustering_scores(truth, predicted)  # a dense table would not fit into memory
     assert scores["bcubed_precision"] == 1
-    assert scores["share_unassigned"] == pytest.approx(0.3, abs=0.01)
+    assert scores["fraction_unassigned"] == pytest.approx(0.3, abs=0.01)
