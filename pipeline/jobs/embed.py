@@ -94,9 +94,9 @@ class EmbedJob:
         }
         self._check_settings(settings)
         models = self._models(card)
-        plan = EmbedPlan.of(self.run)  # before anything is written: it may be of another version
+        plan = EmbedPlan.load(self.run)  # before anything is written: it may be of another version
         sources = listing.sources
-        n_gone = plan.n_gone(listing)
+        n_gone = plan.count_missing(listing)
         if self.retry_all and n_gone:
             raise JobError(
                 f"{n_gone:,} inputs of {self.run.root} are still to be done: first go on with the "
@@ -106,12 +106,12 @@ class EmbedJob:
         self.run.update_manifest(entry)
 
         self.run.remove_unfinished()
-        plan = plan.settled()
-        execution = choose_execution(self.beam_arguments, len(plan.unread(sources)))
+        plan = plan.without_superseded()
+        execution = choose_execution(self.beam_arguments, len(plan.unfinished_uris(sources)))
         plan = plan.with_inputs(
             listing, lambda n: self._photos_per_shard(n, execution.n_workers), self.retry_all
         )
-        shards = plan.todo(sources)
+        shards = plan.pending_shards(sources)
         metrics = JobMetrics()
         if shards:
             writer = ShardWriter(
@@ -121,10 +121,10 @@ class EmbedJob:
             try:
                 metrics = self._embed(shards, writer, card, execution, watch, check)
             except TooManyFailures:
-                EmbedPlan.of(self.run).settled()
+                EmbedPlan.load(self.run).without_superseded()
                 self.run.update_manifest(entry.finish("failed"))
                 raise
-        EmbedPlan.of(self.run).settled().without_mended(listing)
+        EmbedPlan.load(self.run).without_superseded().without_repaired(listing)
         photos, _ = self.run.read_shards(
             "photos", ["photo_id", "width", "height", "taken_at", "n_faces", "perceptual_hash"]
         )
@@ -175,7 +175,7 @@ class EmbedJob:
         if self.max_failures is None:
             return lambda: None
         seen = set(plan.complete.to_pylist())
-        failures = [plan.failures_that_stay(listing)]
+        failures = [plan.final_failures(listing)]
 
         def check() -> None:
             new = [shard for shard in self.run.complete_shards() if shard not in seen]

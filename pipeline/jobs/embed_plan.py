@@ -1,8 +1,8 @@
-"""Which input is in which shard: kept in the run, so that a job that goes on has the same shards.
+"""The plan of a run, which assigns inputs to shards, so that a continued job has the same shards.
 
-RUN/plan.parquet has a row for each input, in the order in which inputs came to the run. An input
-that is tried again has two rows: that of the shard where it failed and, behind it, that of the
-shard it is in now. Once the second shard is complete, the failure leaves the first, then its row.
+RUN/plan.parquet has a row for each input, in the order in which inputs were added to the run. An
+input that is retried has two rows: one for the shard in which it failed and, after it, one for its
+new shard. When the new shard is complete, the failure is deleted from the old one, then its row.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +22,10 @@ from facecluster.transforms.records import Shard
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import read_table, write_table
 
+# A failure in this step may not occur again: a disk was not mounted, or a permission was missing.
+# What cannot be decoded once can never be.
+TRANSIENT_STEP = "read"
+
 
 @dataclass(frozen=True)
 class EmbedPlan:
@@ -29,7 +33,8 @@ class EmbedPlan:
 
     Attributes:
       run: the run.
-      rows: (uri, shard), later rows of a URI in place of earlier ones; a shard's rows are together.
+      rows: columns uri and shard; of several rows of a URI the last counts, and a shard's rows are
+        contiguous.
       complete: (n_shards,) string, the shards whose tables are written.
     """
 
@@ -38,8 +43,8 @@ class EmbedPlan:
     complete: pa.Array
 
     @classmethod
-    def of(cls, run: RunDirectory) -> "EmbedPlan":
-        """The plan that a run keeps; what no plan tells of is found in the tables.
+    def load(cls, run: RunDirectory) -> "EmbedPlan":
+        """Reads the plan of a run; complete shards that it lacks are added from the tables.
 
         Raises:
           TableError: the plan or a table is damaged or of another version.
@@ -49,78 +54,82 @@ class EmbedPlan:
             [path] if FileSystems.exists(path) else [], schema.PLAN.names, schema.PLAN
         )
         plan = cls(run, rows.combine_chunks(), pa.array(run.complete_shards(), pa.string()))
-        return plan._with_unplanned()
+        return plan._with_unplanned_shards()
 
     def save(self) -> None:
+        """Writes the plan into the run."""
         rows = self.rows.replace_schema_metadata(schema.stamped(schema.PLAN).metadata)
         write_table(self.run.path(PLAN_NAME), rows)
 
     @property
     def n_inputs(self) -> int:
+        """The number of distinct inputs."""
         return pc.count_distinct(self.rows["uri"]).as_py()
 
-    def unread(self, sources: Sequence[Source]) -> pa.Array:
-        """The URIs of sources that are in no complete shard."""
+    def unfinished_uris(self, sources: Sequence[Source]) -> pa.Array:
+        """The URIs of the sources that are in no complete shard."""
         uris = uris_of(sources)
         done = self.rows["uri"].filter(_in(self.rows["shard"], self.complete))
         return uris.filter(_not(_in(uris, done)))
 
-    def n_gone(self, listing: Listing) -> int:
-        """Inputs in shards that are not complete, which the listing does not have any more."""
+    def count_missing(self, listing: Listing) -> int:
+        """The number of inputs of incomplete shards that the listing lacks."""
         current = replace(self, rows=self.rows.filter(pa.array(~self._superseded())))
-        listed = pa.concat_arrays([uris_of(listing.sources), _mended(listing)])
+        listed = pa.concat_arrays([uris_of(listing.sources), _fully_listed(listing)])
         return pc.sum(_not(_in(current._pending(), listed))).as_py() or 0
 
-    def failures_that_stay(self, listing: Listing) -> pa.Table:
-        """The failures that no pending shard is about to try again, and that are not mended."""
+    def final_failures(self, listing: Listing) -> pa.Table:
+        """The failures that are neither retried by a pending shard nor repaired."""
         failures, _ = self.run.read_shards(
             "failures", schema.FAILURES.names, self.complete.to_pylist()
         )
-        going = pa.concat_arrays([self._pending(), _mended(listing)])
-        return failures.filter(_not(_in(failures["uri"], going)))
+        leaving = pa.concat_arrays([self._pending(), _fully_listed(listing)])
+        return failures.filter(_not(_in(failures["uri"], leaving)))
 
-    def settled(self) -> "EmbedPlan":
-        """The plan without failures that a later, complete shard has in their place.
+    def without_superseded(self) -> "EmbedPlan":
+        """Drops failures whose input is in a later shard that is complete.
 
-        They leave the tables first. Killed in between, another call does the rest.
+        They are deleted from the tables, then from the plan. If this is interrupted, calling it
+        again finishes it.
         """
         return self._without(pa.array(self._superseded()))
 
-    def without_mended(self, listing: Listing) -> "EmbedPlan":
-        """The plan without failures of what could be listed to its end this time.
+    def without_repaired(self, listing: Listing) -> "EmbedPlan":
+        """Drops failures of containers, lists and folders that were listed completely this time.
 
-        To be called when all photos of it are done: until then a killed job needs them, to be
-        tried again.
+        Call it when all their photos are done: if the job is killed before, the failures are what
+        makes the next job list them again.
         """
-        mended = _in(self.rows["uri"].combine_chunks(), _mended(listing))
-        shards = pc.unique(self.rows["shard"].filter(mended))
+        repaired = _in(self.rows["uri"].combine_chunks(), _fully_listed(listing))
+        shards = pc.unique(self.rows["shard"].filter(repaired))
         shards = shards.filter(_in(shards, self.complete)).to_pylist()
         photos, _ = self.run.read_shards("photos", ["uri"], shards)
         was_read = _in(self.rows["uri"].combine_chunks(), photos["uri"])
-        return self._without(pc.and_(mended, _not(was_read)))
+        return self._without(pc.and_(repaired, _not(was_read)))
 
     def with_inputs(
         self, listing: Listing, photos_per_shard: Callable[[int], int], retry_all: bool
     ) -> "EmbedPlan":
-        """The plan, saved, with shards for inputs that are new or to be tried again.
+        """Adds shards for inputs that are new or retried, and saves the plan.
 
-        A shard that is not complete stays as it is, unless some of its inputs are not among the
-        sources any more. Then the others are as good as new.
+        An incomplete shard stays as it is, unless some of its inputs are missing. Then its other
+        inputs are treated as new.
 
         Args:
           listing: all inputs.
-          photos_per_shard: from a number of inputs to the size of their shards.
-          retry_all: whether to try all failures again, and not only those in reading.
+          photos_per_shard: gives the size of the shards for a number of inputs.
+          retry_all: whether to retry all failures, and not only those of TRANSIENT_STEP.
         """
         sources = listing.sources
         listed = uris_of(sources)
         pending = _not(_in(self.rows["shard"], self.complete))
-        gone = pc.and_(pending, _not(_in(self.rows["uri"], listed)))
-        broken = pc.unique(self.rows["shard"].filter(gone))
+        missing = pc.and_(pending, _not(_in(self.rows["uri"], listed)))
+        broken = pc.unique(self.rows["shard"].filter(missing))
         plan = replace(self, rows=self.rows.filter(_not(_in(self.rows["shard"], broken))))
 
-        again = pc.and_(_in(listed, plan._failed(retry_all)), _not(_in(listed, plan._pending())))
-        for chosen in (_not(_in(listed, plan.rows["uri"])), again):
+        new = _not(_in(listed, plan.rows["uri"]))
+        retried = pc.and_(_in(listed, plan._failed(retry_all)), _not(_in(listed, plan._pending())))
+        for chosen in (new, retried):
             indices = np.flatnonzero(chosen.to_numpy(zero_copy_only=False))
             part = [sources[i] for i in indices.tolist()]
             plan = plan._with_shards(part, photos_per_shard(len(part)))
@@ -128,8 +137,8 @@ class EmbedPlan:
             plan.save()
         return plan
 
-    def todo(self, sources: Sequence[Source]) -> list[tuple[Shard, tuple[Source, ...]]]:
-        """The shards that are not complete, with their inputs."""
+    def pending_shards(self, sources: Sequence[Source]) -> list[tuple[Shard, tuple[Source, ...]]]:
+        """The incomplete shards with their inputs."""
         pending = self.rows.filter(_not(_in(self.rows["shard"], self.complete)))
         at = pc.index_in(pending["uri"], uris_of(sources)).to_pylist()
         shards = []
@@ -141,7 +150,7 @@ class EmbedPlan:
         return shards
 
     def _without(self, rows: pa.Array) -> "EmbedPlan":
-        """The plan without some rows, which are of failures; these leave the tables first."""
+        """Deletes the failures of some rows from the tables, then the rows from the plan."""
         if not pc.any(rows).as_py():
             return replace(self, complete=self._without_empty_shards(self.rows))
         old, kept = self.rows.filter(rows), self.rows.filter(_not(rows))
@@ -153,12 +162,12 @@ class EmbedPlan:
         return plan
 
     def _with_shards(self, sources: Sequence[Source], photos_per_shard: int) -> "EmbedPlan":
-        """The plan with inputs cut into shards behind its rows; the spot where shards are made."""
+        """Splits inputs into shards and appends their rows."""
         taken = set(pc.unique(self.rows["shard"]).to_pylist()) | set(self.complete.to_pylist())
         uris, names, sizes = [], [], []
         for shard, part in split_into_shards(sources, photos_per_shard):
             name, attempt = shard.name, 1
-            while name in taken:  # by the same inputs, when they were tried before
+            while name in taken:  # by an earlier attempt at the same inputs
                 attempt += 1
                 name = f"{shard.name}-{attempt}"
             taken.add(name)
@@ -170,20 +179,20 @@ class EmbedPlan:
         shards = pa.array(names, pa.string()).take(
             pa.array(np.repeat(np.arange(len(sizes)), sizes))
         )
-        return replace(self, rows=_behind(self.rows, pa.concat_arrays(uris), shards))
+        return replace(self, rows=_append(self.rows, pa.concat_arrays(uris), shards))
 
     def _superseded(self) -> np.ndarray:
-        """(n_rows,) bool: whether a later row of the URI has a complete shard."""
+        """(n_rows,) bool: whether a later row of the same URI has a complete shard."""
         rows = self.rows.append_column("at", pa.array(np.arange(len(self.rows))))
         done = rows.filter(_in(rows["shard"], self.complete))
         last = done.group_by("uri", use_threads=False).aggregate([("at", "max")])
-        behind = pc.fill_null(
+        last_done = pc.fill_null(
             last["at_max"]
             .combine_chunks()
             .take(pc.index_in(rows["uri"], last["uri"].combine_chunks())),
             -1,
         )
-        return np.arange(len(rows)) < _numpy(behind)
+        return np.arange(len(rows)) < _numpy(last_done)
 
     def _remove_failures(self, shard: str, uris: pa.ChunkedArray) -> None:
         path = self.run.shard_path("failures", shard)
@@ -193,7 +202,7 @@ class EmbedPlan:
             write_table(path, left)
 
     def _without_empty_shards(self, rows: pa.Table) -> pa.Array:
-        """Deletes complete shards that no input is in any more, and returns the others."""
+        """Deletes complete shards without rows, and returns the other complete shards."""
         empty = self.complete.filter(_not(_in(self.complete, rows["shard"])))
         for shard in empty.to_pylist():
             self.run.remove_shard(shard)
@@ -209,10 +218,10 @@ class EmbedPlan:
         pending = _not(_in(self.rows["shard"], self.complete))
         return self.rows["uri"].filter(pending).combine_chunks()
 
-    def _with_unplanned(self) -> "EmbedPlan":
-        """The plan with the inputs of complete shards that it does not know, as when it was lost.
+    def _with_unplanned_shards(self) -> "EmbedPlan":
+        """Adds the inputs of complete shards that the plan lacks, because the file was lost.
 
-        A photo goes behind a failure of the same URI: it was read at last.
+        If a URI is both a failure and a photo, the photo's row is last: it was read in a retry.
         """
         unknown = self.complete.filter(_not(_in(self.complete, self.rows["shard"]))).to_pylist()
         planned = self.rows.filter(_in(self.rows["shard"], self.complete))["uri"]
@@ -223,13 +232,8 @@ class EmbedPlan:
                 of_shard = found["uri"].combine_chunks()
                 uris.append(of_shard.filter(_not(_in(of_shard, planned))))
                 shards.append(pa.repeat(pa.scalar(shard, pa.string()), len(uris[-1])))
-        rows = _behind(self.rows, pa.concat_arrays(uris), pa.concat_arrays(shards))
+        rows = _append(self.rows, pa.concat_arrays(uris), pa.concat_arrays(shards))
         return replace(self, rows=rows)
-
-
-# A failure in this step may be gone at the next try: a disk that was not there, a permission. What
-# cannot be decoded today cannot be tomorrow.
-TRANSIENT_STEP = "read"
 
 
 def uris_of(sources: Sequence[Source]) -> pa.Array:
@@ -237,13 +241,13 @@ def uris_of(sources: Sequence[Source]) -> pa.Array:
     return pa.array([source.uri for source in sources], pa.string())
 
 
-def _mended(listing: Listing) -> pa.Array:
-    """URIs of what is no input by itself, and was listed to its end; it may have failed before."""
+def _fully_listed(listing: Listing) -> pa.Array:
+    """URIs of containers, lists and folders that were listed completely."""
     whole = pa.array(sorted(listing.fully_listed), pa.string())
     return whole.filter(_not(_in(whole, uris_of(listing.sources))))
 
 
-def _behind(rows: pa.Table, uris: pa.Array, shards: pa.Array) -> pa.Table:
+def _append(rows: pa.Table, uris: pa.Array, shards: pa.Array) -> pa.Table:
     new = pa.table([uris, shards], names=schema.PLAN.names)
     return pa.concat_tables([rows.select(schema.PLAN.names).cast(new.schema), new]).combine_chunks()
 

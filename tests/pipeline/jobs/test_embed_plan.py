@@ -1,4 +1,4 @@
-"""Whatever happens in between, a run ends with one row for each input, in the shards it planned."""
+"""However often a run is interrupted, it ends with one row per input, in the planned shards."""
 
 import os
 import random
@@ -27,12 +27,12 @@ DIMENSIONS = 4
 
 
 class Killed(BaseException):
-    """The process ends here: nothing that it would have done is done."""
+    """Raised where the process would be killed."""
 
 
 @contextmanager
 def killed_at(n: int):
-    """Kills before the n-th file is renamed or removed; from then on no file changes."""
+    """Raises Killed before the n-th rename or removal of a file and before all later ones."""
     left = [n]
 
     def until_killed(function):
@@ -52,7 +52,7 @@ def killed_at(n: int):
 
 
 def embedded(uri: str, shard, failure: Failure | None) -> Photo:
-    """What the steps before writing make of an input."""
+    """The photo that the steps before writing would make of an input."""
     if failure:
         return Photo(uri, shard, failure=failure)
     vector = np.eye(DIMENSIONS, dtype=np.float32)[len(uri) % DIMENSIONS]
@@ -62,30 +62,30 @@ def embedded(uri: str, shard, failure: Failure | None) -> Photo:
 
 
 def job(root, inputs, failures, size=3, retry_all=False, seed=0, whole=()) -> int:
-    """An embed job without networks; returns how many inputs it worked on.
+    """Runs an embed job without networks; returns the number of inputs that it processed.
 
     Args:
-      whole: containers that could be listed to their end.
-      failures: {uri: Failure} of the inputs that cannot be used at this time.
+      whole: containers that were listed completely.
+      failures: {uri: Failure} of the inputs that cannot be used this time.
     """
     run = RunDirectory(str(root))
     writer = ShardWriter(str(root), Codec("float32"), DIMENSIONS, "model", "space")
     run.remove_unfinished()
-    plan = EmbedPlan.of(run).settled()
+    plan = EmbedPlan.load(run).without_superseded()
     sources = tuple(source if isinstance(source, Source) else Source(source) for source in inputs)
     listing = Listing(sources, 0, frozenset(whole))
     plan = plan.with_inputs(listing, lambda n: size, retry_all)
-    todo = plan.todo(sources)
+    todo = plan.pending_shards(sources)
     random.Random(seed).shuffle(todo)
     for shard, part in todo:
         assert shard.n_photos == len(part)
         writer.write(shard.name, [embedded(uri, shard, failures.get(uri)) for uri, *_ in part])
-    EmbedPlan.of(run).settled().without_mended(listing)
+    EmbedPlan.load(run).without_superseded().without_repaired(listing)
     return sum(shard.n_photos for shard, _ in todo)
 
 
 def tables(root) -> dict[str, list]:
-    """All rows of all tables, sorted, as whoever opens the folders sees them."""
+    """All rows in the tables' folders, sorted."""
     return {
         table: sorted(pq.read_table(os.path.join(root, table)).to_pylist(), key=repr)
         for table in SHARDED_TABLES
@@ -127,9 +127,9 @@ moments = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(moments, min_size=1, max_size=6))
-def test_however_it_was_disturbed_the_tables_are_those_of_an_undisturbed_run(history):
+def test_interruptions_and_retries_end_with_the_tables_of_an_uninterrupted_run(history):
     with tempfile.TemporaryDirectory() as folder:
-        root, calm = os.path.join(folder, "run"), os.path.join(folder, "calm")
+        root, undisturbed = (os.path.join(folder, name) for name in ("run", "undisturbed"))
         seen = set()
         for number, now in enumerate(history):
             failures = dict.fromkeys(now["broken"], BROKEN)
@@ -161,13 +161,13 @@ def test_however_it_was_disturbed_the_tables_are_those_of_an_undisturbed_run(his
         job(root, inputs, failures, retry_all=True)
         photos_before = {row["uri"] for row in tables(root)["photos"]}
         failures = {uri: why for uri, why in failures.items() if uri not in photos_before}
-        job(calm, inputs, failures)
-        assert tables(root) == tables(calm)
+        job(undisturbed, inputs, failures)
+        assert tables(root) == tables(undisturbed)
         assert job(root, inputs, {}, size=1) <= 1  # 04.jpg, if it failed in reading
 
 
 @pytest.mark.parametrize("n", range(40))
-def test_settling_may_be_killed_anywhere(tmp_path, n):
+def test_dropping_failures_may_be_interrupted_anywhere(tmp_path, n):
     all_unreadable = dict.fromkeys(NAMES, unreadable("before"))
     job(tmp_path, NAMES, all_unreadable)
     still = {NAMES[0]: unreadable("after"), NAMES[5]: BROKEN}
@@ -185,7 +185,7 @@ def test_settling_may_be_killed_anywhere(tmp_path, n):
     assert set(plan_of(tmp_path).values()) == shards_of(tmp_path)
 
 
-def test_a_killed_job_keeps_its_shards_whatever_their_size_should_be_now(tmp_path):
+def test_a_killed_job_keeps_its_shards_if_the_shard_size_changes(tmp_path):
     with pytest.raises(Killed), killed_at(2):  # the plan and one table
         job(tmp_path, NAMES, {}, size=4)
     planned = plan_of(tmp_path)
@@ -195,7 +195,7 @@ def test_a_killed_job_keeps_its_shards_whatever_their_size_should_be_now(tmp_pat
     assert len(shards_of(tmp_path)) == 3
 
 
-def test_only_added_inputs_are_worked_on(tmp_path):
+def test_only_added_inputs_are_processed(tmp_path):
     assert job(tmp_path, NAMES[:7], {}) == 7
     before = {name: os.stat(tmp_path / "photos" / name) for name in os.listdir(tmp_path / "photos")}
     assert job(tmp_path, NAMES, {}) == 5
@@ -205,7 +205,7 @@ def test_only_added_inputs_are_worked_on(tmp_path):
     assert inputs_of(tables(tmp_path)) == NAMES
 
 
-def test_an_input_that_went_before_its_turn_is_no_input(tmp_path):
+def test_an_input_that_is_deleted_before_it_is_read_is_dropped(tmp_path):
     with pytest.raises(Killed), killed_at(1):
         job(tmp_path, NAMES, {})
     job(tmp_path, NAMES[1:], {})
@@ -214,7 +214,7 @@ def test_an_input_that_went_before_its_turn_is_no_input(tmp_path):
     assert inputs_of(tables(tmp_path)) == NAMES
 
 
-def test_what_failed_in_reading_is_tried_again_and_what_failed_in_decoding_only_if_asked(tmp_path):
+def test_failures_in_reading_are_retried_and_failures_in_decoding_only_on_request(tmp_path):
     job(tmp_path, NAMES, {NAMES[0]: BROKEN, NAMES[1]: unreadable("then")})
     assert job(tmp_path, NAMES, {}) == 1
     assert [row["uri"] for row in tables(tmp_path)["failures"]] == [NAMES[0]]
@@ -224,7 +224,7 @@ def test_what_failed_in_reading_is_tried_again_and_what_failed_in_decoding_only_
     assert inputs_of(tables(tmp_path)) == NAMES
 
 
-def test_a_container_that_can_be_listed_now_is_no_failure_any_more(tmp_path):
+def test_the_failure_of_a_repaired_container_is_dropped(tmp_path):
     def members(*names):
         return [Source(f"a.tar!/{name}", Container("a.tar", "tar")) for name in names]
 
@@ -235,14 +235,14 @@ def test_a_container_that_can_be_listed_now_is_no_failure_any_more(tmp_path):
         root = tmp_path / str(size)
         job(root, [cut, *members("1"), other], failures, size)
         assert inputs_of(tables(root)) == ["a.tar", "a.tar!/1", "b.tar"]
-        job(root, members("1", "2"), failures, size, whole=["a.tar"])  # the other is no input now
+        job(root, members("1", "2"), failures, size, whole=["a.tar"])  # b.tar is not given
         assert inputs_of(tables(root)) == ["a.tar!/1", "a.tar!/2", "b.tar"]
         job(root, [cut, *members("1")], failures, size)
         assert inputs_of(tables(root)) == ["a.tar", "a.tar!/1", "a.tar!/2", "b.tar"]
 
 
 @pytest.mark.parametrize("n", range(12))
-def test_a_mended_container_whose_retry_is_killed_is_not_lost(tmp_path, n):
+def test_a_repaired_container_is_not_lost_if_its_retry_is_killed(tmp_path, n):
     members = [Source(f"a.tar!/{i}", Container("a.tar", "tar")) for i in range(3)]
     cut = Source("a.tar", failure=Failure("read", "DamagedError", "it breaks off"))
     job(tmp_path, [cut, *members[:1]], {cut.uri: cut.failure}, size=2)
@@ -252,34 +252,34 @@ def test_a_mended_container_whose_retry_is_killed_is_not_lost(tmp_path, n):
     except Killed:
         rows = tables(tmp_path)
         assert inputs_of(rows) == sorted(s.uri for s in members) or cut.uri in inputs_of(rows)
-        plan = EmbedPlan.of(RunDirectory(str(tmp_path)))
-        assert plan.n_gone(Listing(tuple(members), 0, frozenset(["a.tar"]))) == 0
+        plan = EmbedPlan.load(RunDirectory(str(tmp_path)))
+        assert plan.count_missing(Listing(tuple(members), 0, frozenset(["a.tar"]))) == 0
         job(tmp_path, members, {}, size=2, retry_all=True, whole=["a.tar"])
     assert inputs_of(tables(tmp_path)) == sorted(source.uri for source in members)
     assert plan_of(tmp_path).keys() == {source.uri for source in members}
 
 
-def test_inputs_that_were_left_to_do_and_are_not_named_any_more_are_counted(tmp_path):
+def test_unfinished_inputs_that_are_not_given_again_are_counted(tmp_path):
     def plan(*names):
         sources = tuple(map(Source, names))
-        return EmbedPlan.of(RunDirectory(str(tmp_path))).with_inputs(
+        return EmbedPlan.load(RunDirectory(str(tmp_path))).with_inputs(
             Listing(sources, 0), lambda n: 2, retry_all=False
         )
 
-    def gone(*names, whole=()):
+    def missing(*names, whole=()):
         sources = tuple(map(Source, names))
-        plan = EmbedPlan.of(RunDirectory(str(tmp_path)))
-        return plan.n_gone(Listing(sources, 0, frozenset(whole)))
+        plan = EmbedPlan.load(RunDirectory(str(tmp_path)))
+        return plan.count_missing(Listing(sources, 0, frozenset(whole)))
 
     plan("a", "b", "c")
-    assert gone() == 3
-    assert gone("b") == 2
-    assert gone(*"abcd") == gone(*"ab", whole=["c"]) == 0
+    assert missing() == 3
+    assert missing("b") == 2
+    assert missing(*"abcd") == missing(*"ab", whole=["c"]) == 0
     plan("b")
-    assert gone() == 1
+    assert missing() == 1
 
 
-def test_one_that_fails_for_ever_leaves_no_shards_behind(tmp_path):
+def test_repeated_failures_leave_no_empty_shards(tmp_path):
     for when in range(4):
         job(tmp_path, NAMES[:1], {NAMES[0]: unreadable(f"{when}")})
     assert [row["message"] for row in tables(tmp_path)["failures"]] == ["no permission 3"]
@@ -288,7 +288,7 @@ def test_one_that_fails_for_ever_leaves_no_shards_behind(tmp_path):
         assert len(os.listdir(tmp_path / table)) == 1
 
 
-def test_a_lost_plan_is_made_again_from_the_tables(tmp_path):
+def test_a_lost_plan_is_rebuilt_from_the_tables(tmp_path):
     job(tmp_path, NAMES, {NAMES[2]: BROKEN})
     before = plan_of(tmp_path)
     os.remove(tmp_path / "plan.parquet")
@@ -299,22 +299,22 @@ def test_a_lost_plan_is_made_again_from_the_tables(tmp_path):
 def test_a_damaged_plan_is_named(tmp_path):
     write_bytes(str(tmp_path / "plan.parquet"), b"PAR1")
     with pytest.raises(TableError, match=r"plan\.parquet cannot be read"):
-        EmbedPlan.of(RunDirectory(str(tmp_path)))
+        EmbedPlan.load(RunDirectory(str(tmp_path)))
 
 
-def test_many_inputs_are_planned_in_seconds(tmp_path):
+def test_many_inputs_are_planned(tmp_path):
     sources = tuple(Source(f"/photos/{i:08}.jpg") for i in range(200_000))
     listing = Listing(sources, 0)
     run = RunDirectory(str(tmp_path))
-    plan = EmbedPlan.of(run).with_inputs(listing, lambda n: 256, False)
-    again = EmbedPlan.of(run)
+    plan = EmbedPlan.load(run).with_inputs(listing, lambda n: 256, False)
+    again = EmbedPlan.load(run)
     assert again.rows.equals(plan.rows)
-    todo = again.with_inputs(listing, lambda n: 10, False).todo(sources)
+    todo = again.with_inputs(listing, lambda n: 10, False).pending_shards(sources)
     assert [source for _, part in todo for source in part] == list(sources)
     assert {shard.n_photos for shard, _ in todo} == {256, 200_000 % 256}
 
 
-def test_a_killed_retry_goes_on_and_begins_no_other(tmp_path):
+def test_a_killed_retry_continues_and_is_not_repeated(tmp_path):
     job(tmp_path, NAMES, dict.fromkeys(NAMES, unreadable("before")))
     with pytest.raises(Killed), killed_at(2):  # the plan and one table
         job(tmp_path, NAMES, {})
@@ -322,7 +322,7 @@ def test_a_killed_retry_goes_on_and_begins_no_other(tmp_path):
     assert inputs_of(tables(tmp_path)) == NAMES
 
 
-def test_where_a_lost_plan_leaves_a_failure_and_a_photo_the_photo_counts(tmp_path):
+def test_a_rebuilt_plan_prefers_a_photo_to_a_failure_of_the_same_input(tmp_path):
     job(tmp_path, NAMES, {NAMES[0]: BROKEN})
     with pytest.raises(Killed), killed_at(4):  # the plan and three tables; not settled
         job(tmp_path, NAMES, {}, retry_all=True)
