@@ -1,15 +1,17 @@
-"""How many inputs may fail before a job is a failure itself."""
+"""The limit on inputs that cannot be used, above which a job fails."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
+if TYPE_CHECKING:  # the command line is parsed without PyArrow
+    import pyarrow as pa
 
-COMMONEST_ERRORS = 3  # that a sentence about many failures names
+ERRORS_NAMED = 3  # in the message about too many failures
 
 
 @dataclass(frozen=True)
 class FailureLimit:
-    """How many inputs may fail: a number, or a share of all inputs in percent."""
+    """How many inputs may fail: a number, or a percentage of all inputs."""
 
     number: float
     is_percentage: bool
@@ -31,12 +33,12 @@ class FailureLimit:
         return cls(number, is_percentage)
 
     def allows(self, n_failures: int, n_inputs: int) -> bool:
-        """Whether a run of so many inputs may have so many failures."""
+        """Whether n_failures of n_inputs are within the limit."""
         most = n_inputs * self.number / 100 if self.is_percentage else self.number
         return n_failures <= most
 
-    def sentence(self, failures: pa.Table, n_inputs: int) -> str | None:
-        """What to say of more failures than may be; None where they are not.
+    def describe_excess(self, failures: "pa.Table", n_inputs: int) -> str | None:
+        """A message with counts and the most frequent errors, None if the limit is not exceeded.
 
         Args:
           failures: a failures table.
@@ -46,14 +48,14 @@ class FailureLimit:
             return None
         kinds = failures.group_by(["step", "error"]).aggregate([([], "count_all")])
         kinds = kinds.sort_by([("count_all", "descending"), ("error", "ascending")])
-        commonest = ", ".join(
+        frequent = ", ".join(
             f"{kind['count_all']:,} x {kind['step']}: {kind['error']}"
-            for kind in kinds[:COMMONEST_ERRORS].to_pylist()
+            for kind in kinds[:ERRORS_NAMED].to_pylist()
         )
-        one = failures[:1].to_pylist()[0]
+        first = failures[:1].to_pylist()[0]
         return (
             f"{n:,} of {n_inputs:,} inputs ({n / n_inputs:.1%}) could not be used, more than "
-            f"--max-failures {self} allows ({commonest}), such as {one['uri']}: {one['message']}"
+            f"--max-failures {self} allows ({frequent}), such as {first['uri']}: {first['message']}"
         )
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Every option once: its name, default, unit and help; the command line is made from these."""
+"""The options of all jobs; the command line is generated from these fields."""
 
 import argparse
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from facecluster.transforms.tables.codec import CODECS
 
 
 def failure_limit(text: str) -> FailureLimit:
-    """`FailureLimit.parse` with the error that argparse prints."""
+    """Parses a FailureLimit, with the error class that argparse expects."""
     try:
         return FailureLimit.parse(text)
     except ValueError as error:
@@ -22,33 +22,35 @@ failure_limit.__name__ = "number"
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What becomes of a run that is there, and of one that goes badly."""
+    """How an existing run and failures are handled."""
 
     overwrite: bool = option(
-        False, "start again: delete what facecluster wrote into the run's folder, and only that",
+        False, "start again: first delete the files that facecluster wrote into the run's folder",
         type=bool,
     )  # fmt: skip
     max_failures: FailureLimit | None = option(  # noqa: RUF009
-        None, "end with an error, before faces are grouped, if more inputs than this cannot be "
-        "used; a number, or a share of all as in 5%%; default: no limit", type=failure_limit,
+        None, "stop with an error, before faces are grouped, if more inputs than this cannot be "
+        "used; a number, or a percentage of all inputs such as 5%% (default: no limit)",
+        type=failure_limit,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """What a photo may cost; one that costs more becomes a failure."""
+    """Limits on photos; a photo over a limit becomes a failure."""
 
-    max_photo_size: int = option(
-        100, "files that are larger are not read, MiB", type=between(1, 2000, int)
-    )
-    max_photo_pixels: int = option(  # Pillow's largest picture in one piece has 2 GiB
-        200_000_000, "photos of more pixels are not decoded", type=between(1, 500_000_000, int)
+    max_photo_size: int = option(100, "larger files are not read, MiB", type=between(1, 2000, int))
+    max_photo_pixels: int = option(  # Pillow holds at most 2 GiB in one image
+        200_000_000, "photos with more pixels are not decoded", type=between(1, 500_000_000, int)
     )
     max_photo_seconds: float = option(
-        60.0, "decoding that takes longer, twice, is given up", type=between(0.1, 86_400)
+        60.0,
+        "a photo is given up if decoding it takes longer, s; it is tried twice",
+        type=between(0.1, 86_400),
     )
 
     def limits(self) -> DecodeLimits:
+        """The limits as the decoder takes them."""
         return DecodeLimits(
             self.max_photo_size << 20, self.max_photo_pixels, self.max_photo_seconds
         )
@@ -56,42 +58,44 @@ class DecodingOptions:
 
 @dataclass(frozen=True)
 class DetectionOptions(DecodingOptions):
-    """How faces are found."""
+    """How faces are detected."""
 
     detector: str = option(
-        "mtcnn", "the face detector, a name or folder as of a model; workers on other machines "
-        "must reach the folder",
+        "mtcnn", "the face detector: a name from `facecluster model list` or a model's folder, "
+        "which workers on other machines must be able to read",
     )  # fmt: skip
     min_face_size: int = option(
-        20, "smallest face searched for, px; grows with the reduction of large photos",
+        20, "smallest face to search for, px; larger in proportion on photos that are reduced",
         type=at_least(12),
     )  # fmt: skip
     detection_size: int = option(
-        1600, "photos whose longer side is larger are searched on a copy reduced to this, px; "
-        "faces are cut from the full photo", type=at_least(100),
+        1600, "photos with a longer side than this are searched on a copy reduced to it, px; faces "
+        "are cut from the full photo", type=at_least(100),
     )  # fmt: skip
     photos_per_shard: int = option(
-        256, "photos in one output file, and in one unit of work, at most", type=at_least(1)
+        256,
+        "largest number of photos in one output file, which is also a unit of work",
+        type=at_least(1),
     )
 
 
 @dataclass(frozen=True)
 class EmbedOptions(DetectionOptions):
-    """How photos become faces."""
+    """How faces are embedded."""
 
     model: str = option(
         "facenet-casia-webface",
-        "the embedding model: a name that `facecluster model list` knows, or a folder with "
-        "saved_model/ and model_card.json",
+        "the embedding model: a name from `facecluster model list`, or a folder with saved_model/ "
+        "and model_card.json",
     )
     jpeg_size: int | None = option(
-        None, "let JPEG's decoder halve the sides of large photos as long as the longer one keeps "
-        "so many px: faster, and small faces are less sharp (default: decode in full)",
+        None, "let the JPEG decoder halve large photos as often as the longer side stays at least "
+        "this long, px: faster, but small faces are less sharp (default: decode in full)",
         type=at_least(100),
     )  # fmt: skip
     codec: str | None = option(
-        None, "how an embedding is stored; default: pca128 (128 bytes) where the model has it, "
-        "else float32", choices=CODECS,
+        None, "how embeddings are stored (default: pca128, 128 bytes, if the model has it, else "
+        "float32)", choices=CODECS,
     )  # fmt: skip
 
     def limits(self) -> DecodeLimits:
@@ -237,9 +241,9 @@ class WorkerOptions:
     """Where faces are grouped."""
 
     distribute: bool = option(
-        False, "group on Beam's workers, of which none holds the collection; else in memory, which "
-        "is faster up to some ten million faces", type=bool,
+        False, "group on Beam's workers, none of which holds all faces; otherwise in memory, which "
+        "is faster up to about ten million faces", type=bool,
     )  # fmt: skip
     worker_memory: int = option(
-        2048, "with --distribute: what a worker may use, MiB", type=at_least(64)
+        2048, "with --distribute: the memory of a worker, MiB", type=at_least(64)
     )

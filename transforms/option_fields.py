@@ -1,4 +1,4 @@
-"""Dataclass fields that are also command-line options."""
+"""Dataclass fields that become command-line options."""
 
 import argparse
 from collections.abc import Callable
@@ -9,16 +9,23 @@ Options = TypeVar("Options")
 
 
 def option(default: Any, help: str, *, type: Callable = str, choices=None) -> Any:
-    """A field that is also a command-line option; `type` checks and converts its text."""
+    """A dataclass field that becomes a command-line option.
+
+    Args:
+      default: its value if the option is not given.
+      help: its help text. The default value is appended, except None, which the text must explain.
+      type: checks and converts the option's text; bool makes a switch.
+      choices: the values that are allowed.
+    """
     return field(default=default, metadata={"help": help, "type": type, "choices": choices})
 
 
 def at_least(least: float, kind: Callable = int) -> Callable[[str], Any]:
-    """Reads a number and refuses what is below `least`."""
+    """Makes a `type` for numbers of at least `least`."""
 
     def read(text: str):
         value = kind(text)
-        if not value >= least:  # nor is nan
+        if not value >= least:  # also refuses nan
             raise argparse.ArgumentTypeError(f"{text} is less than {least}")
         return value
 
@@ -27,7 +34,7 @@ def at_least(least: float, kind: Callable = int) -> Callable[[str], Any]:
 
 
 def between(least: float, most: float, kind: Callable = float) -> Callable[[str], Any]:
-    """Reads a number and refuses what is outside [least, most]."""
+    """Makes a `type` for numbers in [least, most]."""
 
     def read(text: str):
         value = kind(text)
@@ -40,7 +47,10 @@ def between(least: float, most: float, kind: Callable = float) -> Callable[[str]
 
 
 def add_options(parser: argparse.ArgumentParser, options: type) -> None:
-    """Adds a command-line option for every field of an options class."""
+    """Adds a command-line option for every field of an options class.
+
+    They form a group of the help, titled with the first sentence of the class's docstring.
+    """
     group = parser.add_argument_group((options.__doc__ or "").split(".")[0])
     for item in fields(options):
         assert item.default is not MISSING
@@ -60,5 +70,5 @@ def add_options(parser: argparse.ArgumentParser, options: type) -> None:
 
 
 def from_arguments(options: type[Options], arguments: argparse.Namespace) -> Options:
-    """The options object with the values that the command line gave."""
+    """The options object with the values from the command line."""
     return options(**{item.name: getattr(arguments, item.name) for item in fields(options)})

@@ -187,8 +187,11 @@ class EmbedJob:
         return check
 
     def _check_failures(self, failures: pa.Table, n_inputs: int) -> None:
-        if self.max_failures and (said := self.max_failures.sentence(failures, n_inputs)):
-            raise TooManyFailures(f"{said}; {self.run.path('failures')} says which and why")
+        if self.max_failures is None:
+            return
+        excess = self.max_failures.describe_excess(failures, n_inputs)
+        if excess:
+            raise TooManyFailures(f"{excess}; see {self.run.path('failures')}")
 
     def _build(self, pipeline, shards, writer, card, threads):
         options = self.options

@@ -1,4 +1,4 @@
-"""The options classes are the command line: defaults, help, bounds."""
+"""The command line that is generated from the options classes: defaults, help, bounds."""
 
 import argparse
 from dataclasses import fields
@@ -33,7 +33,7 @@ def test_no_arguments_give_the_defaults(options):
 
 
 @pytest.mark.parametrize("options", ALL)
-def test_help_tells_every_option_with_its_default(options, monkeypatch):
+def test_help_lists_every_option_with_its_default(options, monkeypatch):
     monkeypatch.setenv("COLUMNS", "10000")  # lines are broken at hyphens too
     text = " ".join(parser_of(options).format_help().split())
     for field in fields(options):
@@ -62,7 +62,7 @@ def test_a_switch_is_off_unless_it_is_given():
     assert parse(ClusterOptions, "--ignore-photos").ignore_photos is True
 
 
-def test_choices_are_those_of_what_they_choose_from():
+def test_choices_match_the_tables_that_they_select_from():
     from facecluster.model_export.networks.export import STANDARDIZATIONS
     from facecluster.model_export.training.losses import MININGS
     from facecluster.model_export.training.trainer import OPTIMIZERS
@@ -129,7 +129,7 @@ def test_every_codec_can_be_chosen(codec):
         (EmbedOptions, "--min-face=20", "unrecognized arguments"),
     ],
 )
-def test_what_is_out_of_bounds_is_refused_by_name(options, argument, complaint, capsys):
+def test_values_out_of_bounds_are_refused_by_name(options, argument, complaint, capsys):
     with pytest.raises(SystemExit) as stopped:
         parse(options, argument)
     assert stopped.value.code == 2

@@ -644,7 +644,7 @@ def test_help_tells_of_workers(capsys):
         cli.main(["cluster", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "--distribute group on Beam's workers" in said
-    assert "what a worker may use, MiB (default: 2048)" in said
+    assert "the memory of a worker, MiB (default: 2048)" in said
 
 
 def test_a_damaged_shard_is_named(some_run, capfd):
