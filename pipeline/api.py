@@ -41,9 +41,8 @@ from facecluster.pipeline.run.lock import run_lock
 from facecluster.pipeline.run.results import Run
 from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.inputs.listing import Listing, absolute_uri, list_photos
+from facecluster.transforms.inputs.paths import Paths, path_list
 from facecluster.transforms.inputs.sources import Source
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 class Progress(Protocol):
@@ -193,7 +192,7 @@ def crops(
       JobError: the folder holds crops made with other settings, or Beam failed.
     """
     options = options or CropOptions()
-    if bool(of_run) == bool(_as_list(inputs)):
+    if bool(of_run) == bool(path_list(inputs)):
         raise UsageError("crops are cut either of inputs or of a run: give one of them")
     with _locked(output, creates_run=True, check_other_files=False) as directory:
         known_beam_options(beam_arguments)
@@ -204,7 +203,7 @@ def crops(
                 run_directory, options.labels or PEOPLE_LABELS, options.form
             )
         else:
-            uris = list_photos(_as_list(inputs)).uris
+            uris = list_photos(path_list(inputs)).uris
             requests = request_photo_crops(uris, options.labels or FOLDER_LABELS, options.form)
             detector = find_model(options.detector)
         job = CropsJob(directory.root, options, detector, beam_arguments)
@@ -296,7 +295,7 @@ def _locked(path: str | os.PathLike[str], creates_run: bool, check_other_files: 
 
 def _embed(directory, inputs, options, overwrite, max_failures, beam_arguments, progress) -> None:
     known_beam_options(beam_arguments)
-    names = _as_list(inputs)
+    names = path_list(inputs)
     retry_failures = _names_failures(directory, names)
     listing = _failed_inputs(directory, names, overwrite) if retry_failures else list_photos(names)
     job = _embed_job(directory, options, max_failures, retry_failures, beam_arguments)
@@ -348,9 +347,3 @@ def _failed_inputs(directory: RunDirectory, names: Sequence[str], overwrite: boo
         raise InputError(f"{directory.path('failures')} does not exist: {directory.root} is no run")
     n_failures = directory.count_rows("failures")
     return list_photos(names) if n_failures else Listing((), n_other_files=0)
-
-
-def _as_list(paths: Paths) -> list[str]:
-    if isinstance(paths, str | os.PathLike):
-        return [os.fspath(paths)]
-    return [os.fspath(path) for path in paths]

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 
 import facecluster
@@ -218,3 +220,25 @@ def test_photos_that_cannot_be_read_are_named(tmp_path):
 def test_tables_are_read_once(run):
     assert run.people is run.people
     assert isinstance(run.people, pa.Table)
+
+
+def test_a_beam_pipeline_of_ones_own_with_two_of_the_transforms(photos):
+    def size_of(photo):
+        return (photo.uri, photo.width, photo.height)
+
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        sizes = (
+            pipeline
+            | beam.Create(facecluster.read_tasks(photos, photos_per_shard=5))
+            | facecluster.ReadPhotos()
+            | facecluster.DecodePhotos()
+            | beam.Map(size_of)
+        )
+        uris = [str(path) for path in photos.rglob("*.jpg")]
+        assert_that(sizes, equal_to([(uri, 250, 250) for uri in uris]))
+    counters = {
+        counter.key.metric.name: counter.result
+        for counter in pipeline.result.metrics().query()["counters"]
+        if counter.key.metric.namespace == "facecluster"
+    }
+    assert counters["photos_read"] == counters["photos_decoded"] == len(uris) == 16

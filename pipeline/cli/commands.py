@@ -10,12 +10,12 @@ from facecluster.errors import FaceclusterError, JobError
 from facecluster.pipeline import api
 from facecluster.pipeline.cli import model_commands
 from facecluster.pipeline.cli.progress import Progress
-from facecluster.pipeline.cli.sample_photos import fetch_sample_photos
 from facecluster.pipeline.cli.score_table import format_scores
 from facecluster.pipeline.cli.summary import format_summary
 from facecluster.pipeline.jobs.crops import format_crops
 from facecluster.pipeline.options import CropOptions, EmbedOptions, WorkerOptions
 from facecluster.pipeline.run.results import Run
+from facecluster.pipeline.sample_photos import fetch_sample_photos
 from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.option_fields import from_arguments
 

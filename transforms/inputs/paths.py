@@ -2,12 +2,23 @@
 
 import os
 import re
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""One path or several."""
+
+
+def path_list(paths: Paths) -> list[str]:
+    """One path or several as a list of strings."""
+    if isinstance(paths, (str, os.PathLike)):
+        return [os.fspath(paths)]
+    return [os.fspath(path) for path in paths]
 
 
 def open_file(path: str) -> BinaryIO:

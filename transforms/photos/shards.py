@@ -5,11 +5,27 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 
+from facecluster.transforms.inputs.listing import list_photos
+from facecluster.transforms.inputs.paths import Paths, path_list
 from facecluster.transforms.inputs.sources import Source
 from facecluster.transforms.records import Shard
 
 ReadTask = list[tuple[Shard, tuple[Source, ...]]]
 """Shards, with their photos, that one worker reads together."""
+
+
+def read_tasks(inputs: Paths, photos_per_shard: int = 256) -> list[ReadTask]:
+    """The elements that `ReadPhotos` takes, for the photos of some inputs.
+
+    Args:
+      inputs: files, folders, globs, containers and lists; see `list_photos`.
+      photos_per_shard: at most so many photos are in one output file, and in one unit of work.
+
+    Raises:
+      InputError: an input does not exist, or the inputs name no photo.
+    """
+    sources = list_photos(path_list(inputs)).sources
+    return make_read_tasks(split_into_shards(sources, photos_per_shard))
 
 
 def split_into_shards(
