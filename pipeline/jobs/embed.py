@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.ml.inference.base import RunInference
 
 from facecluster.errors import JobError
 from facecluster.pipeline.beam.run import JobMetrics, run_pipeline
@@ -21,9 +20,9 @@ from facecluster.pipeline.options import EmbedOptions
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.pipeline.run.manifest import EmbedCounts, EmbedEntry
 from facecluster.pipeline.run.settings import check_settings
-from facecluster.transforms.faces.align import align_faces
+from facecluster.transforms.faces.align import AlignFaces
 from facecluster.transforms.faces.detect import DetectFaces
-from facecluster.transforms.faces.embed import FaceEmbedder
+from facecluster.transforms.faces.embed import EmbedFaces
 from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.inputs.listing import Listing
@@ -204,8 +203,8 @@ class EmbedJob:
             | "Read photos" >> ReadPhotos(options.limits().max_bytes)
             | "Decode" >> DecodePhotos(options.limits())
             | "Detect faces" >> DetectFaces(detector, options.min_face_size, options.detection_size)
-            | "Align" >> beam.Map(align_faces, card.input_size, card.margin)
-            | "Embed" >> RunInference(FaceEmbedder(embedder))
+            | "Align" >> AlignFaces(card.input_size, card.margin)
+            | "Embed" >> EmbedFaces(embedder)
             | "Write shards" >> WriteShards(writer)
         )
 

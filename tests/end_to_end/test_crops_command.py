@@ -71,7 +71,7 @@ def test_labelled_photos_give_the_crops_of_their_detected_faces(
     photos = sorted(labelled_photos.glob("*/*.jpg"))[: N_PEOPLE * N_PHOTOS]
     found = crops(some_crops)
     assert found.keys() == {f"{photo.parent.name}/{photo.stem}" for photo in photos}
-    detector = Detector(SavedModel(mtcnn_folder), min_face_size=20, max_side=1600)
+    detector = Detector(SavedModel(mtcnn_folder), min_face_size=20, detection_size=1600)
     for photo in photos:
         image = decode_image(photo.read_bytes()).image
         (detections,) = detector.detect([image])

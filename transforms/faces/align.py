@@ -1,24 +1,63 @@
-"""Faces cut out of their photo the way the embedding model wants them."""
+"""The align step: faces cut out of their photo at the embedding network's input size."""
 
 import io
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+import apache_beam as beam
 import numpy as np
 from PIL import Image
 
-from facecluster.transforms.faces.quality import LUMA_SIZE, quality_of
+from facecluster.transforms.faces.quality import LUMA_SIZE, measure_quality
+from facecluster.transforms.frozen_transform import frozen_transform
+from facecluster.transforms.metrics import timed
 from facecluster.transforms.records import Photo, step
 
 THUMBNAIL_SIZE = 96  # px
 THUMBNAIL_QUALITY = 85  # JPEG
 
 
+@frozen_transform
+@dataclass(frozen=True, eq=False)
+class AlignFaces(beam.PTransform):
+    """Cuts faces out of their photos, and measures their quality.
+
+    Element in: a `Photo` with its image and the boxes and landmarks of its faces, as `DetectFaces`
+    yields it.
+    Element out: the `Photo` with crop, thumbnail and quality of each face, without the image; boxes
+    and landmarks in px of the upright photo.
+
+    Reports the distribution `align_milliseconds`.
+
+    Attributes:
+      input_size: px, width and height of a crop; `input_size` of the embedding model's card.
+      margin: px of the crop around the box (see `crop_face`); `margin` of that card.
+    """
+
+    input_size: int
+    margin: int
+
+    def expand(self, photos: beam.PCollection[Photo]) -> beam.PCollection[Photo]:
+        return photos | beam.ParDo(_AlignFn(self.input_size, self.margin))
+
+
+class _AlignFn(beam.DoFn):
+    def __init__(self, input_size: int, margin: int):
+        self.input_size, self.margin = input_size, margin
+
+    def process(self, photo: Photo) -> Iterator[Photo]:
+        if not photo.failure:
+            with timed("align"):
+                photo = align_faces(photo, self.input_size, self.margin)
+        yield photo
+
+
 @step("align")
 def align_faces(photo: Photo, input_size: int, margin: int) -> Photo:
-    """Fills in crop, thumbnail and quality of every face; drops the image.
+    """Fills in crop, thumbnail and quality of each face, and drops the image.
 
-    Boxes and landmarks come in px of the image and go in px of the photo, which differ where it was
-    decoded at a scale.
+    Converts boxes and landmarks from px of the image to px of the photo, which differ if the photo
+    was decoded at a reduced scale.
     """
     faces = []
     scale = np.float32(photo.width / photo.image.width)
@@ -32,25 +71,25 @@ def align_faces(photo: Photo, input_size: int, margin: int) -> Photo:
                 box=box,
                 landmarks=landmarks,
                 crop=np.asarray(crop),
-                thumbnail=thumbnail(crop),
-                quality=quality_of(box, landmarks, luma),
+                thumbnail=encode_thumbnail(crop),
+                quality=measure_quality(box, landmarks, luma),
             )
         )
     return replace(photo, image=None, faces=tuple(faces))
 
 
 def crop_face(image: Image.Image, box: np.ndarray, input_size: int, margin: int) -> Image.Image:
-    """A face's box with some surroundings, at the network's input size.
+    """Cuts out a face's box with a margin, resized to the network's input size.
 
-    The margin is counted in pixels of the crop: the box fills input_size - margin of it, whatever
-    the photo's resolution (facenet-pytorch's rule; the original alignment, davidsandberg/facenet
-    align/align_dataset_mtcnn.py, counts pixels of the photo, which for its 250 px photos came to
-    about the same). What lies outside the photo is left out, and box and surroundings are stretched
-    to a square, as in both.
+    The margin is in px of the crop: the box fills input_size - margin of it, whatever the photo's
+    resolution (facenet-pytorch's rule; the original alignment, davidsandberg/facenet
+    align/align_dataset_mtcnn.py, takes px of the photo, which for its 250 px photos is about the
+    same). What lies outside the photo is cut off, and the rest is stretched to a square, as both
+    do.
 
     Args:
       image: the upright photo.
-      box: (4,) x0 y0 x1 y1 in its pixels.
+      box: (4,) x0 y0 x1 y1 in px of the image.
       input_size: px, width and height of the crop.
       margin: px of the crop, both sides together.
 
@@ -61,8 +100,8 @@ def crop_face(image: Image.Image, box: np.ndarray, input_size: int, margin: int)
       ValueError: the box lies outside the photo.
     """
     x0, y0, x1, y1 = (float(side) for side in box)
-    grow = margin / (input_size - margin) / 2
-    x_margin, y_margin = (x1 - x0) * grow, (y1 - y0) * grow
+    growth = margin / (input_size - margin) / 2
+    x_margin, y_margin = (x1 - x0) * growth, (y1 - y0) * growth
     x0, y0 = max(x0 - x_margin, 0), max(y0 - y_margin, 0)
     x1, y1 = min(x1 + x_margin, image.width), min(y1 + y_margin, image.height)
     if x1 - x0 < 1 or y1 - y0 < 1:
@@ -71,8 +110,8 @@ def crop_face(image: Image.Image, box: np.ndarray, input_size: int, margin: int)
     return image.resize(size, Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
 
 
-def thumbnail(crop: Image.Image) -> bytes:
-    """A small JPEG of the aligned face, for people to look at."""
+def encode_thumbnail(crop: Image.Image) -> bytes:
+    """A small JPEG of an aligned face."""
     small = crop.resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BOX)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=THUMBNAIL_QUALITY)

@@ -1,24 +1,49 @@
-"""Aligned faces into unit vectors, by Beam's RunInference."""
+"""The embed step: aligned faces to unit vectors, by Beam's RunInference."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
-from apache_beam.ml.inference.base import ModelHandler
+from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from facecluster.transforms.faces.saved_model import CROPS_MULTIPLE, SavedModel
+from facecluster.transforms.frozen_transform import frozen_transform
+from facecluster.transforms.metrics import count, timed
 from facecluster.transforms.records import Photo
 
 PHOTOS_PER_BATCH = 32
-CROPS_PER_CALL = 64  # a photo of a crowd must not decide how much goes through the network at once
+CROPS_PER_CALL = 64  # bounds the network's memory, however many faces a photo has
+
+
+@frozen_transform
+@dataclass(frozen=True, eq=False)
+class EmbedFaces(beam.PTransform):
+    """Embeds the faces of photos.
+
+    Element in: a `Photo` whose faces have crops, as `AlignFaces` yields it.
+    Element out: the `Photo` with the embedding of each face, without the crops.
+
+    Reports the counter `faces_embedded` and the distribution `embed_milliseconds` (of batches of
+    photos), besides RunInference's own metrics.
+
+    Attributes:
+      model: an exported embedding network. Its card names the `input_size` and `margin` with which
+        the faces have to be aligned.
+    """
+
+    model: SavedModel
+
+    def expand(self, photos: beam.PCollection[Photo]) -> beam.PCollection[Photo]:
+        return photos | RunInference(FaceEmbedder(self.model))
 
 
 class FaceEmbedder(ModelHandler[Photo, Photo, Any]):
-    """Fills in the embedding of every face of a photo, and drops its crop.
+    """RunInference's handler of an exported embedding network.
 
     Beam's own TensorFlow handlers cannot load a SavedModel under Keras 3 (apache/beam#30616), and
-    they would carry the crops on downstream (apache/beam#21444).
+    would pass the crops on downstream (apache/beam#21444).
     """
 
     def __init__(self, model: SavedModel):
@@ -31,7 +56,10 @@ class FaceEmbedder(ModelHandler[Photo, Photo, Any]):
     def run_inference(
         self, batch: Sequence[Photo], model: Any, inference_args: Mapping | None = None
     ) -> Iterable[Photo]:
-        return embed_photos(self.model, batch)
+        with timed("embed"):
+            photos = embed_photos(self.model, batch)
+        count("faces_embedded", sum(len(photo.faces) for photo in photos))
+        return photos
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
         return {"min_batch_size": PHOTOS_PER_BATCH, "max_batch_size": PHOTOS_PER_BATCH}
@@ -44,7 +72,7 @@ class FaceEmbedder(ModelHandler[Photo, Photo, Any]):
 
 
 def embed_photos(model: SavedModel, photos: Sequence[Photo]) -> list[Photo]:
-    """Embeds the faces of a batch of photos together."""
+    """Embeds the faces of several photos together and drops their crops."""
     crops = [face.crop for photo in photos for face in photo.faces]
     vectors = iter(embed_crops(model, crops))
     return [
@@ -57,7 +85,7 @@ def embed_photos(model: SavedModel, photos: Sequence[Photo]) -> list[Photo]:
 
 
 def embed_crops(model: SavedModel, crops: Sequence[np.ndarray]) -> np.ndarray:
-    """(n, size, size, 3) uint8 RGB to (n, dimensions) float32 unit vectors."""
+    """(n, size, size, 3) uint8 RGB to (n, dimensions) float32 unit vectors; (0, 0) of no crops."""
     parts = [
         model.call("embed", np.stack(crops[start : start + CROPS_PER_CALL]), CROPS_MULTIPLE)
         for start in range(0, len(crops), CROPS_PER_CALL)

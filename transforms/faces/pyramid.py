@@ -1,4 +1,4 @@
-"""A photo at falling sizes, packed into one picture for P-Net."""
+"""A photo at decreasing sizes, packed into one image for P-Net."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,7 +12,13 @@ PYRAMID_FACTOR = 0.709  # between pyramid levels: half the area
 
 @dataclass(frozen=True)
 class Level:
-    """One level of a pyramid: its place in the canvas and its size, in px, and its two scales."""
+    """One level of a pyramid.
+
+    Attributes:
+      x, y: px, its position in the canvas.
+      width, height: px.
+      scale_x, scale_y: its width and height as fractions of the photo's.
+    """
 
     x: int
     y: int
@@ -24,10 +30,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Canvas:
-    """A photo's whole pyramid laid out in one picture, so that P-Net sees it in one call.
+    """The layout of a photo's pyramid in one image, which P-Net processes in one call.
 
-    Levels stand in rows of columns, first fit. They start at even places, where P-Net's stride
-    falls on their own origin, so a window inside a level sees what it would see in it alone.
+    Levels are placed first-fit in rows of columns. They start at even positions, where P-Net's
+    stride coincides with their origin, so a window inside a level sees the same pixels as if the
+    level were an image of its own.
     """
 
     width: int
@@ -37,34 +44,34 @@ class Canvas:
     @classmethod
     def of(cls, size: tuple[int, int], min_face_size: int) -> "Canvas":
         """The canvas for photos of one size (width, height)."""
-        sides = []  # (width, height) of each level, falling
+        sides = []  # (width, height) of each level, decreasing
         scale = P_NET_WINDOW / min_face_size
         while min(size) * scale >= P_NET_WINDOW:
             sides.append(tuple(math.ceil(side * scale) for side in size))
             scale *= PYRAMID_FACTOR
-        canvas_height = _even(sides[0][1]) if sides else 0
+        canvas_height = _round_up_to_even(sides[0][1]) if sides else 0
         columns: list[_Column] = []
         levels = []
         for width, height in sides:
-            places = (column.place(width, height, canvas_height) for column in columns)
-            place = next((place for place in places if place), None)
-            if place is None:
+            positions = (column.place(width, height, canvas_height) for column in columns)
+            position = next((position for position in positions if position), None)
+            if position is None:
                 left = columns[-1].x + columns[-1].width if columns else 0
-                columns.append(_Column(left, _even(width)))
-                place = columns[-1].place(width, height, canvas_height)
-            levels.append(Level(*place, width, height, width / size[0], height / size[1]))
+                columns.append(_Column(left, _round_up_to_even(width)))
+                position = columns[-1].place(width, height, canvas_height)
+            levels.append(Level(*position, width, height, width / size[0], height / size[1]))
         canvas_width = columns[-1].x + columns[-1].width if columns else 0
         return cls(canvas_width, canvas_height, tuple(levels))
 
     def draw(self, image: Image.Image) -> np.ndarray:
-        """(height, width, 3) uint8: the image at every level's size, area-averaged."""
+        """(height, width, 3) uint8: the image at the size of every level, area-averaged."""
         canvas = Image.new("RGB", (self.width, self.height))
         drawn: list[Image.Image] = []
         for i, level in enumerate(self.levels):
-            # Two levels up is twice the size: averaging that is as good and reads far less.
+            # Two levels up is twice the size: averaging it is as accurate and reads far less.
             source = drawn[i - 2] if i >= 2 else image
-            how = resampling(source.width, level.width)
-            drawn.append(source.resize((level.width, level.height), how))
+            resampling = choose_filter(source.width, level.width)
+            drawn.append(source.resize((level.width, level.height), resampling))
             canvas.paste(drawn[-1], (level.x, level.y))
         return np.asarray(canvas)
 
@@ -75,26 +82,26 @@ class _Column:
 
     x: int
     width: int
-    rows: list[list[int]] = field(default_factory=list)  # [top, height, width used]
+    rows: list[list[int]] = field(default_factory=list)  # [top, height, used width]
 
     def place(self, width: int, height: int, canvas_height: int) -> tuple[int, int] | None:
-        """Where a level of this size goes (x, y), or None when there is no room for it."""
+        """Reserves room for a level and returns its position (x, y); None if there is no room."""
         for row in self.rows:
             if height <= row[1] and row[2] + width <= self.width:
-                row[2] += _even(width)
-                return self.x + row[2] - _even(width), row[0]
+                row[2] += _round_up_to_even(width)
+                return self.x + row[2] - _round_up_to_even(width), row[0]
         top = self.rows[-1][0] + self.rows[-1][1] if self.rows else 0
         if width > self.width or top + height > canvas_height:
             return None
-        self.rows.append([top, _even(height), _even(width)])
+        self.rows.append([top, _round_up_to_even(height), _round_up_to_even(width)])
         return self.x, top
 
 
-def _even(length: int) -> int:
+def choose_filter(length: float, new_length: float) -> Image.Resampling:
+    """Area averaging to shrink; to enlarge, where it would give blocks of pixels, bilinear."""
+    shrinks = new_length <= length
+    return Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+
+
+def _round_up_to_even(length: int) -> int:
     return length + length % 2
-
-
-def resampling(length: float, new_length: float) -> Image.Resampling:
-    """Area averaging to make smaller; it would make blocks of pixels that are made larger."""
-    smaller = new_length <= length
-    return Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR

@@ -1,4 +1,4 @@
-"""How well a face can be recognised by its picture: size, sharpness, brightness and pose."""
+"""Measures how well a face can be recognized in a photo: size, sharpness, brightness and pose."""
 
 import math
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from facecluster.transforms.records import Quality
 
-LUMA_SIZE = 64  # px, side of the picture that sharpness and brightness are measured on
-# What sharpness is measured after: noise of single pixels lives in the octave that it takes away.
-SMOOTHING, REBLURRING = 1, 2  # passes of a binomial filter
+LUMA_SIZE = 64  # px, side of the image that sharpness and brightness are measured on
+# Passes of a binomial filter. Smoothing removes the octave that holds the noise of single pixels.
+SMOOTHING, REBLURRING = 1, 2
 
-# A mean face's five landmarks, in cm; x to the picture's right, y down, z to the viewer. From
-# MediaPipe's canonical face model: vertices 33 and 133, whose middle is the eye, 1 and 61.
+# The five landmarks of a mean face, in cm; x to the image's right, y down, z towards the viewer.
+# From MediaPipe's canonical face model: vertices 33 and 133 (their midpoint is the eye), 1 and 61.
 MEAN_FACE = np.array(
     [
         [-3.151, -2.625, 3.466],
@@ -24,78 +24,78 @@ MEAN_FACE = np.array(
 _FIT = np.linalg.pinv(MEAN_FACE - MEAN_FACE.mean(axis=0))  # (3, 5)
 
 
-def quality_of(box: np.ndarray, landmarks: np.ndarray, luma: np.ndarray) -> Quality:
+def measure_quality(box: np.ndarray, landmarks: np.ndarray, luma: np.ndarray) -> Quality:
     """Measures a face.
 
     Args:
       box: (4,) x0 y0 x1 y1, px of the upright photo.
-      landmarks: (5, 2) x y, as the detector gives them.
-      luma: (LUMA_SIZE, LUMA_SIZE) what the photo shows in the box, 0 to 255.
+      landmarks: (5, 2) x y, in the detector's order.
+      luma: (LUMA_SIZE, LUMA_SIZE) the photo inside the box, 0 to 255.
     """
     width, height = float(box[2] - box[0]), float(box[3] - box[1])
     return Quality(
         math.sqrt(max(width, 0) * max(height, 0)),
-        sharpness_of(luma),
+        measure_sharpness(luma),
         float(luma.mean()) / 255,
-        *pose_of(landmarks),
+        *estimate_pose(landmarks),
     )
 
 
-def sharpness_of(luma: np.ndarray) -> float:
-    """The share of the differences between neighbouring pixels that vanishes when it is blurred.
+def measure_sharpness(luma: np.ndarray) -> float:
+    """The fraction of the differences between neighboring pixels that blurring removes.
 
-    What is blurred already hardly changes by being blurred again (Crete et al., "The blur effect",
-    2007), whatever its brightness and contrast. Differs from theirs in what it does before: the
-    picture is one of a fixed size and is smoothed a little, so that pixel noise and the steps
-    between JPEG's blocks hardly count; and in that a face blurred in one direction, by motion, is
-    told by the geometric mean of both.
+    Blurring hardly changes an image that is blurred already (Crete et al., "The blur effect",
+    2007), whatever its brightness and contrast. This measure differs from theirs in two ways: the
+    image has a fixed size and is smoothed a little first, so that pixel noise and the edges of JPEG
+    blocks hardly count; and both directions are combined by their geometric mean, so that motion
+    blur in one direction lowers it.
 
-    On a picture of LUMA_SIZE, a sharp face comes to about 0.19, one of 24 px to 0.11, and so does
-    one blurred by a Gaussian of a fiftieth of its width; noise of 4 % of white adds 0.02.
+    At LUMA_SIZE, a sharp face has about 0.19; a face of 24 px 0.11, and so has one blurred by a
+    Gaussian of 1/50 of its width; noise of 4 % of white adds 0.02.
 
     Args:
       luma: (height, width) of a face, on any linear scale.
 
     Returns:
-      0 to 1; 0 for a picture that is all one colour.
+      0 to 1; 0 for an image of one color.
     """
-    luma = _blurred(np.asarray(luma, np.float32), SMOOTHING)
-    again = _blurred(luma, REBLURRING)
-    lost = []
+    luma = _blur(np.asarray(luma, np.float32), SMOOTHING)
+    reblurred = _blur(luma, REBLURRING)
+    removed = []
     for axis in (0, 1):
-        before, after = (float(np.abs(np.diff(p, axis=axis)).sum()) for p in (luma, again))
-        lost.append(max(1 - after / before, 0.0) if before else 0.0)
-    return math.sqrt(lost[0] * lost[1])
+        before, after = (float(np.abs(np.diff(p, axis=axis)).sum()) for p in (luma, reblurred))
+        removed.append(max(1 - after / before, 0.0) if before else 0.0)
+    return math.sqrt(removed[0] * removed[1])
 
 
-def pose_of(landmarks: np.ndarray) -> tuple[float, float, float]:
-    """Yaw, pitch and roll in degrees, 0 for a face that is upright and looks at the camera.
+def estimate_pose(landmarks: np.ndarray) -> tuple[float, float, float]:
+    """Yaw, pitch and roll in degrees, 0 for an upright face that looks at the camera.
 
-    yaw is positive for a face turned to the picture's right, pitch for one that looks up, and roll
-    for one tilted clockwise as seen. From head to picture, pitch comes first, then yaw, then roll:
-    roll is the angle of the line through the eyes.
+    Yaw is positive for a face turned to the image's right, pitch for one that looks up, and roll
+    for one tilted clockwise as seen. From head to image, pitch is applied first, then yaw, then
+    roll: roll is the angle of the line through the eyes.
 
-    A rigid mean face is seen from afar (weak perspective): an affine map from its landmarks is
-    fitted by least squares, and the nearest rotation and scale taken of that. Exact for that face.
-    Depth is told by the nose alone: one that is a fifth shorter takes 4 to 7 degrees off yaw and
-    pitch where the face is turned, landmarks that are off by 2 % of the face's width add 3 to 5,
-    and a longer chin is taken for a pitch. Detectors place the landmarks of profiles badly, so
-    beyond some 60 degrees yaw tells that a face is turned away, not how far.
+    The model is a rigid mean face under weak perspective: an affine map from its landmarks is
+    fitted by least squares, and the nearest scaled rotation to it is taken. This is exact for the
+    mean face itself. Only the nose gives depth: a nose that is 20 % shorter lowers the yaw and
+    pitch of a turned face by 4 to 7 degrees, landmarks that are off by 2 % of the face's width
+    change them by 3 to 5, and a longer chin reads as pitch. Detectors place the landmarks of
+    profiles inaccurately, so beyond about 60 degrees yaw tells that a face is turned away, but not
+    how far.
 
     Args:
-      landmarks: (5, 2) x y of left eye, right eye, nose, left and right mouth corner, left and
-        right as seen, y downwards.
+      landmarks: (5, 2) x y of left eye, right eye, nose, left and right mouth corner, where left
+        and right are the image's; y down.
 
     Returns:
-      (yaw, pitch, roll), yaw within 90 and the others within 180; nan where all landmarks are one
-      point.
+      (yaw, pitch, roll), yaw within 90 and the others within 180; nan if all landmarks coincide.
     """
     points = np.asarray(landmarks, np.float64)
     affine = (_FIT @ (points - points.mean(axis=0))).T  # (2, 3)
     left, sizes, right = np.linalg.svd(affine, full_matrices=False)
     if not sizes[0]:
         return math.nan, math.nan, math.nan
-    x, y = left @ right  # the picture's axes, in those of the head
+    x, y = left @ right  # the image's axes, in the head's coordinates
     z = np.cross(x, y)
     yaw = math.atan2(-z[0], math.hypot(x[0], y[0]))
     pitch = math.atan2(z[1], z[2])
@@ -103,10 +103,10 @@ def pose_of(landmarks: np.ndarray) -> tuple[float, float, float]:
     return math.degrees(yaw), math.degrees(pitch), math.degrees(roll)
 
 
-def _blurred(picture: np.ndarray, times: int) -> np.ndarray:
-    """With the binomial filter 1 2 1 in both directions."""
-    for _ in range(times):
-        wide = np.pad(picture, 1, mode="edge")
-        rows = (wide[:-2] + 2 * wide[1:-1] + wide[2:]) / 4
-        picture = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4
-    return picture
+def _blur(image: np.ndarray, passes: int) -> np.ndarray:
+    """Applies the binomial filter 1 2 1 in both directions."""
+    for _ in range(passes):
+        padded = np.pad(image, 1, mode="edge")
+        rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+        image = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4
+    return image

@@ -1,4 +1,4 @@
-"""An exported model as a worker uses it: its card, and its networks loaded once per process."""
+"""An exported model: its card, its codec and its networks, loaded once per process."""
 
 import io
 import os
@@ -6,6 +6,7 @@ import threading
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from facecluster.transforms.faces.model_card import (
 from facecluster.transforms.tables.files import write_bytes
 
 CODEC_NAME, SAVED_MODEL_NAME = "codec.npz", "saved_model"
-# A network's outputs for a crop are the same to the last bit whatever crops it is called with, if
-# there are 8 or a multiple: products of matrices take what is left over in another order. P-Net,
-# which has no dense layer, does not need it. On a GPU none of this is promised.
+FINGERPRINT_NAME = "fingerprint.pb"
+# Matrix products compute the rows that remain after blocks of 8 in a different order. With batches
+# of a multiple of 8, the outputs for a crop have the same bits whatever the rest of the batch is.
+# P-Net, which has no dense layer, does not need this. On a GPU it does not hold.
 CROPS_MULTIPLE = 8
-_loaded: dict[str, Any] = {}
+_loaded: dict[str, tuple[bytes, Any]] = {}  # by folder: fingerprint and networks
 _loading = threading.Lock()
 
 
@@ -34,8 +36,8 @@ class SavedModel:
 
     Attributes:
       path: the folder.
-      threads: how many threads TensorFlow may use in this process; 0 leaves it to TensorFlow. Only
-        the first model that a process loads has a say.
+      threads: the number of threads that TensorFlow may use in this process; 0 lets TensorFlow
+        choose. Only the first model that a process loads can set it.
     """
 
     path: str
@@ -54,10 +56,10 @@ class SavedModel:
         return write_model_card(self.path, card)
 
     def codec_arrays(self) -> dict[str, np.ndarray] | None:
-        """The arrays of the 128-byte codec that came with the model; None without one.
+        """The arrays of the model's 128-byte codec; None if it has none.
 
         Raises:
-          ModelError: they are damaged.
+          ModelError: the file is damaged.
         """
         path = FileSystems.join(self.path, CODEC_NAME)
         if not FileSystems.exists(path):
@@ -70,7 +72,7 @@ class SavedModel:
             raise ModelError(f"{path} is damaged, export the model again: {error}") from error
 
     def write_codec(self, arrays: Mapping[str, np.ndarray]) -> str:
-        """Keeps the arrays of a 128-byte codec with the model; returns the file's path."""
+        """Writes the arrays of a 128-byte codec into the folder; returns the file's path."""
         path = FileSystems.join(self.path, CODEC_NAME)
         content = io.BytesIO()
         np.savez(content, **arrays)
@@ -78,28 +80,49 @@ class SavedModel:
         return path
 
     def load(self) -> Any:
-        """The networks, loaded when first asked for and then shared by the process's threads."""
-        with _loading:
-            if self.path not in _loaded:
-                _loaded[self.path] = _load(
-                    FileSystems.join(self.path, SAVED_MODEL_NAME), self.threads
-                )
-            return _loaded[self.path]
+        """The networks, loaded on first use and shared by all threads of the process.
+
+        An object keeps the networks that it has loaded. When a model is exported again to the same
+        folder, new objects load the new networks.
+        """
+        return self._networks
 
     def call(self, endpoint: str, pixels: np.ndarray, multiple_of: int = 1) -> Any:
         """Runs an endpoint on a batch: (n, h, w, 3) uint8 in, one array or a list of arrays out.
 
         Args:
-          multiple_of: the network sees so many pictures, or a multiple of it; black ones fill up.
+          multiple_of: the batch is padded with black images to a multiple of this.
         """
-        # TensorFlow's CPU kernels disagree about the shape of an empty batch, so it never sees one.
-        n_black = multiple_of if not len(pixels) else -len(pixels) % multiple_of
-        black = np.zeros((n_black, *pixels.shape[1:]), pixels.dtype)
-        batch = np.concatenate([pixels, black]) if n_black else pixels
+        # TensorFlow's CPU kernels disagree on the output shape of an empty batch: pad it, too.
+        n_padding = multiple_of if not len(pixels) else -len(pixels) % multiple_of
+        padding = np.zeros((n_padding, *pixels.shape[1:]), pixels.dtype)
+        batch = np.concatenate([pixels, padding]) if n_padding else pixels
         outputs = getattr(self.load(), endpoint)(batch)
         if isinstance(outputs, list):
             return [out.numpy()[: len(pixels)] for out in outputs]
         return outputs.numpy()[: len(pixels)]
+
+    @cached_property
+    def _networks(self) -> Any:
+        path = FileSystems.join(self.path, SAVED_MODEL_NAME)
+        with _loading:
+            fingerprint = _read_fingerprint(path)
+            if self.path not in _loaded or _loaded[self.path][0] != fingerprint:
+                _loaded[self.path] = fingerprint, _load(path, self.threads)
+            return _loaded[self.path][1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the networks, which cannot be pickled: each worker process loads its own."""
+        return {"path": self.path, "threads": self.threads}
+
+
+def _read_fingerprint(path: str) -> bytes:
+    """The file in which TensorFlow writes hashes and a random UUID at each export."""
+    file_path = FileSystems.join(path, FINGERPRINT_NAME)
+    if not FileSystems.exists(file_path):
+        return b""
+    with FileSystems.open(file_path, mime_type="application/octet-stream") as file:
+        return file.read()
 
 
 def _load(path: str, threads: int) -> Any:

@@ -1,6 +1,7 @@
 """What is exported here is what transforms/saved_model.py loads: both sides of the same folder."""
 
 import json
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -115,6 +116,24 @@ def test_a_model_is_loaded_once_for_all_threads(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         loaded = list(pool.map(lambda _: SavedModel(model.path).load(), range(8)))
     assert len({id(one) for one in loaded}) == 1
+
+
+def test_a_new_export_under_the_same_path_is_loaded(tmp_path):
+    folder, pixels = tmp_path / "model", images(2, 8, 8, 3)
+
+    def expected(network):
+        return pytest.approx(network(standardized(pixels)).numpy(), abs=1e-5)
+
+    export({"embed": tiny_network(1)}, CARD, folder)
+    before = SavedModel(str(folder))
+    assert before.call("embed", pixels) == expected(tiny_network(1))
+    export({"embed": tiny_network(2)}, CARD, folder)
+    assert SavedModel(str(folder)).call("embed", pixels) == expected(tiny_network(2))
+    # An object keeps the networks that it has loaded; a copy sent to a worker loads its own.
+    assert before.call("embed", pixels) == expected(tiny_network(1))
+    copy = pickle.loads(pickle.dumps(before))
+    assert copy == before
+    assert copy.call("embed", pixels) == expected(tiny_network(2))
 
 
 # ---- whole or not at all ----

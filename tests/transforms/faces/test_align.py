@@ -1,4 +1,4 @@
-"""Crops show the box and its surroundings where geometry says they are."""
+"""Crops show the box and its margin at the positions that the geometry gives."""
 
 import io
 from dataclasses import replace
@@ -9,22 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from facecluster.transforms.faces.align import THUMBNAIL_SIZE, align_faces, crop_face, thumbnail
-from facecluster.transforms.faces.quality import LUMA_SIZE, MEAN_FACE, quality_of
+from facecluster.transforms.faces.align import (
+    THUMBNAIL_SIZE,
+    align_faces,
+    crop_face,
+    encode_thumbnail,
+)
+from facecluster.transforms.faces.quality import LUMA_SIZE, MEAN_FACE, measure_quality
 from facecluster.transforms.records import Face, Photo, Shard
 
 SIDE = 256
 
 
 def ramp(side: int = SIDE) -> Image.Image:
-    """Red is a pixel's column, green its row, both as a share of 256."""
+    """An image whose red is the pixel's column and whose green is its row, from 0 to 255."""
     values = (np.arange(side) * 256 // side).astype(np.uint8)
     columns, rows = np.meshgrid(values, values)
     return Image.fromarray(np.stack([columns, rows, np.zeros_like(rows)], axis=2))
 
 
-def centres(low: float, high: float, size: int) -> np.ndarray:
-    """Where the centres of `size` equal parts of [low, high] lie on a ramp of 256 px."""
+def part_centers(low: float, high: float, size: int) -> np.ndarray:
+    """The centers of `size` equal parts of [low, high] on a ramp of 256 px."""
     return low + (np.arange(size) + 0.5) * (high - low) / size - 0.5
 
 
@@ -43,35 +48,35 @@ def test_a_crop_shows_box_and_margin_clipped_to_the_photo(x, y, width, height, s
     crop = crop_face(RAMP, box, input_size, margin)
     assert crop.size == (input_size, input_size)
     assert crop.mode == "RGB"
-    # The box fills input_size - margin of the crop, were it not for the photo's border.
+    # The box fills input_size - margin of the crop, except at the photo's border.
     scale = input_size / (input_size - margin)
     pixels = np.asarray(crop).astype(float)
-    for channel, (centre, length) in enumerate([(x, width), (y, height)]):
-        low = max(centre - length * scale / 2, 0)
-        high = min(centre + length * scale / 2, SIDE)
-        expected = centres(low, high, input_size)
+    for channel, (center, length) in enumerate([(x, width), (y, height)]):
+        low = max(center - length * scale / 2, 0)
+        high = min(center + length * scale / 2, SIDE)
+        expected = part_centers(low, high, input_size)
         seen = pixels[..., channel].mean(axis=channel)
-        # The photo ends with its border: averaging there, a pixel sees one side only.
+        # At the photo's border, a pixel averages over one side only.
         blur = max((high - low) / input_size, 1) / 2
         np.testing.assert_allclose(seen, np.clip(expected, 0, SIDE - 1), atol=0.6 + blur / 2)
         inner = (expected > 2 * blur) & (expected < SIDE - 1 - 2 * blur)
         np.testing.assert_allclose(seen[inner], expected[inner], atol=0.6)
-        # Columns are equal all the way down, and rows all the way across: nothing is turned.
+        # Columns are constant along y and rows along x: the crop is not rotated.
         np.testing.assert_array_equal(np.ptp(pixels[..., channel], axis=channel), 0)
 
 
-def test_the_published_numbers():
-    # 128 px of face in a crop of 160 with a margin of 32: 16 px on each side, at their own size.
+def test_a_crop_of_the_published_size():
+    # A face of 128 px in a crop of 160 with a margin of 32: 16 px on each side, not resized.
     crop = np.asarray(crop_face(RAMP, np.array([50, 60, 178, 188]), 160, 32))
     np.testing.assert_array_equal(crop, np.asarray(RAMP)[44:204, 34:194])
 
 
-def test_no_margin_and_own_size_is_the_box():
+def test_a_crop_without_margin_or_resizing_is_the_box():
     crop = np.asarray(crop_face(RAMP, np.array([10.0, 20, 74, 84]), 64, 0))
     np.testing.assert_array_equal(crop, np.asarray(RAMP)[20:84, 10:74])
 
 
-def test_a_box_larger_than_the_photo_is_the_photo():
+def test_the_crop_of_a_box_larger_than_the_photo_is_the_photo():
     crop = crop_face(RAMP, np.array([-500, -500, 900, 900]), SIDE, 32)
     np.testing.assert_array_equal(np.asarray(crop), np.asarray(RAMP))
 
@@ -97,14 +102,14 @@ def test_the_same_face_in_a_larger_photo_gives_the_same_crop(lfw_images, person,
         for image, s in [(photo, 1), (large, scale)]
     ]
     assert np.abs(crops[0] - crops[1]).mean() < 2
-    # and it is not that all crops look alike
+    # Crops of different boxes differ.
     other = np.asarray(crop_face(photo, box + np.array([20, 0, 20, 0]), 160, 32)).astype(float)
     assert np.abs(crops[0] - other).mean() > 10
 
 
 def test_a_thumbnail_is_a_small_jpeg_of_the_crop():
     crop = crop_face(RAMP, np.array([0, 0, 256, 256]), 160, 0)
-    small = Image.open(io.BytesIO(thumbnail(crop)))
+    small = Image.open(io.BytesIO(encode_thumbnail(crop)))
     assert small.format == "JPEG"
     assert small.size == (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
     expected = np.asarray(crop.resize(small.size, Image.Resampling.BILINEAR)).astype(float)
@@ -118,7 +123,7 @@ def face(*box: float) -> Face:
     return Face(np.array(box, np.float32), MEAN_FACE[:, :2].astype(np.float32), 0.9)
 
 
-def test_faces_are_aligned_in_their_order_and_the_photo_is_let_go():
+def test_faces_are_aligned_in_order_and_the_image_is_dropped():
     faces = (face(10, 10, 60, 60), face(100, 120, 180, 220))
     photo = align_faces(replace(PHOTO, faces=faces), 160, 32)
     assert photo.failure is None
@@ -128,10 +133,10 @@ def test_faces_are_aligned_in_their_order_and_the_photo_is_let_go():
         expected = crop_face(RAMP, before.box, 160, 32)
         np.testing.assert_array_equal(after.crop, np.asarray(expected))
         assert after.crop.dtype == np.uint8
-        assert after.thumbnail == thumbnail(expected)
+        assert after.thumbnail == encode_thumbnail(expected)
         assert after.score == before.score
         luma = np.asarray(crop_face(RAMP, before.box, LUMA_SIZE, 0).convert("L"))
-        assert after.quality == quality_of(before.box, before.landmarks, luma)
+        assert after.quality == measure_quality(before.box, before.landmarks, luma)
         np.testing.assert_array_equal(after.box, before.box)
 
 
@@ -140,13 +145,13 @@ def test_a_photo_without_faces():
     assert (photo.faces, photo.image, photo.failure) == ((), None, None)
 
 
-def test_a_face_outside_the_photo_is_a_failure():
+def test_a_face_outside_the_photo_fails_the_photo():
     photo = align_faces(replace(PHOTO, faces=(face(300, 300, 400, 400),)), 160, 32)
     assert photo.failure.step == "align"
     assert align_faces(photo, 160, 32) is photo
 
 
-def test_of_a_photo_decoded_at_a_scale_boxes_are_in_px_of_the_photo():
+def test_boxes_of_a_photo_decoded_at_a_reduced_scale_are_in_px_of_the_photo():
     def aligned(reduction):
         size = SIDE // reduction
         image = RAMP.resize((size, size), Image.Resampling.BOX)

@@ -1,7 +1,8 @@
-"""The detector finds the faces people named, in every photo as it would in that photo alone."""
+"""The detector finds the labeled faces of real photos, independently of the batch."""
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -11,8 +12,9 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
 from PIL import Image
 
-from facecluster.transforms.faces.boxes import suppress
-from facecluster.transforms.faces.detect import DetectFaces, Detections, Detector, detect_faces
+from facecluster.transforms.faces.boxes import non_maximum_suppression
+from facecluster.transforms.faces.detect import DetectFaces, detect_faces
+from facecluster.transforms.faces.mtcnn import Detections, Detector
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.photos.decode_image import decode_image
 from facecluster.transforms.records import Failure, Photo, Shard
@@ -25,10 +27,10 @@ def model(mtcnn_folder) -> SavedModel:
 
 @pytest.fixture(scope="module")
 def detector(model) -> Detector:
-    return Detector(model, min_face_size=20, max_side=1600)
+    return Detector(model, min_face_size=20, detection_size=1600)
 
 
-def opened(path: Path) -> Image.Image:
+def open_photo(path: Path) -> Image.Image:
     return decode_image(path.read_bytes())[0]
 
 
@@ -37,7 +39,8 @@ def lfw(lfw_images) -> dict[str, Image.Image]:
     """One photo of each of 200 people."""
     people = sorted(lfw_images.iterdir())
     return {
-        person.name: opened(sorted(person.iterdir())[0]) for person in people[:: len(people) // 200]
+        person.name: open_photo(sorted(person.iterdir())[0])
+        for person in people[:: len(people) // 200]
     }
 
 
@@ -52,10 +55,10 @@ def lfw_detections(detector, lfw) -> dict[str, Detections]:
 
 @pytest.fixture(scope="module")
 def groups(group_photos) -> dict[str, tuple[Image.Image, int]]:
-    """Photos of several sizes, and how many people the labels name in each."""
+    """Photos of several sizes, and the number of labeled people in each."""
     with open(group_photos / "truth.csv") as file:
         return {
-            row["photo"]: (opened(group_photos / row["photo"]), len(row["people"].split(";")))
+            row["photo"]: (open_photo(group_photos / row["photo"]), len(row["people"].split(";")))
             for row in csv.DictReader(file)
         }
 
@@ -81,18 +84,18 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-# --- detection
+# ---- detection ----
 
 
-def test_finds_every_labelled_face_where_lfw_has_it(lfw_detections):
-    # LFW's faces are centred, and their boxes scaled to 113 px before 2.2 times that was cut out.
+def test_finds_every_labeled_face_at_its_position_in_lfw(lfw_detections):
+    # LFW's photos are centered on the face, whose box has 113 px, and are 2.2 times as wide.
     for name, found in lfw_detections.items():
-        labelled = np.array([68.5, 68.5, 181.5, 181.5])
+        labeled = np.array([68.5, 68.5, 181.5, 181.5])
         assert len(found.boxes), name
-        assert max(overlap(labelled, box) for box in found.boxes) > 0.35, name
+        assert max(overlap(labeled, box) for box in found.boxes) > 0.35, name
 
 
-def test_landmarks_are_laid_out_as_in_a_face(lfw, lfw_detections):
+def test_landmarks_are_arranged_as_in_a_face(lfw, lfw_detections):
     for name, found in lfw_detections.items():
         i = nearest(np.array([68.5, 68.5, 181.5, 181.5]), found.boxes)
         left_eye, right_eye, nose, left_mouth, right_mouth = found.landmarks[i]
@@ -101,15 +104,14 @@ def test_landmarks_are_laid_out_as_in_a_face(lfw, lfw_detections):
         eyes, mouth = (left_eye + right_eye) / 2, (left_mouth + right_mouth) / 2
         assert eyes[1] < nose[1] < mouth[1], name
         assert np.all((found.landmarks[i] >= 0) & (found.landmarks[i] < lfw[name].size)), name
-        # In its box, but for the far eye of a profile
+        # Inside the box, with a tolerance for the far eye of a profile.
         low, high = found.boxes[i].reshape(2, 2)
-        aside = 0.1 * (high - low)
-        assert np.all((found.landmarks[i] > low - aside) & (found.landmarks[i] < high + aside)), (
-            name
-        )
+        tolerance = 0.1 * (high - low)
+        inside = (found.landmarks[i] > low - tolerance) & (found.landmarks[i] < high + tolerance)
+        assert np.all(inside), name
 
 
-def test_results_have_the_promised_form(lfw_detections, group_detections):
+def test_results_have_the_documented_shapes_and_order(lfw_detections, group_detections):
     for found in [*lfw_detections.values(), *group_detections.values()]:
         n = len(found.boxes)
         assert found.boxes.shape == (n, 4)
@@ -119,24 +121,25 @@ def test_results_have_the_promised_form(lfw_detections, group_detections):
         assert np.all(np.diff(found.scores) <= 0)
         assert np.all((found.scores > 0.7) & (found.scores <= 1))
         assert np.all(found.boxes[:, 2:] > found.boxes[:, :2])
-        # No face is found twice: none lies for more than 0.7 of it in another.
-        assert len(suppress(found.boxes, found.scores, 0.7, of_smaller=True)) == n
+        # No face is found twice: none overlaps another by more than 0.7 of its area.
+        kept = non_maximum_suppression(found.boxes, found.scores, 0.7, of_smaller=True)
+        assert len(kept) == n
 
 
-def test_finds_at_least_as_many_faces_as_people_are_named(groups, group_detections):
-    n_sure = n_named = 0
+def test_finds_at_least_as_many_faces_as_labeled_people(groups, group_detections):
+    n_confident = n_labeled = 0
     for name, (image, n_people) in groups.items():
         found = group_detections[name]
-        n_sure += np.sum(found.scores > 0.95)
-        n_named += n_people
+        n_confident += np.sum(found.scores > 0.95)
+        n_labeled += n_people
         assert len(found.boxes) >= n_people, name
         for box in found.boxes[:n_people]:
-            # Most of each face lies in the photo, and is higher than wide, but not by much.
+            # Most of the box is inside the photo, and its proportions are those of a face.
             clipped = np.clip(box, 0, np.tile(image.size, 2))
             assert overlap(box, clipped) > 0.8, name
             width, height = box[2:] - box[:2]
             assert 0.9 < height / width < 1.9, name
-    assert n_sure <= 1.1 * n_named  # passers-by are not named, but they are few
+    assert n_confident <= 1.1 * n_labeled  # the few people in the background have no labels
 
 
 def test_agrees_with_a_published_implementation(groups, group_detections, lfw, lfw_detections):
@@ -162,8 +165,8 @@ def test_agrees_with_a_published_implementation(groups, group_detections, lfw, l
             assert np.median(off) < 0.06 * height
 
 
-def test_a_photo_is_searched_as_if_alone(detector, groups, group_detections, lfw):
-    # The fixture searched 21 photos of 20 sizes at once.
+def test_detections_do_not_depend_on_the_batch(detector, groups, group_detections, lfw):
+    # The fixture searched 21 photos of 20 sizes in one batch.
     for name, (image, _) in list(groups.items())[::3]:
         (alone,) = detector.detect([image])
         np.testing.assert_allclose(alone.boxes, group_detections[name].boxes, atol=0.5)
@@ -171,25 +174,27 @@ def test_a_photo_is_searched_as_if_alone(detector, groups, group_detections, lfw
         np.testing.assert_allclose(alone.scores, group_detections[name].scores, atol=1e-3)
     mixed = [lfw["AJ_Cook"], noise(5, 5), lfw["Yoko_Ono"] if "Yoko_Ono" in lfw else noise(90, 70),
              lfw["AJ_Cook"].resize((300, 300)), lfw["AJ_Cook"]]  # fmt: skip
-    together = detector.detect(mixed)
-    assert len(together) == 5
-    for image, found in zip(mixed, together, strict=True):
+    batch = detector.detect(mixed)
+    assert len(batch) == 5
+    for image, found in zip(mixed, batch, strict=True):
         (alone,) = detector.detect([image])
         np.testing.assert_allclose(alone.boxes, found.boxes, atol=0.05)
-    np.testing.assert_allclose(together[0].boxes, together[4].boxes, atol=0.05)
+    np.testing.assert_allclose(batch[0].boxes, batch[4].boxes, atol=0.05)
 
 
-@pytest.mark.parametrize("max_side", [500, 1000])
-def test_a_large_photo_gives_boxes_in_its_own_pixels(model, lfw, lfw_detections, max_side):
+@pytest.mark.parametrize("detection_size", [500, 1000])
+def test_boxes_of_a_reduced_photo_are_in_its_original_pixels(
+    model, lfw, lfw_detections, detection_size
+):
     large = lfw["AJ_Cook"].resize((2000, 2000), Image.Resampling.BICUBIC)
-    (found,) = Detector(model, 20, max_side).detect([large])
+    (found,) = Detector(model, 20, detection_size).detect([large])
     small = lfw_detections["AJ_Cook"]
     i = nearest(small.boxes[0] * 8, found.boxes)
     assert overlap(small.boxes[0] * 8, found.boxes[i]) > 0.8
     np.testing.assert_allclose(found.landmarks[i], small.landmarks[0] * 8, atol=8 * 5)
 
 
-def test_reduction_of_a_wide_photo(model, lfw, lfw_detections):
+def test_boxes_of_a_reduced_wide_photo(model, lfw, lfw_detections):
     wide = Image.new("RGB", (3000, 250))
     wide.paste(lfw["AJ_Cook"], (2700, 0))
     (found,) = Detector(model, 20, 1500).detect([wide])
@@ -197,7 +202,7 @@ def test_reduction_of_a_wide_photo(model, lfw, lfw_detections):
     assert overlap(expected, found.boxes[nearest(expected, found.boxes)]) > 0.75
 
 
-def test_faces_below_the_smallest_size_are_left(model, lfw):
+def test_faces_below_the_minimum_size_are_not_found(model, lfw):
     photo = Image.new("RGB", (250, 250))
     photo.paste(lfw["AJ_Cook"].resize((60, 60)), (95, 95))  # a face 32 px high
     for min_face_size, n_faces in [(20, 1), (120, 0)]:
@@ -211,27 +216,36 @@ def test_faces_below_the_smallest_size_are_left(model, lfw):
      (3000, 21), (25, 2500)],
 )  # fmt: skip
 @pytest.mark.parametrize("min_face_size", [12, 20])
-def test_photos_without_room_for_a_face(model, size, min_face_size):
+def test_photos_too_small_for_a_face(model, size, min_face_size):
     found = Detector(model, min_face_size, 1600).detect(
-        [Image.new("RGB", size, "grey"), noise(*size)]
+        [Image.new("RGB", size, "gray"), noise(*size)]
     )
     assert [len(detections.boxes) for detections in found] == [0, 0]
     assert found[0].landmarks.shape == (0, 5, 2)
+
+
+def test_detections_are_compared_by_their_arrays(lfw_detections):
+    one, other, *_ = lfw_detections.values()
+    copy = Detections(one.boxes.copy(), one.landmarks.copy(), one.scores.copy())
+    assert one == copy
+    assert one != other
+    assert one != replace(copy, scores=one.scores + 1)
+    assert one != "faces"
 
 
 def test_no_photos(detector):
     assert detector.detect([]) == []
 
 
-# --- photos in, photos out
+# ---- photos in, photos out ----
 
 
 def photo_of(image: Image.Image | None, uri: str = "a.jpg") -> Photo:
     return Photo(uri, Shard("s", 9), image=image, photo_id=uri, width=1, height=1)
 
 
-def cut_off() -> Image.Image:
-    """An image whose size is known and whose pixels cannot be had."""
+def truncated_image() -> Image.Image:
+    """An image with a valid header whose pixels cannot be decoded."""
     file = io.BytesIO()
     noise(200, 200).save(file, "JPEG")
     return Image.open(io.BytesIO(file.getvalue()[:5000]))
@@ -240,10 +254,10 @@ def cut_off() -> Image.Image:
 FAILED = Photo("failed", Shard("s", 9), failure=Failure("read", "OSError", "gone"))
 
 
-def test_a_photo_that_cannot_be_searched_fails_alone(detector, lfw, lfw_detections):
+def test_a_photo_that_raises_does_not_fail_the_others(detector, lfw, lfw_detections):
     names = list(lfw)[:3]
     photos = [photo_of(lfw[name], name) for name in names]
-    broken = photo_of(cut_off(), "broken")
+    broken = photo_of(truncated_image(), "broken")
     found = {p.uri: p for p in detect_faces(detector, [photos[0], broken, FAILED, *photos[1:]])}
     assert len(found) == 5
     assert found["failed"] == FAILED
@@ -260,16 +274,16 @@ def test_a_photo_that_cannot_be_searched_fails_alone(detector, lfw, lfw_detectio
             assert isinstance(face.score, float)
 
 
-def test_a_detector_that_fails_every_photo_stops_the_job(lfw, tmp_path):
-    nowhere = Detector(SavedModel(str(tmp_path)), min_face_size=20, max_side=1600)
+def test_a_detector_that_fails_every_photo_fails_the_job(lfw, tmp_path):
+    missing = Detector(SavedModel(str(tmp_path)), min_face_size=20, detection_size=1600)
     with pytest.raises(OSError, match="saved_model"):
-        detect_faces(nowhere, [photo_of(image) for image in list(lfw.values())[:2]])
+        detect_faces(missing, [photo_of(image) for image in list(lfw.values())[:2]])
 
 
-def test_batches_of_only_failed_photos_or_none(detector):
+def test_batches_of_failed_photos_and_empty_batches(detector):
     assert list(detect_faces(detector, [FAILED, FAILED])) == [FAILED, FAILED]
     assert list(detect_faces(detector, [])) == []
-    (broken,) = detect_faces(detector, [photo_of(cut_off())])
+    (broken,) = detect_faces(detector, [photo_of(truncated_image())])
     assert broken.failure.step == "detect"
 
 

@@ -1,11 +1,10 @@
-"""Faces become unit vectors, each its own whatever it is batched with."""
+"""Faces become unit vectors, independently of the batch."""
 
 from dataclasses import replace
 
 import apache_beam as beam
 import numpy as np
 import pytest
-from apache_beam.ml.inference.base import RunInference
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
 from PIL import Image
@@ -13,6 +12,7 @@ from PIL import Image
 from facecluster.transforms.faces.align import align_faces
 from facecluster.transforms.faces.embed import (
     CROPS_PER_CALL,
+    EmbedFaces,
     FaceEmbedder,
     embed_crops,
     embed_photos,
@@ -21,7 +21,7 @@ from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.records import Face, Failure, Photo, Shard
 
 PEOPLE = ["Colin_Powell", "Serena_Williams", "Tony_Blair"]
-BOX = np.array([80, 70, 170, 185], np.float32)  # where LFW has its faces
+BOX = np.array([80, 70, 170, 185], np.float32)  # about the face in LFW's photos
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_vectors_are_unit_vectors(vectors):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_two_faces_of_a_person_are_nearer_than_those_of_two(vectors):
+def test_faces_of_one_person_are_nearer_than_faces_of_two(vectors):
     same = np.sum(vectors[::2] * vectors[1::2], axis=1)
     others = (vectors @ vectors.T)[np.kron(np.eye(3), np.ones((2, 2))) == 0]
     assert same.min() > others.max()
@@ -73,18 +73,18 @@ def test_a_vector_does_not_depend_on_its_batch(model, faces, vectors):
     np.testing.assert_allclose(backwards[::-1], vectors, atol=1e-5)
 
 
-def test_a_crowd_goes_through_in_parts(model, faces, vectors):
+def test_more_crops_than_one_network_call_takes(model, faces, vectors):
     n = CROPS_PER_CALL + 3
     crops = [faces[i % 6].crop for i in range(n)]
-    crowd = embed_crops(model, crops)
-    np.testing.assert_allclose(crowd, vectors[np.arange(n) % 6], atol=1e-5)
+    embedded = embed_crops(model, crops)
+    np.testing.assert_allclose(embedded, vectors[np.arange(n) % 6], atol=1e-5)
 
 
 def test_no_crops(model):
     assert len(embed_crops(model, [])) == 0
 
 
-def test_every_face_gets_its_own_vector_and_loses_its_crop(model, faces, vectors):
+def test_each_face_gets_its_vector_and_its_crop_is_dropped(model, faces, vectors):
     failed = Photo("b.jpg", Shard("s", 1), failure=Failure("read", "OSError", "gone"))
     batch = [
         photo_of(*faces[:3]), photo_of(uri="empty.jpg"), failed, photo_of(*faces[3:], uri="c.jpg")
@@ -101,13 +101,13 @@ def test_every_face_gets_its_own_vector_and_loses_its_crop(model, faces, vectors
         assert after.box is before.box
 
 
-def test_photos_without_faces_need_no_network(tmp_path):
-    nothing = SavedModel(str(tmp_path))  # has nothing to load
-    assert embed_photos(nothing, [photo_of()]) == [photo_of()]
+def test_photos_without_faces_do_not_load_the_network(tmp_path):
+    missing = SavedModel(str(tmp_path))
+    assert embed_photos(missing, [photo_of()]) == [photo_of()]
 
 
-def test_in_run_inference(model, faces, vectors):
-    # One photo more than a batch holds; most show nobody, one failed.
+def test_in_a_pipeline(model, faces, vectors):
+    # One photo more than a batch takes; most have no faces, one failed.
     photos = [photo_of(uri=f"{i}.jpg") for i in range(30)]
     photos += [photo_of(face, uri=f"face {i}") for i, face in enumerate(faces[:2])]
     failed = replace(photo_of(uri="failed"), failure=Failure("read", "OSError", "gone"))
@@ -123,11 +123,11 @@ def test_in_run_inference(model, faces, vectors):
             np.testing.assert_allclose(face.embedding, vectors[i], atol=1e-5)
 
     with beam.Pipeline(FnApiRunner()) as pipeline:
-        embedded = pipeline | beam.Create([*photos, failed]) | RunInference(FaceEmbedder(model))
+        embedded = pipeline | beam.Create([*photos, failed]) | EmbedFaces(model)
         assert_that(embedded, check)
 
 
-def test_beam_is_told_the_size_of_a_batch_without_pickling_it(model, faces):
+def test_the_handler_tells_beam_the_bytes_of_a_batch(model, faces):
     handler = FaceEmbedder(model)
     batch = [photo_of(*faces[:2]), photo_of(), photo_of(faces[2], uri="c.jpg")]
     assert handler.get_num_bytes(batch) == 3 * 160 * 160 * 3

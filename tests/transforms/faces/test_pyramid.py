@@ -1,4 +1,4 @@
-"""The packed pyramid: complete, in step with P-Net's stride, and showing the photo."""
+"""The packed pyramid is complete, aligned to P-Net's stride, and shows the photo."""
 
 import numpy as np
 import pytest
@@ -25,14 +25,14 @@ canvas_sizes = st.tuples(st.integers(1, 2000), st.integers(1, 2000))
 
 @given(canvas_sizes, st.integers(12, 200))
 @settings(max_examples=300, deadline=None)
-def test_levels_lie_in_the_canvas_apart_and_in_step(size, min_face_size):
+def test_levels_are_inside_the_canvas_disjoint_and_aligned_to_the_stride(size, min_face_size):
     canvas = Canvas.of(size, min_face_size)
-    taken = np.zeros((canvas.height, canvas.width), bool)
+    occupied = np.zeros((canvas.height, canvas.width), bool)
     for level in canvas.levels:
         assert level.x % P_NET_STRIDE == level.y % P_NET_STRIDE == 0
         assert level.x + level.width <= canvas.width
         assert level.y + level.height <= canvas.height
-        area = taken[level.y : level.y + level.height, level.x : level.x + level.width]
+        area = occupied[level.y : level.y + level.height, level.x : level.x + level.width]
         assert not area.any()
         area[:] = True
         assert level.scale_x == pytest.approx(level.width / size[0])
@@ -41,8 +41,8 @@ def test_levels_lie_in_the_canvas_apart_and_in_step(size, min_face_size):
 
 @given(canvas_sizes, st.integers(12, 200))
 @settings(max_examples=300, deadline=None)
-def test_levels_are_the_published_pyramid(size, min_face_size):
-    # scales of detect_face.py: 12 / minsize, times 0.709 until the shorter side is below 12
+def test_levels_equal_the_published_pyramid(size, min_face_size):
+    # The scales of detect_face.py: 12 / minsize, times 0.709 until the shorter side is below 12.
     scales, scale = [], 12 / min_face_size
     while min(size) * scale >= 12:
         scales.append(scale)
@@ -58,7 +58,7 @@ def test_levels_are_the_published_pyramid(size, min_face_size):
 
 @given(canvas_sizes, st.integers(12, 60))
 @settings(max_examples=100, deadline=None)
-def test_a_canvas_wastes_little(size, min_face_size):
+def test_less_than_half_of_a_canvas_is_unused(size, min_face_size):
     canvas = Canvas.of(size, min_face_size)
     used = sum(level.width * level.height for level in canvas.levels)
     if min(size) >= 4 * min_face_size:
@@ -80,7 +80,7 @@ def test_levels_show_the_photo(portrait, size, min_face_size):
 
 
 @pytest.mark.parametrize("size", [(250, 250), (333, 171)])
-def test_p_net_sees_each_level_as_if_alone(model, portrait, size):
+def test_p_net_gives_each_level_the_outputs_of_a_separate_image(model, portrait, size):
     canvas = Canvas.of(size, 20)
     pixels = canvas.draw(portrait.resize(size))
     scores, corrections = model.call("p_net", pixels[None])

@@ -1,5 +1,7 @@
-"""Networks say the same of a crop, to the last bit, whatever it is batched with: so a job that was
-killed and went on, with other batches, ends with the bytes of one that was not."""
+"""The outputs for a crop have the same bits in every batch.
+
+So a job that was killed and resumed, with other batches, writes the same bytes as one that was not.
+"""
 
 import subprocess
 import sys
@@ -7,13 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-from facecluster.transforms.faces.detect import CROPS_PER_CALL, O_NET_SIZE, R_NET_SIZE
 from facecluster.transforms.faces.embed import CROPS_PER_CALL as FACES_PER_CALL
 from facecluster.transforms.faces.embed import embed_crops
+from facecluster.transforms.faces.mtcnn import CROPS_PER_CALL, O_NET_SIZE, R_NET_SIZE
 from facecluster.transforms.faces.saved_model import CROPS_MULTIPLE, SavedModel
 
 SIZES = {"r_net": R_NET_SIZE, "o_net": O_NET_SIZE, "embed": 160}
-MOST = {"r_net": CROPS_PER_CALL[R_NET_SIZE], "o_net": CROPS_PER_CALL[O_NET_SIZE],
+MAX_BATCH = {"r_net": CROPS_PER_CALL[R_NET_SIZE], "o_net": CROPS_PER_CALL[O_NET_SIZE],
         "embed": FACES_PER_CALL}  # fmt: skip
 
 
@@ -22,7 +24,7 @@ def no_gpu():
     import tensorflow as tf
 
     if tf.config.list_physical_devices("GPU"):
-        pytest.skip("a GPU's kernels do not promise it")
+        pytest.skip("GPU kernels do not guarantee it")
 
 
 @pytest.fixture(scope="module")
@@ -31,48 +33,48 @@ def models(mtcnn_folder, facenet_folder) -> dict[str, SavedModel]:
     return {"p_net": mtcnn, "r_net": mtcnn, "o_net": mtcnn, "embed": SavedModel(facenet_folder)}
 
 
-def pictures(n: int, height: int, width: int) -> np.ndarray:
+def random_images(n: int, height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n, height, width, 3), np.uint8)
 
 
 def outputs(model, endpoint, pixels, multiple_of=CROPS_MULTIPLE) -> np.ndarray:
-    """(n, numbers): all that an endpoint says of each picture."""
+    """(n, values): all outputs of an endpoint, flattened for each image."""
     found = model.call(endpoint, pixels, multiple_of)
     parts = found if isinstance(found, list) else [found]
     return np.concatenate([part.reshape(len(pixels), -1) for part in parts], axis=1)
 
 
 @pytest.mark.parametrize("endpoint", ["r_net", "o_net", "embed"])
-def test_of_crops_in_batches_of_any_size_and_at_any_place(models, endpoint):
-    model, most = models[endpoint], MOST[endpoint]
-    crops = pictures(most, SIZES[endpoint], SIZES[endpoint])
-    together = outputs(model, endpoint, crops)
+def test_crops_in_batches_of_any_size_and_order(models, endpoint):
+    model, max_batch = models[endpoint], MAX_BATCH[endpoint]
+    crops = random_images(max_batch, SIZES[endpoint], SIZES[endpoint])
+    whole_batch = outputs(model, endpoint, crops)
     rng = np.random.default_rng(1)
-    for size in sorted({1, 2, 7, 9, 24, most - 1}):
-        chosen = rng.permutation(most)[:size]
-        np.testing.assert_array_equal(outputs(model, endpoint, crops[chosen]), together[chosen])
+    for size in sorted({1, 2, 7, 9, 24, max_batch - 1}):
+        chosen = rng.permutation(max_batch)[:size]
+        np.testing.assert_array_equal(outputs(model, endpoint, crops[chosen]), whole_batch[chosen])
 
 
-def test_without_filling_up_they_would_not(models):
-    crops = pictures(FACES_PER_CALL, 160, 160)
-    together = outputs(models["embed"], "embed", crops)
+def test_batches_without_padding_differ(models):
+    crops = random_images(FACES_PER_CALL, 160, 160)
+    whole_batch = outputs(models["embed"], "embed", crops)
     parts = [outputs(models["embed"], "embed", crops[i : i + 7], 1) for i in range(0, 21, 7)]
-    assert not np.array_equal(np.concatenate(parts), together[:21])
+    assert not np.array_equal(np.concatenate(parts), whole_batch[:21])
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (30, 40), (101, 77), (250, 340), (600, 800)])
-def test_of_canvases_in_batches_of_any_size(models, shape):
-    canvases = pictures(max(2, min(20, 500_000 // (shape[0] * shape[1]))), *shape)
-    together = outputs(models["p_net"], "p_net", canvases, 1)
+def test_canvases_in_batches_of_any_size(models, shape):
+    canvases = random_images(max(2, min(20, 500_000 // (shape[0] * shape[1]))), *shape)
+    whole_batch = outputs(models["p_net"], "p_net", canvases, 1)
     for size in {1, 2, 3, len(canvases) - 1} - {0}:
         part = outputs(models["p_net"], "p_net", canvases[-size:], 1)
-        np.testing.assert_array_equal(part, together[-size:])
+        np.testing.assert_array_equal(part, whole_batch[-size:])
 
 
-def test_of_faces_whichever_call_they_fall_in(models):
-    crops = list(pictures(FACES_PER_CALL + 13, 160, 160))
-    together = embed_crops(models["embed"], crops)
-    np.testing.assert_array_equal(embed_crops(models["embed"], crops[11:]), together[11:])
+def test_faces_in_any_network_call(models):
+    crops = list(random_images(FACES_PER_CALL + 13, 160, 160))
+    whole_batch = embed_crops(models["embed"], crops)
+    np.testing.assert_array_equal(embed_crops(models["embed"], crops[11:]), whole_batch[11:])
 
 
 CALL = """
@@ -88,7 +90,7 @@ for part in found if isinstance(found, list) else [found]:
 
 
 @pytest.mark.parametrize("endpoint", ["p_net", "embed"])
-def test_with_any_number_of_threads(models, endpoint):
+def test_any_number_of_threads(models, endpoint):
     size = {"p_net": 300, "embed": 160}[endpoint]
     found = {
         subprocess.run(

@@ -17,7 +17,7 @@ def test_the_card_is_written_and_read_back(tmp_path):
     assert model.card() == card
 
 
-def test_codec_arrays_come_back(tmp_path):
+def test_codec_arrays_are_read_back(tmp_path):
     model = SavedModel(str(tmp_path))
     assert model.codec_arrays() is None
     arrays = fit_pca128(np.random.default_rng(0).standard_normal((200, 150)).astype(np.float32))
@@ -39,7 +39,7 @@ def test_damaged_codec_arrays(tmp_path, length):
         model.codec_arrays()
 
 
-def test_threads_share_one_copy(mtcnn_folder):
+def test_threads_share_the_loaded_networks(mtcnn_folder):
     model, loaded = SavedModel(mtcnn_folder), []
     threads = [threading.Thread(target=lambda: loaded.append(model.load())) for _ in range(4)]
     for thread in threads:
@@ -51,23 +51,23 @@ def test_threads_share_one_copy(mtcnn_folder):
     assert SavedModel(mtcnn_folder).load() is loaded[0]
 
 
-def test_endpoints_give_arrays(mtcnn_folder):
+def test_endpoints_return_arrays(mtcnn_folder):
     model = SavedModel(mtcnn_folder)
     scores, corrections = model.call("p_net", np.zeros((2, 32, 40, 3), np.uint8))
-    # A window of 12 px at every second place
+    # Windows of 12 px with a stride of 2.
     assert scores.shape == (2, 11, 15, 1)
     assert corrections.shape == (2, 11, 15, 4)
     assert isinstance(scores, np.ndarray)
     assert np.all((scores >= 0) & (scores <= 1))
 
 
-def test_one_array_comes_alone(facenet_folder):
+def test_an_endpoint_with_one_output_returns_an_array(facenet_folder):
     vectors = SavedModel(facenet_folder).call("embed", np.zeros((1, 160, 160, 3), np.uint8))
     assert isinstance(vectors, np.ndarray)
     assert vectors.shape == (1, 512)
 
 
-def test_an_empty_batch_gives_empty_arrays(mtcnn_folder, facenet_folder):
+def test_an_empty_batch_returns_empty_arrays(mtcnn_folder, facenet_folder):
     detector = SavedModel(mtcnn_folder)
     for endpoint, size, widths in [("r_net", 24, (1, 4)), ("o_net", 48, (1, 4, 10))]:
         outputs = detector.call(endpoint, np.empty((0, size, size, 3), np.uint8))

@@ -1,0 +1,194 @@
+"""MTCNN as a face detector for batches of photos.
+
+The cascade of Zhang et al. (arXiv 1604.02878), with the thresholds, overlaps and rounding-free
+geometry of the published implementations (davidsandberg/facenet align/detect_face.py). The batching
+differs: a photo's pyramid is packed into one canvas, and canvases of equal size and the candidates
+of all photos go through each network together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from PIL import Image
+
+from facecluster.transforms.faces.boxes import (
+    apply_corrections,
+    non_maximum_suppression,
+    overlaps_photo,
+    square_boxes,
+)
+from facecluster.transforms.faces.pyramid import P_NET_STRIDE, P_NET_WINDOW, Canvas, choose_filter
+from facecluster.transforms.faces.saved_model import CROPS_MULTIPLE, SavedModel
+
+R_NET_SIZE, O_NET_SIZE = 24, 48  # px
+THRESHOLDS = (0.6, 0.7, 0.7)  # minimum face probability after P-Net, R-Net, O-Net
+# Overlap above which the candidate of lower score is removed, within a pyramid level and later.
+LEVEL_OVERLAP, MERGED_OVERLAP = 0.5, 0.7
+
+# The size of one network call: larger ones are no faster on a CPU and need more memory.
+CANVAS_PIXELS_PER_CALL = 500_000
+CROPS_PER_CALL = {R_NET_SIZE: 128, O_NET_SIZE: 32}
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """The n faces of a photo, by falling score. Equal if all arrays are.
+
+    Attributes:
+      boxes: (n, 4) float32, x0 y0 x1 y1 in px of the image.
+      landmarks: (n, 5, 2) float32, x y in px of the image: left eye, right eye, nose, left and
+        right mouth corner, where left and right are the image's.
+      scores: (n,) float32, O-Net's face probability.
+    """
+
+    boxes: np.ndarray
+    landmarks: np.ndarray
+    scores: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        return all(
+            np.array_equal(getattr(self, field.name), getattr(other, field.name))
+            for field in fields(self)
+        )
+
+
+@dataclass(frozen=True)
+class Detector:
+    """MTCNN with its settings.
+
+    Attributes:
+      model: the exported MTCNN, with endpoints p_net, r_net, o_net on uint8 pixels.
+      min_face_size: px, the smallest face to search for.
+      detection_size: px, an image whose longer side is larger is searched on a copy reduced to
+        this, and the smallest face grows in proportion.
+    """
+
+    model: SavedModel
+    min_face_size: int
+    detection_size: int
+
+    def detect(self, images: Sequence[Image.Image]) -> list[Detections]:
+        """Finds all faces of each RGB image."""
+        reductions = [max(1.0, max(image.size) / self.detection_size) for image in images]
+        searched = [_reduce(image, r) for image, r in zip(images, reductions, strict=True)]
+        owners, boxes = self._propose(searched)
+        owners, boxes = self._refine(searched, owners, boxes)
+        owners, boxes, landmarks, scores = self._output(searched, owners, boxes)
+        detections = []
+        for i, reduction in enumerate(reductions):
+            rows = np.flatnonzero(owners == i)  # by falling score, as they come
+            detections.append(
+                Detections(boxes[rows] * reduction, landmarks[rows] * reduction, scores[rows])
+            )
+        return detections
+
+    def _propose(self, images):
+        """P-Net: (owners, boxes) of the candidates, owners: (n,) indices into images."""
+        all_owners, all_boxes = [np.empty(0, int)], [np.empty((0, 4), np.float32)]
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for i, image in enumerate(images):
+            by_size.setdefault(image.size, []).append(i)
+        for size, members in by_size.items():
+            canvas = Canvas.of(size, self.min_face_size)
+            if not canvas.levels:
+                continue
+            per_call = max(1, CANVAS_PIXELS_PER_CALL // (canvas.height * canvas.width))
+            for start in range(0, len(members), per_call):
+                part = members[start : start + per_call]
+                pixels = np.stack([canvas.draw(images[i]) for i in part])
+                scores, corrections = self.model.call("p_net", pixels)
+                for i, score, correction in zip(part, scores[..., 0], corrections, strict=True):
+                    boxes = _propose_boxes(canvas, score, correction)
+                    all_owners.append(np.full(len(boxes), i))
+                    all_boxes.append(boxes)
+        return np.concatenate(all_owners), np.concatenate(all_boxes)
+
+    def _refine(self, images, owners, boxes):
+        """R-Net: fewer and more accurate candidates."""
+        boxes = square_boxes(boxes)
+        scores, corrections = self._classify("r_net", R_NET_SIZE, images, owners, boxes)
+        keep = scores > THRESHOLDS[1]
+        owners, boxes, scores = owners[keep], boxes[keep], scores[keep]
+        corrections = corrections[keep]
+        keep = non_maximum_suppression(boxes, scores, MERGED_OVERLAP, owners)
+        return owners[keep], apply_corrections(boxes[keep], corrections[keep])
+
+    def _output(self, images, owners, boxes):
+        """O-Net: faces with landmarks and scores, by falling score."""
+        boxes = square_boxes(boxes)
+        scores, corrections, points = self._classify("o_net", O_NET_SIZE, images, owners, boxes)
+        keep = scores > THRESHOLDS[2]
+        owners, boxes, scores = owners[keep], boxes[keep], scores[keep]
+        corrections, points = corrections[keep], points[keep]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        landmarks = np.stack([points[:, :5], points[:, 5:]], axis=2) * sides[:, None]
+        landmarks += boxes[:, None, :2]
+        boxes = apply_corrections(boxes, corrections)
+        keep = non_maximum_suppression(boxes, scores, MERGED_OVERLAP, owners, of_smaller=True)
+        keep = keep[overlaps_photo(boxes[keep], [images[owner].size for owner in owners[keep]])]
+        return owners[keep], boxes[keep], landmarks[keep].astype(np.float32), scores[keep]
+
+    def _classify(self, endpoint, size, images, owners, boxes):
+        """Runs R-Net or O-Net on square boxes, each cut out of its image at size x size."""
+        per_call = CROPS_PER_CALL[size]
+        outputs = []
+        for start in range(0, max(len(boxes), 1), per_call):
+            part = slice(start, start + per_call)
+            cuts = [
+                _cut(images[owner], box, size)
+                for owner, box in zip(owners[part].tolist(), boxes[part].tolist(), strict=True)
+            ]
+            outputs.append(self.model.call(endpoint, _stack(cuts, size), CROPS_MULTIPLE))
+        scores, *others = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+        return scores[:, 0], *others
+
+
+def _reduce(image: Image.Image, reduction: float) -> Image.Image:
+    if reduction == 1.0:
+        return image
+    size = tuple(max(1, round(side / reduction)) for side in image.size)
+    return image.resize(size, Image.Resampling.BOX)
+
+
+def _propose_boxes(canvas: Canvas, scores: np.ndarray, corrections: np.ndarray) -> np.ndarray:
+    """P-Net's maps of one canvas to corrected boxes, (n, 4) float32, in px of the photo."""
+    rows, columns = np.nonzero(scores > THRESHOLDS[0])
+    left, top = columns * P_NET_STRIDE, rows * P_NET_STRIDE
+    boxes, levels, kept = [], [], []
+    for number, level in enumerate(canvas.levels):
+        x, y = left - level.x, top - level.y
+        inside = np.flatnonzero(
+            (x >= 0) & (x + P_NET_WINDOW <= level.width)
+            & (y >= 0) & (y + P_NET_WINDOW <= level.height)
+        )  # fmt: skip
+        corners = np.stack([x, y, x + P_NET_WINDOW, y + P_NET_WINDOW], 1)[inside]
+        boxes.append(corners / np.array([level.scale_x, level.scale_y] * 2))
+        levels.append(np.full(len(inside), number))
+        kept.append(inside)
+    boxes, levels, kept = (np.concatenate(parts) for parts in (boxes, levels, kept))
+    scores, corrections = scores[rows, columns][kept], corrections[rows, columns][kept]
+    keep = non_maximum_suppression(boxes, scores, LEVEL_OVERLAP, levels)
+    keep = keep[non_maximum_suppression(boxes[keep], scores[keep], MERGED_OVERLAP)]
+    return apply_corrections(boxes[keep], corrections[keep]).astype(np.float32)
+
+
+def _cut(image: Image.Image, box: Sequence[float], size: int) -> Image.Image:
+    """A box of the image, area-averaged to size x size; black beyond the image's edges."""
+    x0, y0, x1, y1 = box
+    if x0 < 0 or y0 < 0 or x1 > image.width or y1 > image.height:
+        x0, y0 = int(np.floor(x0)), int(np.floor(y0))
+        image = image.crop((x0, y0, int(np.ceil(x1)), int(np.ceil(y1))))
+        box = (box[0] - x0, box[1] - y0, x1 - x0, y1 - y0)
+    # With a gap, Pillow first averages whole pixels of large boxes, which is faster.
+    return image.resize((size, size), choose_filter(x1 - x0, size), box, reducing_gap=2.0)
+
+
+def _stack(cuts: Sequence[Image.Image], size: int) -> np.ndarray:
+    """(n, size, size, 3) uint8. One conversion of all cuts is faster than one per cut."""
+    strip = Image.new("RGB", (size, size * len(cuts)))
+    for i, cut in enumerate(cuts):
+        strip.paste(cut, (0, i * size))
+    return np.asarray(strip).reshape(len(cuts), size, size, 3)
