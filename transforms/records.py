@@ -32,9 +32,9 @@ class Quality:
 
     Attributes:
       size_px: geometric mean of the box's width and height, px of the upright photo.
-      sharpness: see `sharpness_of` in faces/quality.py.
+      sharpness: see `measure_sharpness` in faces/quality.py.
       brightness: mean luma of the box, 0 (black) to 1 (white).
-      yaw, pitch, roll: degrees, see `pose_of` in faces/quality.py.
+      yaw, pitch, roll: degrees, see `estimate_pose` in faces/quality.py.
     """
 
     size_px: float

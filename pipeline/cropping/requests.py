@@ -11,7 +11,8 @@ from facecluster.errors import UsageError
 from facecluster.pipeline.evaluation.assignments import assigned_people, read_assignments
 from facecluster.pipeline.evaluation.labels import find_labeled_faces, label_photos
 from facecluster.pipeline.run.directory import RunDirectory
-from facecluster.transforms.faces.crops import NO_FACE, crop_name, unique_names
+from facecluster.transforms.crops.cut import NO_FACE
+from facecluster.transforms.crops.names import crop_name, unique_names
 from facecluster.transforms.records import Face, Failure
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.distinct import distinct_rows

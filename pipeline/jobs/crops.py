@@ -2,7 +2,7 @@
 
 DIR/
   crops.json               options, state and counts
-  PERSON/NAME.png          the crops; or SHARD.tar, or SHARD.tfrecord (transforms/faces/crops.py)
+  PERSON/NAME.png          the crops; or SHARD.tar, or SHARD.tfrecord (transforms/crops/write.py)
   failures/SHARD.parquet   photos that could not be read or show no face; written last, so a shard
                            is complete if and only if it has one
 """
@@ -29,15 +29,14 @@ from facecluster.pipeline.cropping.requests import CropRequest, hash_requests
 from facecluster.pipeline.options import CropOptions
 from facecluster.pipeline.run.directory import TEMPORARY_ENDING
 from facecluster.pipeline.run.settings import check_settings
-from facecluster.transforms.faces.crops import (
-    MARKER_TABLE,
+from facecluster.transforms.crops.cut import (
     NO_FACE,
-    CropWriter,
-    LabelledPhoto,
+    LabeledPhoto,
     check_unchanged,
     cut_crops,
     keep_central_face,
 )
+from facecluster.transforms.crops.write import MARKER_TABLE, CropWriter
 from facecluster.transforms.faces.detect import DetectFaces
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.inputs.listing import locate_photos
@@ -137,7 +136,7 @@ class CropsJob:
             | "Spread" >> beam.Reshuffle()
             | "Read photos"
             >> beam.FlatMapTuple(partial(read_requested, options.limits().max_bytes))
-            # The shared steps are typed for Photo; a LabelledPhoto passes through them.
+            # The shared steps are typed for Photo; a LabeledPhoto passes through them.
             | "Check" >> beam.Map(check_unchanged).with_input_types(Photo)
             | "Decode" >> DecodePhotos(options.limits())
         )
@@ -254,12 +253,12 @@ def format_crops(manifest: CropsManifest) -> str:
 
 def read_requested(
     max_bytes: int, task: ReadTask, requests: Sequence[CropRequest]
-) -> Iterator[LabelledPhoto]:
+) -> Iterator[LabeledPhoto]:
     """The photos of a read task with their bytes and the requests for them."""
     request_of = {request.uri: request for request in requests}
     for photo in read_task(task, max_bytes):
         request = request_of[photo.uri]
-        yield LabelledPhoto(
+        yield LabeledPhoto(
             photo.uri, photo.shard, content=photo.content, photo_id=photo.photo_id,
             faces=request.faces, failure=photo.failure, names=request.names,
             known_as=request.photo_id,
