@@ -1,13 +1,11 @@
-"""The real command line on real photos, from options to tables."""
+"""The commands run, embed, cluster and evaluate on real photos."""
 
 import csv
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,14 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-COMMAND = Path(sys.executable).with_name("facecluster")
+from tests.end_to_end.command import COMMAND, facecluster
+
 TABLES = ("photos", "faces", "failures")
-
-
-def facecluster(*arguments, **environment) -> subprocess.CompletedProcess:
-    command = [COMMAND, *map(str, arguments)]
-    env = {**os.environ, **environment}
-    return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
 def read(run: Path, table: str) -> list[dict]:
@@ -39,11 +32,6 @@ def hashes(folder: Path) -> dict[Path, str]:
     }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def models(mtcnn_folder, facenet_folder):
-    """The command wants its models fetched."""
-
-
 @pytest.fixture(scope="module")
 def some_photos(copy_people, tmp_path_factory) -> Path:
     """40 photos of 8 people, in a folder each."""
@@ -54,21 +42,21 @@ def some_photos(copy_people, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def some_run(some_photos, tmp_path_factory) -> Path:
-    """An undisturbed run on some_photos."""
+    """A run on some_photos that was not interrupted."""
     run = tmp_path_factory.mktemp("runs") / "run"
     done = facecluster("run", "--input", some_photos, "--output", run)
     assert done.returncode == 0, done.stderr
     return run
 
 
-def test_group_photos_give_their_people(group_photos, tmp_path):
+def test_run_finds_the_people_of_group_photos(group_photos, tmp_path):
     before = hashes(group_photos)
     done = facecluster("run", "--input", group_photos, "--output", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert hashes(group_photos) == before
 
-    # The people of each photo, by the person of its faces; one person, who has one photo, cannot
-    # be found by grouping.
+    # The true people of a photo are known by name and the found ones by id. Photos of one person
+    # link the two. A person in a single photo has no cluster.
     person_of = {row["face_id"]: row["person_id"] for row in read(tmp_path / "run", "assignments")}
     photos = {row["photo_id"]: Path(row["uri"]).name for row in read(tmp_path / "run", "photos")}
     found: dict[str, set] = {name: set() for name in photos.values()}
@@ -87,7 +75,7 @@ def test_group_photos_give_their_people(group_photos, tmp_path):
         assert found[photo] == expected, photo
 
 
-def test_people_of_labelled_photos(some_run):
+def test_people_match_the_labels(some_run):
     done = facecluster("evaluate", "clustering", "--run", some_run, "--labels", "folder")
     assert done.returncode == 0, done.stderr
     scores = json.loads((some_run / "evaluation" / "clustering.json").read_text())
@@ -96,7 +84,7 @@ def test_people_of_labelled_photos(some_run):
     assert scores["bcubed_precision"] == 1
 
 
-def test_the_report_and_the_summary_agree_with_the_tables(some_photos, some_run):
+def test_report_and_summary_agree_with_the_tables(some_photos, some_run):
     again = facecluster("run", "--input", some_photos, "--output", some_run)
     assert again.returncode == 0, again.stderr
     summary = dict(line.split(maxsplit=1) for line in again.stdout.splitlines())
@@ -117,7 +105,9 @@ def test_worker_processes_give_the_same_tables(some_photos, some_run, tmp_path):
         assert read(tmp_path / "run", table) == read(some_run, table)
 
 
-def test_jpegs_decoded_at_a_scale_have_their_faces_in_the_same_places(group_photos, tmp_path):
+def test_faces_are_in_the_same_places_when_jpegs_are_decoded_at_reduced_size(
+    group_photos, tmp_path
+):
     photo, faces = group_photos / "obama_and_biden.jpg", []  # 2000 x 1428
     for name, options in (("full", ()), ("scaled", ("--jpeg-size", "1000"))):
         done = facecluster("embed", "--input", photo, "--output", tmp_path / name, *options)
@@ -126,7 +116,7 @@ def test_jpegs_decoded_at_a_scale_have_their_faces_in_the_same_places(group_phot
         assert (row["width"], row["height"]) == (2000, 1428)
         faces.append(read(tmp_path / name, "faces"))
     full, scaled = faces
-    for one, other in zip(full[:2], scaled[:2], strict=True):  # a third is small and blurred
+    for one, other in zip(full[:2], scaled[:2], strict=True):  # the third face is small and blurred
         for column in ("box", "landmarks"):
             assert one[column] == pytest.approx(other[column], abs=20)
         assert one["embedding"] != other["embedding"]
@@ -138,7 +128,7 @@ def test_jpegs_decoded_at_a_scale_have_their_faces_in_the_same_places(group_phot
     assert "jpeg_size" in refused.stderr
 
 
-def test_a_killed_job_goes_on_and_ends_with_the_same_tables(some_photos, some_run, tmp_path):
+def test_a_killed_job_continues_to_the_same_tables(some_photos, some_run, tmp_path):
     run = tmp_path / "run"
     arguments = ["embed", "--input", some_photos, "--output", run, "--photos-per-shard", "4"]
     process = subprocess.Popen(
@@ -152,7 +142,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_tables(some_photos, some_ru
     process.wait()
     complete = {path: path.stat().st_mtime_ns for path in (run / "photos").glob("*.parquet")}
     assert complete
-    shutil.copy(next(iter(complete)), run / "faces" / "of-a-shard-that-was-not-finished.parquet")
+    shutil.copy(next(iter(complete)), run / "faces" / "of-an-incomplete-shard.parquet")
     (run / "photos" / "x.parquet.0.tmp").write_text("half")
 
     done = facecluster(*arguments)
@@ -167,7 +157,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_tables(some_photos, some_ru
     assert ids == [face["face_id"] for face in read(some_run, "faces")]
 
 
-def test_photos_added_later_are_added_and_people_keep_their_ids(some_photos, tmp_path):
+def test_added_photos_join_the_run_and_people_keep_their_ids(some_photos, tmp_path):
     photos, run = tmp_path / "photos", tmp_path / "run"
     people = sorted(some_photos.iterdir())
     for person in people[:4]:
@@ -184,7 +174,7 @@ def test_photos_added_later_are_added_and_people_keep_their_ids(some_photos, tmp
     assert {before[face] for face in before} - {None} <= {after[face] for face in before}
 
 
-def test_photos_that_show_the_same_are_marked_and_marked_anew_when_a_better_one_comes(
+def test_near_duplicates_are_found_and_updated_when_a_larger_original_is_added(
     lfw_images, tmp_path
 ):
     photos, run = tmp_path / "photos", tmp_path / "run"
@@ -204,26 +194,26 @@ def test_photos_that_show_the_same_are_marked_and_marked_anew_when_a_better_one_
     assert summary["photos"] == "6  (1 duplicate)  (1 near-duplicate)"
     name_of = {row["photo_id"]: Path(row["uri"]).name for row in read(run, "photos")}
 
-    def marks() -> dict[str, str]:
+    def originals() -> dict[str, str]:
         rows = read(run, "near_duplicates")
         assert all(0 <= row["distance"] <= 4 for row in rows)
         return {name_of[row["photo_id"]]: row["original_photo_id"] for row in rows}
 
     by_name = {name: photo_id for photo_id, name in name_of.items()}
     original = hashes(photos)[photos / "first.jpg"]
-    assert marks() == {"small.jpg": original}
+    assert originals() == {"small.jpg": original}
     people = read(run, "people")
 
     shutil.copy(tmp_path / "large.png", photos)
     (run / "near_duplicates" / "near_duplicates.parquet").write_bytes(b"damaged")
     assert facecluster("embed", "--input", photos, "--output", run).returncode == 0
     larger = hashes(photos)[photos / "large.png"]
-    assert marks() == {"small.jpg": larger, name_of[original]: larger}
+    assert originals() == {"small.jpg": larger, name_of[original]: larger}
     assert read(run, "people") == people
     assert by_name["second.jpg"] not in {row["photo_id"] for row in read(run, "near_duplicates")}
 
 
-def test_photos_that_cannot_be_used_are_failures_and_the_others_are_not(lfw_images, tmp_path):
+def test_unusable_photos_are_failures_and_the_others_are_embedded(lfw_images, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     good = next(lfw_images.glob("*/*.jpg"))
@@ -247,7 +237,7 @@ def test_photos_that_cannot_be_used_are_failures_and_the_others_are_not(lfw_imag
     assert "truncated.jpg" in page
 
 
-def test_only_unusable_photos_is_a_failed_job(tmp_path):
+def test_the_job_fails_if_no_photo_is_usable(tmp_path):
     (tmp_path / "a.jpg").write_text("no")
     done = facecluster("run", "--input", tmp_path, "--output", tmp_path / "run")
     assert done.returncode == 1
@@ -255,21 +245,21 @@ def test_only_unusable_photos_is_a_failed_job(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "sentence"),
+    ("files", "message"),
     [((), "there are no photos in"), (("a.txt", "b.csv"), "none of its 2 files")],
     ids=["empty folder", "text files"],
 )
-def test_an_input_without_photos_is_refused(tmp_path, files, sentence):
+def test_an_input_without_photos_is_refused(tmp_path, files, message):
     (tmp_path / "photos").mkdir()
     for name in files:
         (tmp_path / "photos" / name).write_text("text")
     done = facecluster("run", "--input", tmp_path / "photos", "--output", tmp_path / "run")
     assert done.returncode == 2
-    assert sentence in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_model_that_is_not_there_is_refused(some_photos, tmp_path):
+def test_a_missing_model_is_refused(some_photos, tmp_path):
     done = facecluster(
         "run", "--input", some_photos, "--output", tmp_path / "run", FACECLUSTER_CACHE=str(tmp_path)
     )
@@ -289,26 +279,26 @@ def test_an_output_that_cannot_be_written_is_refused(some_photos, tmp_path):
     assert f"cannot write to {output}" in done.stderr
 
 
-def test_a_run_made_with_other_settings_is_refused(some_photos, some_run):
+def test_a_run_with_other_settings_is_refused(some_photos, some_run):
     done = facecluster("run", "--input", some_photos, "--output", some_run, "--codec", "float32")
     assert done.returncode == 1
     assert "was made with codec pca128-" in done.stderr
     assert "now it is float32" in done.stderr
 
 
-def test_a_mistyped_option_is_refused(some_photos, tmp_path):
+def test_an_unknown_option_is_refused(some_photos, tmp_path):
     done = facecluster("run", "--input", some_photos, "--output", tmp_path, "--min-face-sise", "30")
     assert done.returncode == 2
     assert "unknown argument --min-face-sise" in done.stderr
 
 
-def test_options_of_beams_without_its_workers_are_refused(some_run):
+def test_beam_options_need_distribute(some_run):
     done = facecluster("cluster", "--output", some_run, "--direct_num_workers=2")
     assert done.returncode == 2
     assert "--direct_num_workers=2 is for Beam: add --distribute" in done.stderr
 
 
-def test_verification_prints_lfws_figures(lfw_images, lfw_pairs, tmp_path):
+def test_verification_prints_the_figures_of_lfw(lfw_images, lfw_pairs, tmp_path):
     lines = lfw_pairs.read_text().splitlines()
     same, different = lines[1:21], lines[1101:1121]
     pairs = tmp_path / "pairs.txt"
@@ -321,8 +311,8 @@ def test_verification_prints_lfws_figures(lfw_images, lfw_pairs, tmp_path):
 
 
 @pytest.mark.slow
-def test_all_of_lfws_development_people(lfw_images, lfw_pairs, tmp_path):
-    """The figures that docs/results.md quotes, from the command itself, with its defaults."""
+def test_all_development_people_of_lfw(lfw_images, lfw_pairs, tmp_path):
+    """The figures in docs/results.md, from the command with its defaults."""
     run = tmp_path / "run"
     done = facecluster("run", "--input", lfw_images, "--output", run)
     assert done.returncode == 0, done.stderr

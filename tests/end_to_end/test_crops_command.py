@@ -1,9 +1,6 @@
-"""The real command line makes crops of real photos, straight and by way of a run."""
+"""The command crops, on real photos and on runs."""
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -16,14 +13,9 @@ from facecluster.transforms.faces.align import crop_face
 from facecluster.transforms.faces.detect import Detector
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.photos.decode_image import decode_image
+from tests.end_to_end.command import facecluster
 
-COMMAND = Path(sys.executable).with_name("facecluster")
 N_PEOPLE, N_PHOTOS = 3, 2
-
-
-def facecluster(*arguments) -> subprocess.CompletedProcess:
-    command = [COMMAND, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ)
 
 
 def crops(folder: Path) -> dict[str, np.ndarray]:
@@ -35,20 +27,20 @@ def crops(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def labelled_photos(copy_people, mtcnn_folder, facenet_folder, tmp_path_factory) -> Path:
-    """6 photos of 3 people, in a folder each; and one broken and one without a face."""
+def labeled_photos(copy_people, mtcnn_folder, facenet_folder, tmp_path_factory) -> Path:
+    """6 photos of 3 people, in a folder each, a broken photo, and a photo without a face."""
     folder = tmp_path_factory.mktemp("photos")
     copy_people(folder, N_PEOPLE, N_PHOTOS)
     (folder / "Nobody").mkdir()
     (folder / "Nobody" / "broken.jpg").write_text("not a photo")
-    Image.new("RGB", (250, 250), "grey").save(folder / "Nobody" / "grey.png")
+    Image.new("RGB", (250, 250), "gray").save(folder / "Nobody" / "gray.png")
     return folder
 
 
 @pytest.fixture(scope="module")
-def some_crops(labelled_photos, tmp_path_factory) -> Path:
+def some_crops(labeled_photos, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("output") / "crops"
-    done = facecluster("crops", "--input", labelled_photos, "--output", output)
+    done = facecluster("crops", "--input", labeled_photos, "--output", output)
     assert done.returncode == 0, done.stderr
     figures = [line.rsplit(maxsplit=1) for line in done.stdout.splitlines()[:-1]]
     assert {name: int(figure) for name, figure in figures} == {
@@ -58,17 +50,17 @@ def some_crops(labelled_photos, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def some_run(labelled_photos, tmp_path_factory) -> Path:
+def some_run(labeled_photos, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
-    done = facecluster("run", "--input", labelled_photos, "--output", run)
+    done = facecluster("run", "--input", labeled_photos, "--output", run)
     assert done.returncode == 0, done.stderr
     return run
 
 
-def test_labelled_photos_give_the_crops_of_their_detected_faces(
-    labelled_photos, some_crops, mtcnn_folder
+def test_each_labeled_photo_gives_the_crop_of_its_main_face(
+    labeled_photos, some_crops, mtcnn_folder
 ):
-    photos = sorted(labelled_photos.glob("*/*.jpg"))[: N_PEOPLE * N_PHOTOS]
+    photos = sorted(labeled_photos.glob("*/*.jpg"))[: N_PEOPLE * N_PHOTOS]
     found = crops(some_crops)
     assert found.keys() == {f"{photo.parent.name}/{photo.stem}" for photo in photos}
     detector = Detector(SavedModel(mtcnn_folder), min_face_size=20, detection_size=1600)
@@ -76,12 +68,12 @@ def test_labelled_photos_give_the_crops_of_their_detected_faces(
         image = decode_image(photo.read_bytes()).image
         (detections,) = detector.detect([image])
         x0, y0, x1, y1 = detections.boxes.T
-        off_centre = ((x0 + x1 - image.width) / 2) ** 2 + ((y0 + y1 - image.height) / 2) ** 2
-        best = np.argmax((x1 - x0) * (y1 - y0) - 2 * off_centre)
+        off_center = ((x0 + x1 - image.width) / 2) ** 2 + ((y0 + y1 - image.height) / 2) ** 2
+        best = np.argmax((x1 - x0) * (y1 - y0) - 2 * off_center)
         expected = np.asarray(crop_face(image, detections.boxes[best], 182, 44)).astype(int)
         crop = found[f"{photo.parent.name}/{photo.stem}"]
         assert crop.shape == (182, 182, 3)
-        # Photos are detected in batches, which may change a box's last bits.
+        # The last bits of a box depend on the batch that its photo is in.
         assert np.abs(crop - expected).max() <= 2
 
 
@@ -89,11 +81,11 @@ def test_photos_without_a_crop_are_failures(some_crops):
     rows = pq.read_table(some_crops / "failures").to_pylist()
     assert {Path(row["uri"]).name: (row["step"], row["error"]) for row in rows} == {
         "broken.jpg": ("decode", "UnidentifiedImageError"),
-        "grey.png": ("detect", "NoFace"),
+        "gray.png": ("detect", "NoFace"),
     }
 
 
-def test_beside_the_crops_there_are_only_named_files(some_crops):
+def test_the_output_has_no_other_files(some_crops):
     others = {path.name for path in some_crops.iterdir() if not list(path.glob("*.png"))}
     assert others == {"crops.json", "failures", "facecluster.log", "run.lock"}
     manifest = json.loads((some_crops / "crops.json").read_text())
@@ -101,9 +93,11 @@ def test_beside_the_crops_there_are_only_named_files(some_crops):
     assert manifest["options"]["crop_size"] == 182
 
 
-def test_the_same_command_again_changes_nothing_and_another_is_refused(labelled_photos, some_crops):
+def test_repeating_the_command_changes_nothing_and_other_options_are_refused(
+    labeled_photos, some_crops
+):
     before = {path: path.stat().st_mtime_ns for path in some_crops.glob("*/*")}
-    command = ["crops", "--input", labelled_photos, "--output", some_crops]
+    command = ["crops", "--input", labeled_photos, "--output", some_crops]
     again = facecluster(*command)
     assert again.returncode == 0, again.stderr
     assert again.stdout.split()[:4] == ["photos", "8", "crops", "6"]
@@ -113,7 +107,7 @@ def test_the_same_command_again_changes_nothing_and_another_is_refused(labelled_
     assert {path: path.stat().st_mtime_ns for path in some_crops.glob("*/*")} == before
 
 
-def test_a_run_gives_the_same_crops_without_detecting_again(some_crops, some_run, tmp_path):
+def test_a_run_gives_the_same_crops(some_crops, some_run, tmp_path):
     done = facecluster("crops", "--run", some_run, "--labels", "folder", "--output", tmp_path / "c")
     assert done.returncode == 0, done.stderr
     expected, found = crops(some_crops), crops(tmp_path / "c")
@@ -123,10 +117,10 @@ def test_a_run_gives_the_same_crops_without_detecting_again(some_crops, some_run
     names = {
         Path(uri).name for uri in pq.read_table(tmp_path / "c" / "failures")["uri"].to_pylist()
     }
-    assert names == {"broken.jpg", "grey.png"}
+    assert names == {"broken.jpg", "gray.png"}
 
 
-def test_the_people_of_a_run_are_its_assigned_faces(some_run, tmp_path):
+def test_crops_of_people_are_those_of_assigned_faces(some_run, tmp_path):
     done = facecluster("crops", "--run", some_run, "--output", tmp_path / "c", "--form", "tar")
     assert done.returncode == 0, done.stderr
     members = []
@@ -140,7 +134,7 @@ def test_the_people_of_a_run_are_its_assigned_faces(some_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         ([], "one of the arguments --input --run is required"),
         (["--run", "r", "--input", "p"], "not allowed with argument"),
@@ -150,15 +144,15 @@ def test_the_people_of_a_run_are_its_assigned_faces(some_run, tmp_path):
     ],
     ids=["nothing", "both", "no run", "no photos", "no option"],
 )
-def test_wrong_use_is_one_sentence(tmp_path, arguments, sentence):
+def test_wrong_use_is_refused(tmp_path, arguments, message):
     done = facecluster("crops", *arguments, "--output", tmp_path / "out")
     assert done.returncode == 2
-    assert sentence in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_photos_without_any_crop_are_a_failed_job(labelled_photos, tmp_path):
-    photos = labelled_photos / "Nobody" / "broken.jpg"
+def test_the_job_fails_if_no_photo_gives_a_crop(labeled_photos, tmp_path):
+    photos = labeled_photos / "Nobody" / "broken.jpg"
     done = facecluster("crops", "--input", photos, "--output", tmp_path / "out")
     assert done.returncode == 1
     assert "none of the 1 photos gave a crop" in done.stderr

@@ -1,9 +1,7 @@
-"""One collection in every form that inputs have: the same photos, and the same faces to the bit."""
+"""One collection in every input format gives the same photos and, bit for bit, the same faces."""
 
 import gzip
 import shutil
-import subprocess
-import sys
 import tarfile
 from collections import defaultdict
 from pathlib import Path
@@ -14,18 +12,12 @@ import pytest
 
 from facecluster.transforms.inputs.sources import SEPARATOR
 from facecluster.transforms.inputs.tfrecord import make_record
-
-COMMAND = Path(sys.executable).with_name("facecluster")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def models(mtcnn_folder, facenet_folder):
-    """The command wants its models fetched."""
+from tests.end_to_end.command import facecluster
 
 
 @pytest.fixture(scope="module")
 def collection(group_photos, copy_people, tmp_path_factory) -> dict[str, bytes]:
-    """{name: content} of 10 photos, some with several people, and of one that is damaged."""
+    """{name: content} of 10 photos, some with several people, and of a damaged one."""
     folder = tmp_path_factory.mktemp("collection")
     copy_people(folder, 2, 3)
     (folder / "groups").mkdir()
@@ -38,7 +30,7 @@ def collection(group_photos, copy_people, tmp_path_factory) -> dict[str, bytes]:
 
 
 def write_forms(collection: dict[str, bytes], folder: Path) -> list[Path]:
-    """The collection in every form; returns what to name as inputs."""
+    """Writes the collection in every format. Returns the inputs."""
     files = folder / "files"
     for name, content in collection.items():
         (files / name).parent.mkdir(parents=True, exist_ok=True)
@@ -66,8 +58,7 @@ def write_forms(collection: dict[str, bytes], folder: Path) -> list[Path]:
 def test_every_form_gives_the_same_faces(collection, tmp_path):
     forms = write_forms(collection, tmp_path)
     run = tmp_path / "run"
-    command = [COMMAND, "embed", "--input", *forms, "--output", run, "--photos-per-shard", "16"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    done = facecluster("embed", "--input", *forms, "--output", run, "--photos-per-shard", "16")
     assert done.returncode == 0, done.stderr
 
     photos, failures = (pq.read_table(run / table).to_pylist() for table in ("photos", "failures"))

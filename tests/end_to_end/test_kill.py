@@ -1,32 +1,27 @@
-"""The real command, killed: it goes on and ends with the bytes of an undisturbed run."""
+"""A command that is killed continues, and ends with the bytes of a run that was not interrupted."""
 
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-COMMAND = Path(sys.executable).with_name("facecluster")
+from tests.end_to_end.command import COMMAND
+
 TABLES = ("photos", "faces", "failures", "near_duplicates", "people", "assignments")
 TWO_PROCESSES = ("--direct_num_workers=2", "--photos-per-shard=4")
 N_KILLS = 20
-PATIENCE = 900  # seconds after which something hangs, however busy the machine is
-
-
-@pytest.fixture(scope="module", autouse=True)
-def models(mtcnn_folder, facenet_folder):
-    """The command wants its models fetched."""
+PATIENCE = 900  # seconds; only a command that hangs takes longer, also on a busy machine
 
 
 @pytest.fixture(scope="module")
 def few_photos(copy_people, tmp_path_factory) -> Path:
-    """24 photos of 6 people, one of them under a second name, and two files that are none."""
+    """24 photos of 6 people, a duplicate of one of them, and two files that are not photos."""
     folder = tmp_path_factory.mktemp("few")
     copy_people(folder, 6, 4)
     shutil.copy(next(folder.glob("*/*.jpg")), folder / "again.jpg")
@@ -54,12 +49,12 @@ class Job:
             )
 
     def workers(self) -> list[int]:
-        """Its worker processes, of Linux's list of all."""
+        """The ids of its worker processes."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 command = (folder / "cmdline").read_bytes().split(b"\0")
-            except OSError:  # it has just ended
+            except OSError:  # the process has just ended
                 continue
             if command[1:4] == [
                 b"-m",
@@ -69,19 +64,19 @@ class Job:
                 found.append(int(folder.name))
         return sorted(found)
 
-    def kill(self, whom: str, rng: random.Random) -> None:
-        """SIGKILL for the driver, one of the workers, or the whole group."""
+    def kill(self, target: str, rng: random.Random) -> None:
+        """Sends SIGKILL to the driver, a worker or the whole group."""
         workers = self.workers()
-        if whom == "worker" and workers:
+        if target == "worker" and workers:
             os.kill(rng.choice(workers), signal.SIGKILL)
-        elif whom == "driver":
+        elif target == "driver":
             self.process.kill()
         else:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def start(photos: Path, run: Path, *options) -> Job:
-    log = run.with_suffix(".said")
+    log = run.with_suffix(".log")
     return Job(["run", "--input", photos, "--output", run, *options], log)
 
 
@@ -107,7 +102,7 @@ def wait_for_end_of_workers(job: Job) -> None:
 
 
 def assert_equal(run: Path, other: Path) -> None:
-    """All columns of all rows, to the last bit; in any order, for that is how shards were cut."""
+    """Compares all columns of all rows, bit for bit. The order of rows depends on the shards."""
     for table in TABLES:
         rows, others = (
             sorted(pq.read_table(folder / table).to_pylist(), key=repr) for folder in (run, other)
@@ -115,7 +110,7 @@ def assert_equal(run: Path, other: Path) -> None:
         assert rows == others, table
 
 
-def test_killed_three_ways_it_ends_as_if_nothing_had_happened(few_photos, few_run, tmp_path):
+def test_a_run_killed_in_three_ways_gives_the_same_tables(few_photos, few_run, tmp_path):
     run, rng = tmp_path / "run", random.Random(0)
 
     job = start(few_photos, run, *TWO_PROCESSES)
@@ -141,7 +136,7 @@ def test_killed_three_ways_it_ends_as_if_nothing_had_happened(few_photos, few_ru
     wait_for_end_of_workers(job)
 
     shards = {path: path.stat().st_mtime_ns for path in (run / "photos").iterdir()}
-    job = start(few_photos, run, "--photos-per-shard=9")  # in one process, for a change
+    job = start(few_photos, run, "--photos-per-shard=9")  # in one process
     assert finish(job) == 0, job.log.read_text()
     for path, written_at in shards.items():
         if path.suffix == ".parquet" and pq.read_metadata(path).num_rows == 4:
@@ -149,7 +144,7 @@ def test_killed_three_ways_it_ends_as_if_nothing_had_happened(few_photos, few_ru
     assert_equal(run, few_run)
 
 
-def test_a_photo_under_two_names_is_two_rows_and_its_faces_count_once(few_run):
+def test_a_duplicate_photo_has_a_row_and_its_faces_are_assigned_once(few_run):
     photos = pq.read_table(few_run / "photos").to_pylist()
     (twice,) = {row["photo_id"] for row in photos if row["uri"].endswith("again.jpg")}
     assert sum(row["photo_id"] == twice for row in photos) == 2
@@ -160,17 +155,17 @@ def test_a_photo_under_two_names_is_two_rows_and_its_faces_count_once(few_run):
     assert len(found) > len(set(found))
 
 
-def test_on_workers_its_faces_count_once_too(few_run, tmp_path):
+def test_grouping_on_workers_assigns_the_faces_of_duplicates_once(few_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(few_run, run)
-    job = Job(["cluster", "--output", run, "--distribute"], tmp_path / "said")
+    job = Job(["cluster", "--output", run, "--distribute"], tmp_path / "log")
     assert finish(job) == 0, job.log.read_text()
     assigned = pq.read_table(run / "assignments")["face_id"].to_pylist()
     assert len(assigned) == len(set(assigned))
     assert set(assigned) == set(pq.read_table(run / "faces")["face_id"].to_pylist())
 
 
-def test_failures_are_tried_again_where_they_are(few_photos, few_run, tmp_path):
+def test_failures_can_be_retried_in_the_same_run(few_photos, few_run, tmp_path):
     photos, run = tmp_path / "photos", tmp_path / "run"
     shutil.copytree(few_photos, photos)
     good = next(photos.glob("*/*.jpg"))
@@ -183,7 +178,7 @@ def test_failures_are_tried_again_where_they_are(few_photos, few_run, tmp_path):
 
     good.write_bytes(hidden)
     job = Job(["run", "--input", run / "failures", "--output", run, "--max-failures=5%"],
-              tmp_path / "said")  # fmt: skip
+              tmp_path / "log")  # fmt: skip
     assert finish(job) == 1
     assert "2 of 27 inputs (7.4%) could not be used, more than --max-failures 5% allows (" in (
         job.log.read_text()
@@ -198,7 +193,7 @@ def test_failures_are_tried_again_where_they_are(few_photos, few_run, tmp_path):
         assert rows == others, table
 
 
-def test_a_run_can_be_started_again_and_a_folder_that_is_none_cannot(few_photos, tmp_path):
+def test_only_a_run_can_be_overwritten(few_photos, tmp_path):
     run, photos = tmp_path / "run", tmp_path / "photos"
     shutil.copytree(next(few_photos.glob("*/")), photos)
     assert finish(start(photos, run)) == 0
@@ -225,11 +220,11 @@ cp -r "$disk/run" "$kept"
 """
 
 
-def test_a_full_disk_ends_the_job_with_a_sentence_and_room_lets_it_go_on(
+def test_a_full_disk_fails_the_job_which_continues_when_there_is_space(
     few_photos, few_run, tmp_path
 ):
     if not shutil.which("unshare"):
-        pytest.skip("no unshare here, to mount a small disk with")
+        pytest.skip("unshare is needed to mount a small disk")
     disk, run = tmp_path / "disk", tmp_path / "run"
     disk.mkdir()
     command = [COMMAND, "run", "--input", few_photos, "--output", disk / "run",
@@ -247,12 +242,12 @@ def test_a_full_disk_ends_the_job_with_a_sentence_and_room_lets_it_go_on(
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_moments_it_ends_as_if_nothing_had_happened(
+def test_a_run_killed_at_twenty_random_moments_gives_the_same_tables(
     lfw_images, group_photos, tmp_path
 ):
-    photos, calm, run, rng = (
+    photos, undisturbed, run, rng = (
         tmp_path / "photos",
-        tmp_path / "calm",
+        tmp_path / "undisturbed",
         tmp_path / "run",
         random.Random(0),
     )
@@ -260,7 +255,7 @@ def test_killed_at_twenty_moments_it_ends_as_if_nothing_had_happened(
     for person in sorted(lfw_images.iterdir())[:40]:
         shutil.copy(next(iter(sorted(person.iterdir()))), photos)
     began = time.monotonic()
-    job = start(photos, calm, *TWO_PROCESSES)
+    job = start(photos, undisturbed, *TWO_PROCESSES)
     assert finish(job) == 0, job.log.read_text()
     duration = time.monotonic() - began
 
@@ -273,10 +268,10 @@ def test_killed_at_twenty_moments_it_ends_as_if_nothing_had_happened(
             job.kill(("driver", "worker", "group")[kills % 3], rng)
             kills += 1
             finish(job)
-        else:  # done before its moment came: begin again from nothing
+        else:  # the run was complete before it was killed: start a new one
             assert job.process.returncode == 0, job.log.read_text()
-            assert_equal(run, calm)
+            assert_equal(run, undisturbed)
             shutil.rmtree(run)
     job = start(photos, run, *TWO_PROCESSES)
     assert finish(job) == 0, job.log.read_text()
-    assert_equal(run, calm)
+    assert_equal(run, undisturbed)

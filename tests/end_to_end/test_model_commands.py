@@ -1,10 +1,9 @@
-"""`facecluster model ...`: what the commands make, refuse, and say."""
+"""The commands `facecluster model ...`."""
 
 import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +21,15 @@ from facecluster.model_export.validation.validate import validate_pairs
 from facecluster.pipeline.cli.main import main
 from facecluster.transforms.faces.model_card import ModelCard, ModelIdentity
 from facecluster.transforms.faces.saved_model import SavedModel
+from tests.end_to_end.command import COMMAND
 
-COMMAND = Path(sys.executable).with_name("facecluster")
 SIZE, DIMENSIONS, MARGIN = 32, 16, 6
 N_PEOPLE, N_PHOTOS = 4, 4
 
 
 @pytest.fixture
 def facecluster(capfd):
-    """Runs a command in this process; gives its exit code, output and what it said."""
+    """Runs a command in this process. Returns its exit code, stdout and stderr."""
 
     def run(*arguments) -> tuple[int, str, str]:
         capfd.readouterr()
@@ -51,7 +50,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def write_model(folder: Path, seed: int, codec=None) -> SavedModel:
-    """A tiny model with all that a step's outcome may hang on: dropout, moving averages."""
+    """A tiny model with all that training depends on: dropout, moving averages."""
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Conv2D(8, 5, 4, activation="relu")(x)
@@ -87,7 +86,7 @@ def base(tmp_path_factory) -> SavedModel:
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory) -> Path:
-    """Crops NAME/NAME_0001.png of made-up people."""
+    """Crops NAME/NAME_0001.png of synthetic people."""
     folder = tmp_path_factory.mktemp("crops")
     for person in range(6):
         pattern = np.random.default_rng(person).integers(0, 256, (4, 4, 3))
@@ -102,14 +101,14 @@ def crops(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(copy_people, mtcnn_folder, tmp_path_factory) -> Path:
-    """A few photos of each of four people."""
+    """Four photos of each of four people."""
     folder = tmp_path_factory.mktemp("photos")
     copy_people(folder, N_PEOPLE, N_PHOTOS)
     return folder
 
 
 def write_pairs(path: Path, people: list[str]) -> Path:
-    """Two folds of two matched and two mismatched pairs, in the form of View 2."""
+    """Two folds of two matched and two mismatched pairs, in the format of LFW's View 2."""
     a, b, c, d = people[:4]
     matched = [[f"{p}\t1\t2", f"{p}\t3\t4"] for p in (a, b)]
     mismatched = [[f"{p}\t1\t{q}\t2", f"{p}\t3\t{q}\t4"] for p, q in ((a, b), (c, d))]
@@ -124,7 +123,7 @@ def write_pairs(path: Path, people: list[str]) -> Path:
 def test_importing_a_keras_file(facecluster, facenet_folder, tmp_path):
     weights = Path(facenet_folder) / "keras" / "embed.keras"
     output = tmp_path / "models" / "mine"
-    output.mkdir(parents=True)  # an empty folder is as good as none
+    output.mkdir(parents=True)  # an empty folder may be there
     code, out, _ = facecluster(
         "model", "import", weights, "--output", output, "--source", "somebody", "--license", "MIT"
     )
@@ -143,10 +142,10 @@ def test_importing_a_keras_file(facecluster, facenet_folder, tmp_path):
     )
 
 
-def test_what_is_no_weights_is_told(facecluster, tmp_path):
+def test_files_without_weights_are_refused(facecluster, tmp_path):
     (tmp_path / "photo.keras").write_bytes(b"not a network")
     (tmp_path / "photo.jpg").write_bytes(b"a photo")
-    for name, sentence in (
+    for name, message in (
         ("photo.keras", "cannot be read as a Keras model"),
         ("photo.jpg", "is of no known kind"),
         ("nowhere.pb", "does not exist"),
@@ -156,12 +155,12 @@ def test_what_is_no_weights_is_told(facecluster, tmp_path):
         )
         assert code == 2
         assert err.startswith("facecluster: ")
-        assert f"{name} {sentence}" in err
+        assert f"{name} {message}" in err
         assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("action", ["import", "export"])
-def test_a_folder_with_something_in_it_is_left_alone(facecluster, base, tmp_path, action):
+def test_a_folder_that_is_not_empty_is_refused(facecluster, base, tmp_path, action):
     (tmp_path / "photo.jpg").write_bytes(b"a photo")
     weights = Path(base.path) / "keras" / "embed.keras" if action == "import" else base.path
     for output in (tmp_path, tmp_path / "photo.jpg"):
@@ -174,10 +173,10 @@ def test_a_folder_with_something_in_it_is_left_alone(facecluster, base, tmp_path
     assert "gs://bucket/model is no local folder" in err
 
 
-def test_a_margin_below_nothing_is_refused(facecluster, tmp_path, capfd):
-    with pytest.raises(SystemExit) as stopped:
+def test_a_negative_margin_is_refused(facecluster, tmp_path, capfd):
+    with pytest.raises(SystemExit) as exit:
         facecluster("model", "import", "x.pb", "--output", tmp_path / "m", "--margin", "-1")
-    assert stopped.value.code == 2
+    assert exit.value.code == 2
     assert "-1 is less than 0" in capfd.readouterr().err
 
 
@@ -193,7 +192,7 @@ def test_export_in_half_precision(facecluster, base, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
     difference = np.abs(half.call("embed", pixels) - base.call("embed", pixels)).max()
     assert 0 < difference < 0.01
-    # And back: the weights that were kept are the full ones.
+    # The half-precision model keeps its float32 weights, and can be exported back.
     code, *_ = facecluster("model", "export", half.path, "--output", tmp_path / "full")
     full = SavedModel(str(tmp_path / "full"))
     assert full.card() == base.card()
@@ -214,7 +213,7 @@ def test_the_card_is_printed(facecluster, base):
 
 
 def figures(out: str, name: str) -> dict[str, float]:
-    """One figure by codec, of what is printed."""
+    """One of the printed figures, by codec."""
     found, codec = {}, None
     for line in out.splitlines():
         if line in ("float32", "pca128"):
@@ -244,13 +243,13 @@ def test_validation_on_crops(facecluster, base, crops, tmp_path):
     assert "Squared distance" not in out
 
 
-def test_scores_are_kept_in_the_card(facecluster, base, crops, tmp_path):
+def test_scores_are_written_to_the_card(facecluster, base, crops, tmp_path):
     shutil.copytree(base.path, tmp_path / "model")
     model = SavedModel(str(tmp_path / "model"))
     pairs = write_pairs(tmp_path / "pairs.txt", ["P0", "P1", "P2", "P3"])
     command = ["model", "validate", model.path, "--pairs", pairs, "--crops", crops]
     assert facecluster(*command)[0] == 0
-    assert model.card() == base.card()  # nothing is written unless asked for
+    assert model.card() == base.card()  # written only with --write-card
     code, out, _ = facecluster(*command, "--write-card")
     assert code == 0
     assert out.endswith(f"{tmp_path / 'model' / 'model_card.json'}\n")
@@ -271,7 +270,7 @@ def test_scores_are_kept_in_the_card(facecluster, base, crops, tmp_path):
     assert (tmp_path / "model" / "model_card.json").read_bytes() == before
 
 
-def test_validation_of_the_real_model_on_photos(facecluster, facenet_folder, photos, tmp_path):
+def test_validation_of_the_default_model_on_photos(facecluster, facenet_folder, photos, tmp_path):
     people = sorted(path.name for path in photos.iterdir())
     pairs = write_pairs(tmp_path / "pairs.txt", people)
     command = ["model", "validate", facenet_folder, "--pairs", pairs]
@@ -286,7 +285,7 @@ def test_validation_of_the_real_model_on_photos(facecluster, facenet_folder, pho
     assert again[:2] == (0, out)
 
 
-def test_the_card_of_a_published_model_stays_as_it_is(facecluster, facenet_folder, crops, tmp_path):
+def test_the_card_of_a_published_model_is_not_changed(facecluster, facenet_folder, crops, tmp_path):
     pairs = write_pairs(tmp_path / "pairs.txt", ["P0", "P1", "P2", "P3"])
     before = (Path(facenet_folder) / "model_card.json").read_bytes()
     code, _, err = facecluster(
@@ -299,7 +298,7 @@ def test_the_card_of_a_published_model_stays_as_it_is(facecluster, facenet_folde
 
 
 def test_validation_on_videos(facecluster, base, photos, tmp_path):
-    """The photos of a person as frames of two videos, in the data set's own form."""
+    """The photos of a person are the frames of two videos, in the layout of YouTube Faces."""
     people = sorted(path.name for path in photos.iterdir())
     root = tmp_path / "aligned_images_DB"
     for person in people:
@@ -330,7 +329,7 @@ def test_validation_on_videos(facecluster, base, photos, tmp_path):
     assert figures(out, "Pairs in the file") == {"float32": 8}
     assert figures(out, "Pairs skipped") == {"float32": 0}
     measured = model.card().measured
-    assert measured["on"] == "pairs"  # what is known of photos stays
+    assert measured["on"] == "pairs"  # scores on photos are kept
     assert measured["calibration"] == {"float32": [1]}
     assert measured["videos"]["on"] == str(splits)
     assert measured["videos"]["float32"]["n_pairs"] == 8
@@ -342,14 +341,14 @@ def test_validation_on_videos(facecluster, base, photos, tmp_path):
     assert f"{root / people[0] / '1'} does not exist" in err
 
 
-def test_validation_says_what_is_missing(facecluster, base, crops, photos, tmp_path):
+def test_validation_without_its_inputs_is_refused(facecluster, base, crops, photos, tmp_path):
     pairs = write_pairs(tmp_path / "pairs.txt", ["P0", "P1", "P2", "P3"])
     splits = tmp_path / "splits.txt"
     splits.write_text("1, 1, P0/0, P0/1, 1\n")
-    strangers = write_pairs(tmp_path / "strangers.txt", ["Q0", "Q1", "Q2", "Q3"])
+    absent = write_pairs(tmp_path / "absent.txt", ["Q0", "Q1", "Q2", "Q3"])
     (tmp_path / "empty").mkdir()
     of = ["model", "validate", base.path]
-    for arguments, code, sentence in (
+    for arguments, code, message in (
         (["--pairs", pairs], 2, "give --images, --crops or both"),
         (["--pairs", tmp_path / "no.txt", "--crops", crops], 2, "no.txt does not exist"),
         (["--splits", tmp_path / "no.txt", "--crops", crops], 2, "no.txt does not exist"),
@@ -357,23 +356,23 @@ def test_validation_says_what_is_missing(facecluster, base, crops, photos, tmp_p
         (["--pairs", splits, "--crops", crops], 2, "splits.txt line 1"),
         (["--pairs", pairs, "--crops", tmp_path / "nowhere"], 2, "nowhere does not exist"),
         (["--pairs", pairs, "--crops", tmp_path / "empty"], 2, "there are no photos in"),
-        (["--pairs", strangers, "--crops", crops], 2, "none of the images that the pairs name"),
+        (["--pairs", absent, "--crops", crops], 2, "none of the images that the pairs name"),
         (["--pairs", pairs, "--images", photos], 2, "lacks 12 of the 12 images"),
         (["--splits", splits, "--crops", crops, "--flip"], 2, "--flip, --subtract-mean and"),
     ):
         found, _, err = facecluster(*of, *arguments)
-        assert (found, sentence in err) == (code, True), err
+        assert (found, message in err) == (code, True), err
     code, _, err = facecluster("model", "validate", "mtcnn", "--pairs", pairs, "--crops", crops)
     assert code == 2
     assert "mtcnn makes no embeddings" in err
 
 
-def test_images_without_any_face(facecluster, base, mtcnn_folder, tmp_path):
+def test_validation_on_images_without_faces_is_refused(facecluster, base, mtcnn_folder, tmp_path):
     for person in ("P0", "P1", "P2", "P3"):
         (tmp_path / "images" / person).mkdir(parents=True)
         for i in range(1, 5):
-            grey = Image.new("RGB", (64, 64), (i, i, i))
-            grey.save(tmp_path / "images" / person / f"{person}_{i:04d}.png")
+            gray = Image.new("RGB", (64, 64), (i, i, i))
+            gray.save(tmp_path / "images" / person / f"{person}_{i:04d}.png")
     pairs = write_pairs(tmp_path / "pairs.txt", ["P0", "P1", "P2", "P3"])
     code, _, err = facecluster(
         "model", "validate", base.path, "--pairs", pairs, "--images", tmp_path / "images"
@@ -399,12 +398,12 @@ def test_training_by_the_command(facecluster, base, crops, tmp_path):
     assert "facecluster.log" not in {path.name for path in Path(out.strip()).iterdir()}
 
 
-def test_a_training_that_makes_no_sense_is_one_sentence(facecluster, base, crops, tmp_path):
+def test_wrong_training_options_are_refused(facecluster, base, crops, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").write_bytes(b"a photo")
     (tmp_path / "rates.txt").write_text("often: 0.1\n")
     of = ["--trunk", base.path, *TINY]
-    for arguments, code, sentence in (
+    for arguments, code, message in (
         (["--crops", tmp_path / "none", *of], 2, "none does not exist"),
         (["--crops", crops, *of, "--start-from", base.path], 2, "give one of them"),
         (["--crops", crops, *of, "--flip"], 2, "--flip has no effect with --trunk"),
@@ -421,13 +420,13 @@ def test_a_training_that_makes_no_sense_is_one_sentence(facecluster, base, crops
     ):  # fmt: skip
         command = ["model", "train", "--output", tmp_path / "out", *arguments]
         found, out, err = facecluster(*command)
-        assert (found, out, sentence in err) == (code, "", True), err
+        assert (found, out, message in err) == (code, "", True), err
     assert (tmp_path / "mine" / "photo.jpg").read_bytes() == b"a photo"
     assert not (tmp_path / "out" / "model").exists()
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(base, crops, tmp_path):
-    """Of the real command, killed after its first checkpoint; beside it one that is left alone."""
+def test_a_killed_training_continues_to_the_same_weights(base, crops, tmp_path):
+    """The command is killed after its first checkpoint; another one runs to its end."""
     command = [
         COMMAND, "model", "train", "--crops", crops, "--start-from", base.path, "--batch-size", "8",
         "--flip", "--random-crop", "--colour", "0.2", "--center-loss-factor", "0.1", "--epochs",
@@ -450,23 +449,21 @@ def test_a_killed_training_goes_on_to_the_same_weights(base, crops, tmp_path):
         assert killed.wait() == -signal.SIGKILL
         assert not (tmp_path / "killed" / "model").exists()
         with start("killed") as again:
-            said = again.communicate()[1]
-        assert again.returncode == 0, said
-        assert "epoch 1/6" not in said
-        assert "epoch 6/6" in said
-        said = undisturbed.communicate()[1]
-        assert undisturbed.returncode == 0, said
+            log = again.communicate()[1]
+        assert again.returncode == 0, log
+        assert "epoch 1/6" not in log
+        assert "epoch 6/6" in log
+        log = undisturbed.communicate()[1]
+        assert undisturbed.returncode == 0, log
     cards = [SavedModel(str(tmp_path / n / "model")).card() for n in ("killed", "undisturbed")]
     assert cards[0] == cards[1]
     assert cards[0].sha256 != base.card().sha256
 
 
-# ---- Two models in one run ----
+# ---- two models in one run ----
 
 
-def test_compatible_models_share_a_run_and_others_may_not(
-    facecluster, base, photos, mtcnn_folder, tmp_path
-):
+def test_only_compatible_models_share_a_run(facecluster, base, photos, mtcnn_folder, tmp_path):
     made = tmp_path / "crops"
     code, *_ = facecluster(
         "crops", "--input", photos, "--output", made, "--crop-size", SIZE, "--crop-margin", MARGIN
@@ -486,9 +483,9 @@ def test_compatible_models_share_a_run_and_others_may_not(
     embed = ["embed", "--output", run, "--detector", mtcnn_folder]
     assert facecluster(*embed, "--input", first, "--model", base.path)[0] == 0
     assert facecluster(*embed, "--input", second, "--model", v2.path)[0] == 0
-    stranger = write_model(tmp_path / "stranger", seed=2, codec=base.codec_arrays())
+    other = write_model(tmp_path / "other", seed=2, codec=base.codec_arrays())
     before = files_of(run / "faces")
-    code, _, err = facecluster(*embed, "--input", third, "--model", stranger.path)
+    code, _, err = facecluster(*embed, "--input", third, "--model", other.path)
     assert code == 1
     assert "was made with embedding_space" in err
     assert "faces made in two ways cannot be compared: take another output folder" in err
