@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help prepare format lint types imports test slow-test
+.PHONY: help prepare format lint types imports check test slow-test
 
 EXTRAS = cpu train test
 BIN = .venv/bin
@@ -7,6 +7,10 @@ BIN = .venv/bin
 # order: the slow ones, of end_to_end, come first.
 JOBS = 2
 PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# Tests of code that runs no network and starts no process: a minute in all.
+PURE_TESTS = tests/pipeline/run tests/pipeline/test_options.py tests/test_architecture.py \
+    $(addprefix tests/transforms/, grouping inputs people tables)
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +31,9 @@ types: prepare  ## check types
 
 imports: prepare  ## check which folder may import which
 	$(BIN)/lint-imports
+
+check: lint imports  ## before a commit: style, imports, tests of pure and of changed modules
+	$(PYTEST) -q $(PURE_TESTS) $$(.ci/changed-tests)
 
 test: lint imports  ## what CI checks: style, imports, all tests
 	$(PYTEST)
