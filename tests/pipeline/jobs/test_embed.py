@@ -1,0 +1,163 @@
+"""The embed job over real photos: its manifest entry, its counters and its failure limit."""
+
+import contextlib
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from facecluster.errors import JobError
+from facecluster.pipeline.failure_limit import FailureLimit
+from facecluster.pipeline.jobs.embed import EmbedJob, TooManyFailures
+from facecluster.pipeline.options import EmbedOptions
+from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.pipeline.run.manifest import EmbedCounts
+from facecluster.transforms.faces.saved_model import SavedModel
+from facecluster.transforms.inputs.listing import list_photos
+
+N_PHOTOS = 6
+
+
+@pytest.fixture(scope="module")
+def photos(lfw_images, tmp_path_factory):
+    """Six photos of one face or more, one of them a second time, and two files that are none."""
+    folder = tmp_path_factory.mktemp("photos")
+    for photo in sorted(lfw_images.glob("*/*.jpg"))[:N_PHOTOS]:
+        shutil.copy(photo, folder)
+    shutil.copy(photo, folder / "duplicate.jpg")
+    (folder / "broken.jpg").write_text("not a photo")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "notes.txt").write_text("text")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def make_job(mtcnn_folder, facenet_folder):
+    def make(root, **values) -> EmbedJob:
+        embedder, detector = SavedModel(facenet_folder), SavedModel(mtcnn_folder)
+        return EmbedJob(RunDirectory(str(root)), embedder, detector, EmbedOptions(), **values)
+
+    return make
+
+
+@contextlib.contextmanager
+def no_progress(count_done, total):
+    yield
+
+
+@pytest.fixture(scope="module")
+def finished(photos, make_job, tmp_path_factory):
+    """A job on two worker processes, its entry, and the manifest while it ran."""
+    job = make_job(tmp_path_factory.mktemp("run"), beam_arguments=["--direct_num_workers=2"])
+    during = []
+
+    @contextlib.contextmanager
+    def look_at_the_manifest(count_done, total):
+        assert (count_done(), total) == (0, N_PHOTOS + 3)
+        during.append(job.run.manifest())
+        yield
+        assert count_done() == total
+
+    entry = job(list_photos([str(photos)]), look_at_the_manifest)
+    return job, entry, during[0]
+
+
+def test_a_running_job_has_an_entry_without_an_end(finished):
+    _, entry, during = finished
+    assert during.embed.state == "running"
+    assert during.embed.finished_at is None
+    assert during.embed.counts is None
+    assert during.embed.started_at == entry.started_at
+
+
+def test_the_entry_of_a_finished_job_agrees_with_the_tables(finished):
+    job, entry, _ = finished
+    assert entry.state == "done"
+    assert entry.finished_at > entry.started_at
+    faces = job.run.read_shards("faces", ["face_id"])[0]["face_id"].to_pylist()
+    assert entry.counts == EmbedCounts(
+        photos=N_PHOTOS + 1,
+        duplicates=1,
+        near_duplicates=entry.counts.near_duplicates,
+        faces=len(set(faces)),
+        failures=2,
+        inputs_done_before=0,
+        inputs_missing=0,
+        other_files=1,
+    )
+    assert job.run.manifest().embed == entry
+    card = job.embedder.card()
+    assert entry.models == {card.name: card.sha256}
+    assert entry.options["embedding_space"] == card.embedding_space
+
+
+def test_the_counters_of_all_worker_processes_are_recorded(finished):
+    job, entry, _ = finished
+    n_faces = len(job.run.read_shards("faces", ["face_id"])[0])
+    assert entry.counters == {
+        "photos_read": N_PHOTOS + 2,  # of broken.jpg the bytes
+        "photos_decoded": N_PHOTOS + 1,
+        "photos_failed_read": 1,
+        "photos_failed_decode": 1,
+        "faces_found": n_faces,
+        "faces_embedded": n_faces,
+    }
+    stages = {"read", "decode", "detect", "align", "embed", "write"}
+    assert entry.stage_milliseconds.keys() == stages
+    assert entry.stage_milliseconds["embed"] > 0
+
+
+def test_with_nothing_to_do_there_are_no_counters(finished, photos):
+    job, before, _ = finished
+    shown = []
+
+    @contextlib.contextmanager
+    def show(count_done, total):
+        shown.append(total)
+        yield
+
+    (photos / "empty.jpg").rename(photos / "moved.txt")  # or it would be read again
+    try:
+        entry = job(list_photos([str(photos)]), show)
+    finally:
+        (photos / "moved.txt").rename(photos / "empty.jpg")
+    assert shown == []
+    assert (entry.counters, entry.stage_milliseconds) == ({}, {})
+    assert entry.counts == replace(before.counts, inputs_done_before=N_PHOTOS + 2, other_files=2)
+
+
+def test_too_many_failures_end_the_job_with_a_failed_entry(photos, make_job, tmp_path):
+    job = make_job(tmp_path, max_failures=FailureLimit(1, is_percentage=False))
+    with pytest.raises(TooManyFailures, match=r"2 of 9 inputs .* more than --max-failures 1"):
+        job(list_photos([str(photos)]), no_progress)
+    entry = job.run.manifest().embed
+    assert entry.state == "failed"
+    assert entry.finished_at is not None
+
+
+def test_other_settings_are_refused_before_anything_is_written(finished, photos):
+    job, _, _ = finished
+    before = job.run.manifest()
+    other = replace(job, options=EmbedOptions(codec="float32"))
+    with pytest.raises(JobError, match=r"made with codec pca128-\w+, now it is float32: faces"):
+        other(list_photos([str(photos)]), no_progress)
+    assert job.run.manifest() == before
+
+
+def test_a_retry_of_failures_is_refused_while_other_inputs_are_unfinished(
+    photos, make_job, tmp_path
+):
+    class Stopped(Exception):
+        pass
+
+    @contextlib.contextmanager
+    def stop(count_done, total):
+        raise Stopped
+        yield
+
+    with pytest.raises(Stopped):
+        make_job(tmp_path)(list_photos([str(photos)]), stop)
+    retry = make_job(tmp_path, retry_all=True)
+    assert retry.run.manifest().embed.state == "running"  # as of a job that was killed
+    with pytest.raises(JobError, match=r"8 inputs of .* are unfinished: first continue"):
+        retry(list_photos([str(photos / "broken.jpg")]), no_progress)
