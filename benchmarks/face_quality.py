@@ -19,8 +19,12 @@ from quality import HALVES, Half, in_columns, read_half, through_codec
 
 from facecluster.pipeline.evaluation.clustering_metrics import clustering_scores
 from facecluster.pipeline.run.directory import RunDirectory
-from facecluster.transforms.grouping.face_filter import FILTER_COLUMNS, REASONS, left_out
-from facecluster.transforms.grouping.grouping import group_faces
+from facecluster.transforms.grouping.face_filter import (
+    FILTER_COLUMNS,
+    REASONS,
+    find_left_out_reasons,
+)
+from facecluster.transforms.grouping.group_faces import group_faces
 from facecluster.transforms.grouping.hdbscan_labels import NOISE
 from facecluster.transforms.grouping.options import ClusterOptions, FaceFilterOptions
 from facecluster.transforms.option_fields import add_options, from_arguments
@@ -44,7 +48,7 @@ def main() -> None:
         half = read_half(arguments.images, name, arguments.work)
         run = RunDirectory(str(arguments.work / name))
         faces, _ = run.read_shards("faces", FILTER_COLUMNS)
-        kept = left_out(faces, limits).is_null().to_numpy(zero_copy_only=False)
+        kept = find_left_out_reasons(faces, limits).is_null().to_numpy(zero_copy_only=False)
         fails = [~kept_by(faces, limits, reason) for reason in REASONS]
         labelled = np.zeros(len(kept), bool)
         labelled[list(half.faces_of.values())] = True
@@ -66,7 +70,7 @@ def kept_by(faces, limits: FaceFilterOptions, reason: str) -> np.ndarray:
     """Faces that pass one criterion."""
     field = LIMIT_OF[reason]
     alone = replace(EVERY_FACE, **{field: getattr(limits, field)})
-    return left_out(faces, alone).is_null().to_numpy(zero_copy_only=False)
+    return find_left_out_reasons(faces, alone).is_null().to_numpy(zero_copy_only=False)
 
 
 def clustering(half: Half, kept: np.ndarray, through) -> dict:

@@ -16,7 +16,7 @@ import numpy as np
 from quality import HALVES, Half, read_half, through_codec
 
 from facecluster.pipeline.evaluation.clustering_metrics import bcubed, pairwise
-from facecluster.transforms.grouping.grouping import group_faces
+from facecluster.transforms.grouping.group_faces import group_faces
 from facecluster.transforms.grouping.options import ClusterOptions
 
 CIRCLE = 8
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/quality"))
     parser.add_argument("--max-distance", type=float, default=ClusterOptions.max_distance)
     arguments = parser.parse_args()
-    joining = {"max_distance": arguments.max_distance, "join_distance": arguments.max_distance}
+    joining = {"max_distance": arguments.max_distance, "merge_distance": arguments.max_distance}
     through = through_codec("pca128")
     print("people    circles of   photos are   BCubed P, R, F          pairwise P, R, F        "
           "together wrongly")  # fmt: skip

@@ -21,7 +21,7 @@ import numpy as np
 from quality import HALVES, Half, read_half, through_codec
 
 from facecluster.pipeline.evaluation.clustering_metrics import NOISE, bcubed, pairwise
-from facecluster.transforms.grouping.grouping import group_faces
+from facecluster.transforms.grouping.group_faces import group_faces
 from facecluster.transforms.grouping.options import ClusterOptions
 
 try:

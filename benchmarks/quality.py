@@ -25,7 +25,7 @@ from facecluster.pipeline.evaluation.labels import find_labeled_faces
 from facecluster.pipeline.options import EmbedOptions
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.faces.saved_model import SavedModel
-from facecluster.transforms.grouping.grouping import group_faces
+from facecluster.transforms.grouping.group_faces import group_faces
 from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.tables.codec import decode, fit_pca128, make_codec
 

@@ -45,7 +45,7 @@ vectors = np.load(path)
 loaded = time.perf_counter()
 said = {}
 if name == "facecluster":
-    from facecluster.transforms.grouping.grouping import group_faces
+    from facecluster.transforms.grouping.group_faces import group_faces
     from facecluster.transforms.grouping.options import ClusterOptions
     loaded = time.perf_counter()
     grouping = group_faces(vectors, np.arange(len(vectors)), ClusterOptions(**options))

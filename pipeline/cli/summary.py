@@ -8,8 +8,8 @@ from facecluster.pipeline.run.manifest import (
     EmbedCounts,
     Manifest,
 )
-from facecluster.transforms.grouping.face_filter import in_words
-from facecluster.transforms.people.checks import GIANT_SHARE
+from facecluster.transforms.grouping.face_filter import format_left_out_counts
+from facecluster.transforms.people.summary import GIANT_FRACTION
 
 Line = tuple[str, int, list[str]]  # name, number, notes in parentheses
 
@@ -61,7 +61,7 @@ def _cluster_lines(counts: ClusterCounts, diagnostics: ClusterDiagnostics) -> li
         ("unassigned", counts.unassigned, []),
     ]
     if counts.left_out:
-        lines.append(("left out", counts.left_out, [in_words(diagnostics.left_out)]))
+        lines.append(("left out", counts.left_out, [format_left_out_counts(diagnostics.left_out)]))
     return lines
 
 
@@ -83,7 +83,7 @@ def _people_warnings(diagnostics: ClusterDiagnostics) -> Iterator[str]:
     if n_giants:
         people = "one person holds" if n_giants == 1 else f"{n_giants} people each hold"
         yield (
-            f"{people} {GIANT_SHARE:.0%} of all grouped faces or more, too different to be one: "
+            f"{people} {GIANT_FRACTION:.0%} of all grouped faces or more, too different to be one: "
             f"try a smaller --max-distance (it came to {diagnostics.max_distance})"
         )
     n_others = diagnostics.heterogeneous_people - n_giants

@@ -19,9 +19,9 @@ from PIL import Image
 
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.pipeline.run.manifest import Manifest, StepEntry
-from facecluster.transforms.grouping.face_filter import REASONS, in_words
+from facecluster.transforms.grouping.face_filter import REASONS, format_left_out_counts
 from facecluster.transforms.inputs.sources import SEPARATOR
-from facecluster.transforms.people.checks import heterogeneous
+from facecluster.transforms.people.summary import select_heterogeneous_people
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.distinct import distinct_rows
 from facecluster.transforms.tables.files import write_bytes
@@ -137,7 +137,7 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
 
     manifest = run.manifest()
     steps = _summarize_steps(manifest)
-    differing = set(heterogeneous(largest)["person_id"].to_pylist())
+    differing = set(select_heterogeneous_people(largest)["person_id"].to_pylist())
     page = _template().render(
         name=PurePosixPath(run.root).name or run.root,
         versions=manifest.versions,
@@ -149,7 +149,7 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
         n_people=len(people),
         n_unassigned=len(unassigned),
         n_left_out=len(left_out),
-        left_out_reasons=in_words(Counter(left_out["left_out"].to_pylist())),
+        left_out_reasons=format_left_out_counts(Counter(left_out["left_out"].to_pylist())),
         n_failures=len(failures),
         is_grouped=run.exists("people"),
         people=[

@@ -71,8 +71,8 @@ class ClusterDiagnostics:
     components: int = 0
     largest_component: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
-    share_unassigned: float = 0.0
-    share_of_largest_person: float = 0.0
+    fraction_unassigned: float = 0.0
+    fraction_of_largest_person: float = 0.0
     same_photo_violations: int = 0
     repeated_in_photo: int = 0
     heterogeneous_people: int = 0

@@ -116,7 +116,7 @@ def test_every_codec_can_be_chosen(codec):
         (ClusterOptions, "--max-distance=far", "invalid float value: 'far'"),
         (ClusterOptions, "--chance-neighbors=-1", "-1 is less than 0"),
         (ClusterOptions, "--chance-neighbors=nan", "nan is less than 0"),
-        (ClusterOptions, "--join-distance=inf", "inf is not between 0 and 2"),
+        (ClusterOptions, "--merge-distance=inf", "inf is not between 0 and 2"),
         (ClusterOptions, "--probes=-1", "-1 is less than 0"),
         (ClusterOptions, "--min-face-px=-1", "-1 is less than 0"),
         (ClusterOptions, "--min-sharpness=1.1", "1.1 is not between 0 and 1"),

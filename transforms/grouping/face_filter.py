@@ -1,4 +1,4 @@
-"""Which faces are not grouped: those too small, blurred, unsure or turned away to be recognised."""
+"""Leaves out faces that are too small, blurred, uncertain or turned away to be recognized."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from facecluster.transforms.grouping.options import FaceFilterOptions
 
-# The reasons for which a face is left out, in the order in which they are looked at, and in words.
+# Why a face is left out, in the order in which the limits are checked, and in words.
 REASONS = {
     "size": "too small",
     "sharpness": "too blurred",
@@ -18,12 +18,12 @@ REASONS = {
 FILTER_COLUMNS = ("size_px", "sharpness", "detection_score", "yaw")  # of the faces table
 
 
-def left_out(faces: pa.Table, options: FaceFilterOptions) -> pa.Array:
+def find_left_out_reasons(faces: pa.Table, options: FaceFilterOptions) -> pa.Array:
     """Why each of n faces is not grouped: the first of REASONS that holds, null for none.
 
     Args:
       faces: columns FILTER_COLUMNS.
-      options: the limits, in the columns' units; a face that is just at one is grouped.
+      options: the limits, in the columns' units; a face exactly at a limit is grouped.
     """
     size, sharpness, score, yaw = (faces[name].to_numpy() for name in FILTER_COLUMNS)
     fails = {
@@ -38,7 +38,7 @@ def left_out(faces: pa.Table, options: FaceFilterOptions) -> pa.Array:
     return reasons
 
 
-def in_words(counts: Mapping[str, int]) -> str:
-    """How many faces were left out for which reasons, the most frequent first."""
+def format_left_out_counts(counts: Mapping[str, int]) -> str:
+    """Text such as "too blurred 12, too small 3", the most frequent reason first."""
     frequent = sorted(counts.items(), key=lambda item: -item[1])
     return ", ".join(f"{REASONS[reason]} {count:,}" for reason, count in frequent if count)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from facecluster.transforms.grouping.neighbors import blocks
+from facecluster.transforms.grouping.neighbors import row_slices
 from facecluster.transforms.tables.codec import unit_rows
 
 
@@ -14,9 +14,9 @@ def group_sums(
     """The sum of the unit vectors of each group's faces.
 
     Args:
-      embeddings: in parts, at least one: faces (their numbers, or a slice), (m, d) as stored.
+      embeddings: at least one part: the numbers of its faces or a slice, (m, d) embeddings.
       group: (n,) int64, the group of each face, -1 for none.
-      n_groups: groups are numbered from 0 to this.
+      n_groups: groups are numbered from 0.
 
     Returns:
       (n_groups, d) float64.
@@ -26,7 +26,7 @@ def group_sums(
         if sums is None:
             sums = np.zeros((n_groups, stored.shape[1]))
         part = group[faces]
-        for s in blocks(len(part)):
+        for s in row_slices(len(part)):
             order = np.argsort(part[s], kind="stable")
             order = order[part[s][order] >= 0]
             groups, starts = np.unique(part[s][order], return_index=True)

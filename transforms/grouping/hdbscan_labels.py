@@ -1,9 +1,11 @@
-"""HDBSCAN* over a spanning forest, then people for the faces it left alone.
+"""HDBSCAN* over a spanning forest.
 
 Campello, Moulavi, Zimek and Sander, "Hierarchical Density Estimates for Data Clustering,
 Visualization, and Outlier Detection" (2015). The tree routines are those of the packages hdbscan
-and scikit-learn, which both refuse a graph that is not connected; this file makes one tree of the
-forest in a way that leaves their selection undisturbed.
+and scikit-learn. Their public estimators do not accept a graph that is not connected, so this
+module calls the private functions behind them, and is the only one that does. It connects the trees
+of the forest into one in a way that does not affect which clusters are selected. The tests compare
+the result with both public estimators.
 """
 
 from dataclasses import dataclass
@@ -12,12 +14,12 @@ import numpy as np
 from hdbscan._hdbscan_tree import compute_stability, condense_tree, get_clusters
 from sklearn.cluster._hdbscan._linkage import MST_edge_dtype, make_single_linkage
 
-from facecluster.transforms.grouping.spanning_forest import Edges, components
+from facecluster.transforms.grouping.spanning_forest import Edges, component_labels
 
 NOISE = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Labels:
     """A clustering of n faces.
 
@@ -31,16 +33,16 @@ class Labels:
 
 
 def forest_labels(forest: Edges, n: int, min_cluster_size: int, max_distance: float) -> Labels:
-    """HDBSCAN*'s excess-of-mass clusters of a mutual reachability forest.
+    """Selects HDBSCAN*'s excess-of-mass clusters from a mutual reachability forest.
 
     Args:
       forest: as `minimum_spanning_forest` gives it.
       n: number of faces.
       min_cluster_size: smaller components and branches are noise.
-      max_distance: what `mutual_reachability` was given; components count as this far apart.
+      max_distance: as given to `mutual_reachability`; components count as this far apart.
     """
     result = Labels(np.full(n, NOISE, np.int64), np.zeros(n))
-    component = components(forest, n)
+    component = component_labels(forest, n)
     large = np.bincount(component) >= min_cluster_size
     faces = np.flatnonzero(large[component])
     if len(faces) == 0:
@@ -50,16 +52,19 @@ def forest_labels(forest: Edges, n: int, min_cluster_size: int, max_distance: fl
     kept = large[component[forest.i]]
     _, first_faces = np.unique(component[faces], return_index=True)
     inside = Edges(number[forest.i[kept]], number[forest.j[kept]], forest.weight[kept])
-    tree = _joined(inside, first_faces, len(faces), min_cluster_size, max_distance)
-    labels, probabilities = (part[: len(faces)] for part in _select(tree, min_cluster_size))
+    tree = _connect(inside, first_faces, len(faces), min_cluster_size, max_distance)
+    labels, probabilities = (
+        part[: len(faces)] for part in _select_clusters(tree, min_cluster_size)
+    )
     clustered = labels != NOISE
-    _, labels[clustered] = np.unique(labels[clustered], return_inverse=True)  # see _joined: a gap
+    # The sibling that `_connect` may add leaves a gap in the numbers.
+    _, labels[clustered] = np.unique(labels[clustered], return_inverse=True)
     result.labels[faces], result.probabilities[faces] = labels, probabilities
     return result
 
 
 def separate_noise(labels: Labels) -> Labels:
-    """Makes every noise face a cluster of its own."""
+    """Makes each noise face a cluster of its own."""
     noise = np.flatnonzero(labels.labels == NOISE)
     new, probabilities = labels.labels.copy(), labels.probabilities.copy()
     new[noise] = labels.labels.max(initial=NOISE) + 1 + np.arange(len(noise))
@@ -67,17 +72,18 @@ def separate_noise(labels: Labels) -> Labels:
     return Labels(new, probabilities)
 
 
-def _joined(
+def _connect(
     forest: Edges, first_faces: np.ndarray, n: int, min_cluster_size: int, max_distance: float
 ) -> Edges:
-    """One tree of all components, joined just above max_distance; in pairs, so it is not deep.
+    """Connects the components into one tree, in pairs, at just above max_distance.
 
-    Joined farther away, every component would look dense beside the gap around it, and excess of
-    mass would prefer it whole to the people in it. Joined at the largest weight that there happens
-    to be, two strangers in one more photo could regroup everybody else.
+    At a larger distance, each component would look dense compared with the gap around it, and
+    excess of mass would select it as a whole instead of the people in it. At the largest weight in
+    the forest, one more photo of two impostors could change the groups of all others. Connecting
+    the components in pairs keeps the tree shallow.
 
-    HDBSCAN never selects the root. A component alone would be the root, so it gets a sibling of
-    min_cluster_size faces, numbered from n, that are nobody's.
+    HDBSCAN never selects the root. A single component would be the root, so it gets a sibling of
+    min_cluster_size additional points, numbered from n, whose labels are dropped.
     """
     i, j, weight = [forest.i], [forest.j], [forest.weight]
     if len(first_faces) == 1:
@@ -97,7 +103,8 @@ def _joined(
     return Edges(np.concatenate(i), np.concatenate(j), np.concatenate(weight))
 
 
-def _select(tree: Edges, min_cluster_size: int) -> tuple[np.ndarray, np.ndarray]:
+def _select_clusters(tree: Edges, min_cluster_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, probabilities) of the points of a spanning tree."""
     order = np.argsort(tree.weight, kind="stable")
     edges = np.empty(len(order), dtype=MST_edge_dtype)
     edges["current_node"], edges["next_node"] = tree.i[order], tree.j[order]

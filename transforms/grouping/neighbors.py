@@ -1,9 +1,10 @@
-"""Each face's nearest faces: the collection is cut into cells and searched cell by cell, by FAISS.
+"""Finds each face's nearest neighbors, cell by cell, with FAISS.
 
-An inverted file (Sivic and Zisserman 2003; faiss's IndexIVF) turned inside out. Each face lives in
-the cell of its nearest centroid and visits those of its next nearest; a cell's residents are
-compared with all its visitors at once. That is the same comparisons as probing the cells face by
-face, but as products of matrices, and a cell is a task that needs nothing but its own visitors.
+An inverted file (Sivic and Zisserman 2003; faiss's IndexIVF), processed cell by cell instead of
+query by query. Each face is assigned to the cell of its nearest centroid and probes the cells of
+its `probes` nearest centroids, its own included. The faces assigned to a cell are compared with all
+faces that probe it. These are the comparisons that IndexIVF makes, but as matrix products, and each
+cell is an independent task that needs only the faces that probe it.
 """
 
 import functools
@@ -20,24 +21,26 @@ from threadpoolctl import threadpool_limits
 from facecluster.transforms.cores import usable_cores
 from facecluster.transforms.tables.codec import unit_rows
 
-# Up to here comparing every face with every other takes seconds.
+# Comparing every face with every other takes seconds up to this number.
 EXACT_UP_TO = 50_000
-CELLS_PER_ROOT = 4  # 4 sqrt(n) cells: assigning faces to cells costs about what searching them does
+# With 4 sqrt(n) cells, assigning faces to cells costs about as much as searching the cells.
+CELLS_PER_ROOT = 4
 TRAINING_FACES_PER_CELL, TRAINING_ROUNDS = 32, 5
-# Longer vectors are searched by their first principal components and measured in full.
+# Longer vectors are searched by their first principal components; the distances of the neighbors
+# found are computed from the whole vectors.
 SEARCH_DIMENSIONS = 128
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Neighbors:
-    """A neighbour graph over n faces, each row's nearest first, never the face itself.
+    """A neighbor graph over n faces: rows in compressed form, each row's nearest neighbor first.
 
-    A face whose vector another face has too is a copy: the copy of the lowest number stands for all
-    of them, and each other has it as its only neighbour, at distance 0.
+    A face is never its own neighbor. Of faces with exactly equal vectors, the one with the lowest
+    number stands for all: it is the only neighbor of each of the others, at distance 0.
 
     Attributes:
       starts: (n + 1,) int64, where each face's row begins in the other two.
-      ids: (m,) int64, the neighbours.
+      ids: (m,) int64, the neighbors.
       distances: (m,) float32, Euclidean between unit vectors.
     """
 
@@ -49,18 +52,18 @@ class Neighbors:
         return len(self.starts) - 1
 
     def rows(self) -> np.ndarray:
-        """(m,) int64, the face whose neighbour each entry is."""
+        """(m,) int64, the face that each entry is a neighbor of."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cells:
-    """A partition of the space of faces.
+    """A partition of the embedding space.
 
     Attributes:
       centroids: (n_cells, r) float32.
-      basis: (d, r) float32, orthonormal; vectors are searched as x @ basis. None: as they are.
-      probes: how many cells a face visits.
+      basis: (d, r) float32, orthonormal; vectors are searched as x @ basis. None: unchanged.
+      probes: the number of cells that a face probes.
     """
 
     centroids: np.ndarray
@@ -68,17 +71,19 @@ class Cells:
     probes: int
 
     @property
-    def miss_nothing(self) -> bool:
-        """Whether every face meets every other, in the whole space."""
+    def is_exact(self) -> bool:
+        """Whether every face is compared with every other, by whole vectors."""
         return self.basis is None and self.probes == len(self.centroids)
 
     def reduced(self, vectors: np.ndarray) -> np.ndarray:
-        """(n, d) float32 unit vectors as they are searched, (n, r): no two are farther apart."""
+        """(n, d) float32 unit vectors as searched, (n, r); this increases no distance."""
         return vectors if self.basis is None else vectors @ self.basis
 
-    def visited_by(self, vectors: np.ndarray) -> np.ndarray:
-        """(n, probes) int32, the cells that each of (n, d) unit vectors visits; it lives in the
-        first."""
+    def probed_by(self, vectors: np.ndarray) -> np.ndarray:
+        """(n, probes) int32, the cells that each of (n, d) unit vectors probes.
+
+        The first of them is the cell that it is assigned to.
+        """
         if len(self.centroids) == 1:
             return np.zeros((len(vectors), 1), np.int32)
         _, cells = knn(self.reduced(vectors), self.centroids, self.probes)
@@ -86,13 +91,13 @@ class Cells:
 
 
 def fit_cells(sample: np.ndarray, n: int, probes: int, exact_up_to: int = EXACT_UP_TO) -> Cells:
-    """Cells for n faces by k-means of a sample of them.
+    """Fits cells for n faces to a sample of them, by k-means.
 
     Args:
-      sample: (m, d) stored embeddings of faces drawn at random; `training_size(n)` are enough.
+      sample: (m, d) embeddings of faces drawn at random; `training_size(n)` are enough.
       n: number of faces.
-      probes: cells that a face visits, of 4 sqrt(n); 0 visits all.
-      exact_up_to: so many faces are one cell.
+      probes: cells that a face probes, of 4 sqrt(n); 0: all.
+      exact_up_to: collections of at most this many faces are one cell.
     """
     points = unit_rows(sample)
     basis = None
@@ -112,58 +117,60 @@ def fit_cells(sample: np.ndarray, n: int, probes: int, exact_up_to: int = EXACT_
 
 
 def training_size(n: int) -> int:
-    """How many of n faces `fit_cells` wants to see."""
+    """The number of faces in the sample for `fit_cells`, of n faces."""
     return min(n, CELLS_PER_ROOT * math.isqrt(n) * TRAINING_FACES_PER_CELL)
 
 
 def search_cell(
-    residents: np.ndarray,
-    visitors: np.ndarray,
+    assigned: np.ndarray,
+    probing: np.ndarray,
     cells: Cells,
     k: int,
     max_distance: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The nearest visitors of a cell to each of its residents.
+    """Finds the nearest of a cell's probing faces for each of its assigned faces.
 
     Args:
-      residents: (m,) int64, which of the visitors live here.
-      visitors: (v, d) stored embeddings, in the order of the faces' numbers.
+      assigned: (m,) int64, which of the probing faces are assigned to the cell.
+      probing: (v, d) embeddings, in the order of the faces' numbers.
       cells: for the space to search in.
-      k: nearest visitors found for each resident, other than itself and copies.
-      max_distance: those this far away and farther are left out.
+      k: neighbors of each assigned face, other than itself and faces with an equal vector.
+      max_distance: faces at this distance and farther are left out.
 
     Returns:
-      (resident, visitor, distance): row numbers in `residents` and `visitors`, (p,) int64, and
-      float32, by resident and then by distance. A copy has one neighbour, see `Neighbors`.
+      (row, neighbor, distance): positions in `assigned` and in `probing`, (p,) int64, and float32,
+      sorted by row and distance. A face with the vector of an earlier face has that one as its only
+      neighbor, see `Neighbors`.
     """
-    if not len(residents):  # nor, then, perhaps, any visitor
+    if not len(assigned):  # then there may be no probing face either
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
-    stands_for = first_copies(visitors)
-    originals = np.flatnonzero(stands_for == np.arange(len(visitors)))
-    vectors = unit_rows(visitors[originals])
-    place = np.empty(len(visitors), np.int64)  # of an original among the originals
-    place[originals] = np.arange(len(originals))
-    is_copy = stands_for[residents] != residents
-    searching = np.flatnonzero(~is_copy)
-    own = place[residents[searching]]
+    first_equal = find_first_equal(probing)
+    distinct = np.flatnonzero(first_equal == np.arange(len(probing)))
+    vectors = unit_rows(probing[distinct])
+    position = np.empty(len(probing), np.int64)  # of a distinct face among the distinct ones
+    position[distinct] = np.arange(len(distinct))
+    is_repeated = first_equal[assigned] != assigned
+    searching = np.flatnonzero(~is_repeated)
+    own = position[assigned[searching]]
     points = cells.reduced(vectors)
-    near, found = knn(points[own], points, min(k + 1, len(originals)))
+    near, found = knn(points[own], points, min(k + 1, len(distinct)))
     row, column = np.nonzero(near < max_distance**2 + 1e-6)
     hit = found[row, column]
-    other = hit != own[row]
-    row, hit = row[other], hit[other]
-    # Measured anew: whole vectors, the same number from either side and in any company.
+    is_other = hit != own[row]
+    row, hit = row[is_other], hit[is_other]
+    # FAISS's distances depend on the batch; these are of whole vectors and the same for (a, b) and
+    # (b, a), in any batch.
     distance = np.empty(len(row), np.float32)
-    for s in blocks(len(row)):
+    for s in row_slices(len(row)):
         distance[s] = np.linalg.norm(vectors[own[row[s]]] - vectors[hit[s]], axis=1)
-    # Only copies are at 0: vectors of one direction and different lengths are not.
+    # Distance 0 is reserved for equal vectors; two of one direction and different lengths differ.
     distance = np.maximum(distance, np.finfo(np.float32).tiny)
     kept = distance < max_distance
     row, hit, distance = row[kept], hit[kept], distance[kept]
-    copies = np.flatnonzero(is_copy)
-    row = np.concatenate([searching[row], copies])
-    hit = np.concatenate([originals[hit], stands_for[residents[copies]]])
-    distance = np.concatenate([distance, np.zeros(len(copies), np.float32)])
+    repeated = np.flatnonzero(is_repeated)
+    row = np.concatenate([searching[row], repeated])
+    hit = np.concatenate([distinct[hit], first_equal[assigned[repeated]]])
+    distance = np.concatenate([distance, np.zeros(len(repeated), np.float32)])
     order = np.lexsort((hit, distance, row))
     row, hit, distance = row[order], hit[order], distance[order]
     rank = np.arange(len(row)) - np.searchsorted(row, row)
@@ -171,18 +178,18 @@ def search_cell(
     return row[kept], hit[kept], distance[kept].astype(np.float32)
 
 
-def first_copies(stored: np.ndarray) -> np.ndarray:
+def find_first_equal(stored: np.ndarray) -> np.ndarray:
     """(n,) int64: for each row of (n, d), the first row that is equal to it."""
     stored = np.ascontiguousarray(stored)
     words = np.pad(stored.view(np.uint8), ((0, 0), (0, -stored.nbytes // len(stored) % 8)))
     words = words.view(np.uint64)
-    words ^= words >> np.uint64(32)  # or a difference in the last bytes only would often be lost
+    words ^= words >> np.uint64(32)  # the products below lose differences in the highest bits
     factors = np.random.default_rng(0).integers(1, 2**63, words.shape[1], np.uint64)
-    keys = (words * (factors | np.uint64(1))).sum(axis=1, dtype=np.uint64)  # wraps around
+    keys = (words * (factors | np.uint64(1))).sum(axis=1, dtype=np.uint64)  # modulo 2**64
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    stands_for = first[group]
-    same = (stored == stored[stands_for]).all(axis=1)
-    return np.where(same, stands_for, np.arange(len(stored)))
+    first_equal = first[group]
+    is_equal = (stored == stored[first_equal]).all(axis=1)
+    return np.where(is_equal, first_equal, np.arange(len(stored)))
 
 
 def nearest_neighbors(
@@ -190,64 +197,66 @@ def nearest_neighbors(
     cells: Cells,
     k: int,
     max_distance: float,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> Neighbors:
     """Finds the k nearest other faces of each face, in memory.
 
     Args:
-      stored: (n, d) embeddings, of any numeric type and length of vector.
+      stored: (n, d) embeddings of any numeric type, vectors of any length.
       cells: as `fit_cells` made them for these faces.
-      k: neighbours of each; fewer when there are not that many near enough.
-      max_distance: faces this far apart and farther are no neighbours.
-      progress: told the share of faces done.
+      k: neighbors of each face; fewer if fewer are near enough.
+      max_distance: faces at this distance and farther are no neighbors.
+      progress: called with the fraction of faces that are done.
     """
     n = len(stored)
     if n == 0:
         return Neighbors(np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    visited = np.concatenate([cells.visited_by(unit_rows(stored[s])) for s in blocks(n)])
-    at = np.arange(0, visited.size + 1, visited.shape[1])
+    probed = np.concatenate([cells.probed_by(unit_rows(stored[s])) for s in row_slices(n)])
+    starts = np.arange(0, probed.size + 1, probed.shape[1])
     shape = (n, len(cells.centroids))
-    visits = csr_matrix((np.ones(visited.size, np.int8), visited.ravel(), at), shape).tocsc()
-    lives_in = visited[:, 0].copy()
-    del visited
-    done = 0
+    probing = csr_matrix((np.ones(probed.size, np.int8), probed.ravel(), starts), shape).tocsc()
+    cell_of = probed[:, 0].copy()
+    del probed
+    n_done = 0
 
     def search(cell: int):
-        faces = visits.indices[visits.indptr[cell] : visits.indptr[cell + 1]]
-        residents = np.flatnonzero(lives_in[faces] == cell)
-        row, hit, distance = search_cell(residents, stored[faces], cells, k, max_distance)
-        return faces[residents[row]], faces[hit], distance, len(residents)
+        faces = probing.indices[probing.indptr[cell] : probing.indptr[cell + 1]]
+        assigned = np.flatnonzero(cell_of[faces] == cell)
+        row, hit, distance = search_cell(assigned, stored[faces], cells, k, max_distance)
+        return faces[assigned[row]], faces[hit], distance, len(assigned)
 
     found = []
-    for *edges, n_residents in _in_threads(search, len(cells.centroids)):
+    for *edges, n_assigned in _map_in_threads(search, len(cells.centroids)):
         found.append(edges)
-        done += n_residents
-        progress(done / n)
-    return by_face(n, *(np.concatenate(part) for part in zip(*found, strict=True)))
+        n_done += n_assigned
+        progress(n_done / n)
+    return neighbors_from_edges(n, *(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
-def by_face(n: int, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray) -> Neighbors:
-    """A graph out of (face, neighbour, distance) in any order but that within a face's."""
+def neighbors_from_edges(
+    n: int, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray
+) -> Neighbors:
+    """The graph of edges (face, neighbor, distance), sorted within each face but not by face."""
     order = np.argsort(rows, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
     return Neighbors(starts, ids[order].astype(np.int64), distances[order])
 
 
-def first_of_copies(neighbors: Neighbors) -> np.ndarray:
-    """(n,) int64: for each face the lowest that has the same vector, itself where none has."""
-    first = np.arange(len(neighbors))
-    copies = neighbors.distances == 0
-    first[neighbors.rows()[copies]] = neighbors.ids[copies]
-    return first
+def first_equal_faces(neighbors: Neighbors) -> np.ndarray:
+    """(n,) int64: for each face, the lowest-numbered face with an equal vector."""
+    first_equal = np.arange(len(neighbors))
+    is_equal = neighbors.distances == 0
+    first_equal[neighbors.rows()[is_equal]] = neighbors.ids[is_equal]
+    return first_equal
 
 
-def blocks(n: int, size: int = 65536) -> list[slice]:
+def row_slices(n: int, size: int = 65536) -> list[slice]:
     """Slices that cover n rows."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances and numbers of the k nearest vectors, on a GPU if FAISS finds one."""
+    """Squared distances and numbers of the k nearest vectors, computed on a GPU if there is one."""
     if faiss.get_num_gpus():
         return faiss.knn_gpu(_gpu(), queries, vectors, k)
     return faiss.knn(queries, vectors, k)
@@ -258,11 +267,11 @@ def _gpu():
     return faiss.StandardGpuResources()
 
 
-def _in_threads(function: Callable, n: int) -> Iterator:
-    """function(0), function(1), ... with a thread a core, in order.
+def _map_in_threads(function: Callable, n: int) -> Iterator:
+    """function(0), function(1), ... in order, computed by one thread per core.
 
-    Cells are small: a thread a cell keeps cores busier than FAISS's own threads, which do better
-    where there is one cell, or a GPU.
+    Cells are small: one thread per cell uses the cores better than FAISS's own threads. FAISS's
+    threads are better if there is only one cell, or a GPU.
     """
     if n == 1 or faiss.get_num_gpus():
         yield from map(function, range(n))

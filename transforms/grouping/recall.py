@@ -1,36 +1,51 @@
-"""How many of the true nearest neighbours a search has found, measured on some of the faces."""
+"""The recall of a neighbor search: the fraction of true nearest neighbors that it found."""
 
 from collections.abc import Iterable
 
 import numpy as np
 
-from facecluster.transforms.grouping.neighbors import Neighbors, blocks, first_of_copies, knn
+from facecluster.transforms.grouping.neighbors import (
+    Neighbors,
+    first_equal_faces,
+    knn,
+    row_slices,
+)
 from facecluster.transforms.tables.codec import unit_rows
 
-RECALL_FACES = 1000  # the first, compared with all
+RECALL_FACES = 1000  # the first faces, each compared with all others
 
 
-def recall(neighbors: Neighbors, stored: np.ndarray, k: int, max_distance: float) -> float:
-    """The share of true k nearest neighbours, of the first faces, that the graph holds.
+def measure_recall(neighbors: Neighbors, stored: np.ndarray, k: int, max_distance: float) -> float:
+    """The fraction of the first faces' true k nearest neighbors that the graph holds.
 
-    See `share_found`.
+    See `recall_of_edges`.
     """
     queries = unit_rows(stored[:RECALL_FACES])
     parts = (
-        nearest_in(queries, stored[s], np.arange(s.start, s.stop), k) for s in blocks(len(stored))
+        find_nearest(queries, stored[s], np.arange(s.start, s.stop), k)
+        for s in row_slices(len(stored))
     )
     rows = neighbors.rows()
     touches = (rows < RECALL_FACES) | (neighbors.ids < RECALL_FACES)
-    first = first_of_copies(neighbors)
-    return share_found(parts, rows[touches], neighbors.ids[touches], first, k, max_distance)
+    first_equal = first_equal_faces(neighbors)
+    return recall_of_edges(
+        parts, rows[touches], neighbors.ids[touches], first_equal, k, max_distance
+    )
 
 
-def nearest_in(queries: np.ndarray, stored: np.ndarray, numbers: np.ndarray, k: int):
-    """(m, k + 1) squared distances, inf where there are fewer, and numbers of each query's nearest.
+def find_nearest(
+    queries: np.ndarray, stored: np.ndarray, numbers: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each query's nearest faces among some of the faces, by comparing it with all of them.
 
     Args:
       queries: (m, d) float32 unit vectors.
-      stored: (n, d) embeddings, of the faces `numbers`.
+      stored: (n, d) embeddings.
+      numbers: (n,) int64, the numbers of their faces.
+      k: neighbors of each query, besides the query itself.
+
+    Returns:
+      (squared_distances, numbers): (m, k + 1), filled up with inf and -1 where there are fewer.
     """
     size = min(k + 1, len(stored))
     near, found = knn(queries, unit_rows(stored), size)
@@ -41,33 +56,36 @@ def nearest_in(queries: np.ndarray, stored: np.ndarray, numbers: np.ndarray, k: 
     )
 
 
-def share_found(
+def recall_of_edges(
     parts: Iterable[tuple[np.ndarray, np.ndarray]],
     faces: np.ndarray,
     ids: np.ndarray,
-    first: np.ndarray,
+    first_equal: np.ndarray,
     k: int,
     max_distance: float,
 ) -> float:
-    """The share of the true neighbours of faces 0, 1, ... that are among edges of a graph.
+    """The fraction of the true neighbors of faces 0, 1, ... that are among the edges of a graph.
 
-    In either direction, since edges count in both; of those nearer than max_distance. 1 where there
-    are none.
+    Edges count in both directions; only neighbors nearer than max_distance count. 1 if there are
+    none.
 
     Args:
-      parts: as `nearest_in` gives them, of parts that make up the collection.
+      parts: the results of `find_nearest` for parts that make up the collection.
       faces, ids: the edges that touch those faces.
-      first: (n,) the first of each face's copies: copies are joined by way of it.
+      first_equal: (n,) as `first_equal_faces` gives it: edges stand for all equal faces.
+      k: neighbors of each face.
+      max_distance: Euclidean, between unit vectors.
     """
     near, found = (np.hstack(part) for part in zip(*parts, strict=True))
     order = np.argsort(near, axis=1, kind="stable")[:, : k + 1]
     near, found = (np.take_along_axis(part, order, axis=1) for part in (near, found))
     row, column = np.nonzero((near < max_distance**2) & (found != np.arange(len(near))[:, None]))
-    a, b = first[row], first[found[row, column]]
-    there = (a == b) | np.isin(_pairs(a, b, len(first)), _pairs(faces, ids, len(first)))
-    return float(there.mean()) if len(there) else 1.0
+    a, b = first_equal[row], first_equal[found[row, column]]
+    n = len(first_equal)
+    is_held = (a == b) | np.isin(_pair_numbers(a, b, n), _pair_numbers(faces, ids, n))
+    return float(is_held.mean()) if len(is_held) else 1.0
 
 
-def _pairs(a: np.ndarray, b: np.ndarray, n: int) -> np.ndarray:
-    """One number for an unordered pair."""
+def _pair_numbers(a: np.ndarray, b: np.ndarray, n: int) -> np.ndarray:
+    """One number for each unordered pair."""
     return np.minimum(a, b) * n + np.maximum(a, b)

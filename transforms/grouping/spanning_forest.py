@@ -1,8 +1,8 @@
 """The minimum spanning forest of the faces' mutual reachability graph.
 
-HDBSCAN* (Campello et al. 2015, section 3) needs of a graph only its minimum spanning forest, and
-the forest of a union of edges is the forest of the union of their forests: so it can be built
-from parts.
+HDBSCAN* (Campello et al. 2015, section 3) needs only the minimum spanning forest of a graph. The
+forest of a union of edge sets is the forest of the union of their forests, so it can be built from
+parts.
 """
 
 from collections.abc import Iterable
@@ -15,12 +15,13 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from facecluster.transforms.grouping.neighbors import Neighbors
 
-# Among equal reachability the nearer pair joins first. Distances are at most 2, and two different
-# float32 reachabilities are at least 6e-8 of them apart: no other order changes.
+# Of edges of equal reachability, the one of the smaller distance comes first. Distances are at most
+# 2, and two different float32 reachabilities differ by a factor of at least 1 + 6e-8, so the order
+# of edges of different reachability does not change.
 TIE_BREAK = 2e-8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Edges:
     """A weighted graph: (m,) int64 ends i and j, (m,) float64 weight."""
 
@@ -33,9 +34,10 @@ NO_EDGES = Edges(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
 def core_distances(neighbors: Neighbors, min_samples: int) -> np.ndarray:
-    """(n,) float32: how far each face's min_samples-th neighbour is, itself not counted.
+    """(n,) float32: the distance of each face's min_samples-th neighbor, the face not counted.
 
-    inf where there are fewer. A copy's is that of nobody: it takes no part, see `Neighbors`.
+    inf where there are fewer. The value for a face whose vector an earlier face has is not used:
+    the earlier face represents it, see `Neighbors`.
     """
     core = np.full(len(neighbors), np.inf, np.float32)
     has = np.flatnonzero(np.diff(neighbors.starts) >= min_samples)
@@ -51,21 +53,22 @@ def mutual_reachability(
     min_distance: float,
     max_distance: float,
 ) -> Edges:
-    """The edges of the neighbour graph, weighted with mutual reachability distance.
+    """The edges of the neighbor graph, weighted by mutual reachability distance.
 
     max(core(i), core(j), d(i, j)); Campello et al. 2013, definition 4.
 
     Args:
-      i, j, distance: (m,) the graph's edges; distance 0 is between copies, see `Neighbors`.
+      i, j, distance: (m,) the graph's edges; distance 0 joins faces of equal vectors, see
+        `Neighbors`.
       core: (n,), as `core_distances` gives it.
-      min_distance: above 0; smaller distances count as this. Without it copies of a photo would be
-        infinitely dense, and a burst of photos of one person a cluster apart from the others.
-        No more than max_distance.
+      min_distance: above 0; smaller distances count as this. Without it, duplicates would be
+        infinitely dense, and a burst of photos of one person would be a cluster of its own.
+        At most max_distance.
       max_distance: edges of this reachability and more are left out.
 
     Returns:
-      The edges of reachability below max_distance, each direction that the graph has; none to and
-      from copies.
+      The edges of reachability below max_distance, in the directions that the graph has; none
+      between equal vectors.
     """
     reach = np.maximum(np.maximum(core[i], core[j]), distance)
     near = (reach < max_distance) & (distance > 0)
@@ -76,16 +79,16 @@ def mutual_reachability(
 
 
 def minimum_spanning_forest(edges: Edges) -> Edges:
-    """The lightest edges that connect what `edges` connect.
+    """The minimum spanning forest of a graph.
 
     Args:
-      edges: in any order, with repetitions and either or both directions.
+      edges: in any order, with repetitions, in one direction or both.
     """
     faces, ends = np.unique(np.stack([edges.i, edges.j]), return_inverse=True)
     ends = np.sort(ends.reshape(2, -1), axis=0)
     order = np.lexsort((edges.weight, ends[1], ends[0]))
     (low, high), weight = ends[:, order], edges.weight[order]
-    first = np.ones(len(order), bool)  # a sparse matrix would add repeated edges up
+    first = np.ones(len(order), bool)  # a sparse matrix would add up repeated edges
     first[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
     shape = (len(faces), len(faces))
     graph = csr_matrix((weight[first], (low[first], high[first])), shape)
@@ -93,19 +96,20 @@ def minimum_spanning_forest(edges: Edges) -> Edges:
     return Edges(faces[forest.row], faces[forest.col], forest.data)
 
 
-def components(edges: Edges, n: int) -> np.ndarray:
-    """(n,) int32: the component that each of n faces is in, numbered from 0 without gaps."""
+def component_labels(edges: Edges, n: int) -> np.ndarray:
+    """(n,) int32: the connected component of each of n faces, numbered from 0 without gaps."""
     ones = np.ones(len(edges.i), np.int8)
     graph = coo_matrix((ones, (edges.i, edges.j)), shape=(n, n))
     return connected_components(graph, directed=False)[1]
 
 
 class CombineForests(beam.CombineFn):
-    """Edges to the lightest that connect what they connect.
+    """Combines edges into their minimum spanning forest.
 
-    The forest of a union is the forest of the union of forests, so an accumulator may drop at any
-    time what is not in its forest. It does when it holds twice the edges that it kept last, and at
-    least `buffer`: it never holds more than max(buffer, 2 (faces - 1)) edges and one input.
+    The forest of a union is the forest of the union of forests, so an accumulator may at any time
+    drop the edges that are not in its forest. It does so when it holds twice the edges that it kept
+    the last time, and at least `buffer`. So it never holds more than max(buffer, 2 (faces - 1))
+    edges and one input.
     """
 
     def __init__(self, buffer: int):
@@ -137,7 +141,7 @@ class CombineForests(beam.CombineFn):
 
 
 def concatenate_edges(parts: Iterable[Edges]) -> Edges:
-    """All edges of several graphs."""
+    """The edges of several graphs as one."""
     parts = list(parts)
     return Edges(
         *(np.concatenate([getattr(p, end) for p in parts]) for end in ("i", "j", "weight"))

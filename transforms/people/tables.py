@@ -1,4 +1,4 @@
-"""Cluster labels into the people and assignments tables."""
+"""Builds the people and assignments tables from cluster labels."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,12 +6,12 @@ import pyarrow.compute as pc
 
 from facecluster.transforms.grouping.group_sums import group_sums
 from facecluster.transforms.grouping.hdbscan_labels import NOISE, Labels
-from facecluster.transforms.grouping.neighbors import blocks
+from facecluster.transforms.grouping.neighbors import row_slices
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.codec import unit_rows
 
 
-def people_tables(
+def make_people_tables(
     labels: Labels,
     stored: np.ndarray,
     face_ids: pa.Array,
@@ -19,14 +19,14 @@ def people_tables(
     repeated: np.ndarray,
     names: pa.Array,
 ) -> tuple[pa.Table, pa.Table]:
-    """The people, largest first, and the assignment of every face that was grouped.
+    """Builds the table of people, largest first, and the assignments of the grouped faces.
 
     Args:
       labels: of n faces.
       stored: (n, d) embeddings.
-      face_ids, photo_ids: of the n faces.
-      repeated: (n,) bool, faces whose photo shows them twice.
-      names: the person id of each cluster number.
+      face_ids, photo_ids: (n,) string.
+      repeated: (n,) bool, see `Grouping`.
+      names: (n_people,) string, the person id of each cluster.
 
     Returns:
       (people, assignments), see schema.py.
@@ -35,11 +35,11 @@ def people_tables(
     assigned = np.flatnonzero(numbers != NOISE)
     size = np.bincount(numbers[assigned], minlength=len(names))
     sums = group_sums([(slice(None), stored)], numbers, len(names))
-    centres = unit_rows(sums)
+    centers = unit_rows(sums)
     distances = np.full(len(numbers), np.nan, np.float32)
-    for s in blocks(len(assigned)):
-        away = unit_rows(stored[assigned[s]]) - centres[numbers[assigned[s]]]
-        distances[assigned[s]] = np.linalg.norm(away, axis=1)
+    for s in row_slices(len(assigned)):
+        difference = unit_rows(stored[assigned[s]]) - centers[numbers[assigned[s]]]
+        distances[assigned[s]] = np.linalg.norm(difference, axis=1)
 
     by_person = assigned[np.lexsort((distances[assigned], numbers[assigned]))]
     first = by_person[np.searchsorted(numbers[by_person], np.arange(len(names)))]
@@ -70,13 +70,13 @@ def people_tables(
     )
 
 
-def with_left_out(assignments: pa.Table, faces: pa.Table, reasons: pa.Array) -> pa.Table:
-    """Assignments with the rows of faces that were not grouped, by face_id.
+def add_left_out_faces(assignments: pa.Table, faces: pa.Table, reasons: pa.Array) -> pa.Table:
+    """Adds the faces that were not grouped to the assignments, and sorts these by face_id.
 
     Args:
-      assignments: as `people_tables` gives them.
-      faces: columns face_id and photo_id of the n faces that were not.
-      reasons: (n,) strings, why.
+      assignments: as `make_people_tables` makes them.
+      faces: columns face_id and photo_id of the n faces that were not grouped.
+      reasons: (n,) string, as `find_left_out_reasons` gives them.
     """
     if not len(faces):
         return assignments
@@ -95,9 +95,12 @@ def with_left_out(assignments: pa.Table, faces: pa.Table, reasons: pa.Array) -> 
 
 
 def _spread(lengths: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Root of the mean squared distance of two faces, from the length of the sum of size vectors.
+    """The root mean square distance between two of a person's faces.
 
-    The squared length is the sum of all cosines, that of each vector with itself included.
+    Args:
+      lengths: (n_people,) the length of the sum of each person's unit vectors. Its square is the
+        sum of the cosines of all pairs, those of each vector with itself included.
+      size: (n_people,) the number of these vectors.
     """
     pairs = size * (size - 1.0)
     cosine = (lengths**2 - size) / np.maximum(pairs, 1)

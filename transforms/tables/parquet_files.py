@@ -11,10 +11,8 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import JobError
-from facecluster.transforms.tables.files import is_local, write_bytes
+from facecluster.transforms.tables.files import CONCURRENT_READS, is_local, write_bytes
 from facecluster.transforms.tables.schema import SCHEMA_VERSION, stamp_of
-
-CONCURRENT_READS = 16  # files; reading from an object store is mostly waiting
 
 Content = TypeVar("Content")
 

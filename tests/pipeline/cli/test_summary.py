@@ -22,7 +22,7 @@ CLUSTER_COUNTS = ClusterCounts(faces=2345678, people=321, unassigned=99, largest
 CLUSTER = ClusterEntry("done", NOON, NOON, seconds=4.2, counts=CLUSTER_COUNTS)
 KILLED = EmbedEntry("running", NOON, options={"codec": "float32"})
 NO_WARNINGS = ClusterDiagnostics(
-    max_distance=0.89, recall=1.0, share_unassigned=0.2, share_of_largest_person=0.1
+    max_distance=0.89, recall=1.0, fraction_unassigned=0.2, fraction_of_largest_person=0.1
 )
 
 

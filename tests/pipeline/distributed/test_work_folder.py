@@ -3,14 +3,12 @@ import os
 import sys
 import threading
 import time
-from dataclasses import dataclass
 
-import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.pipeline.distributed.work_folder import WorkFolder, run_steps, run_tasks
+from facecluster.pipeline.distributed.work_folder import WorkFolder
 
 FOLDERS = pytest.mark.parametrize("name", ["work", "run[1]/work", "what?/work", "st*r"])
 
@@ -75,7 +73,7 @@ def test_files_are_put_end_to_end_in_the_order_asked_for(tmp_path):
         work.write("a", str(number), x=np.full((2, 3), number), y=np.array([str(number)]))
     names = ["11", "2", "19"]
     assert [part["y"].item() for part in work.read_all("a", names)] == names
-    whole = work.together("a", names)
+    whole = work.read_concatenated("a", names)
     assert whole["x"][:, 0].tolist() == [11, 11, 2, 2, 19, 19]
     assert whole["y"].tolist() == names
 
@@ -132,7 +130,7 @@ def test_what_a_killed_removal_leaves_is_not_gone_on_with(tmp_path):
         assert len(all_files(work.root)) <= n_files - (kill_at > 1)
         work.begin("mark")
         if kill_at > 1:
-            assert all_files(work.root) == [os.path.join("mark", "mark.npz")]
+            assert all_files(work.root) == [os.path.join("fingerprint", "mark.npz")]
 
 
 class _Killed(BaseException):
@@ -166,7 +164,7 @@ sys.addaudithook(_DyingAtRemoval.hook)
 
 def test_an_object_store_is_emptied_too(monkeypatch):
     """Stores know no folders: only with a slash at its end is a name one."""
-    store = {"bucket://run/work/mark/one.npz": b"", "bucket://run/work/a/x.npz": b"",
+    store = {"bucket://run/work/fingerprint/one.npz": b"", "bucket://run/work/a/x.npz": b"",
              "bucket://run/worked.txt": b""}  # fmt: skip
 
     def delete(paths):
@@ -178,57 +176,3 @@ def test_an_object_store_is_emptied_too(monkeypatch):
     monkeypatch.setattr(FileSystems, "delete", delete)
     WorkFolder("bucket://run/work").remove()
     assert list(store) == ["bucket://run/worked.txt"]
-
-
-@dataclass(frozen=True)
-class Square:
-    """A task, as Beam wants it: it can be pickled."""
-
-    work: WorkFolder
-    fails_at: str = ""
-
-    def __call__(self, name):
-        if name == self.fails_at:
-            raise ValueError(f"cannot square {name}")
-        count = len(all_files(self.work.path("calls", name)))
-        self.work.write(f"calls/{name}", str(count))
-        self.work.write("squares", name, square=np.array(int(name) ** 2))
-
-
-def test_tasks_are_done_once(tmp_path):
-    work = WorkFolder(str(tmp_path))
-    names = [str(number) for number in range(7)]
-    run_tasks(work, "squares", Square(work), names[:3], [])
-    run_tasks(work, "squares", Square(work), names, [])
-    run_tasks(work, "squares", Square(work), names, [])
-    run_tasks(work, "squares", Square(work), [], [])
-    assert work.names("squares") == names
-    assert [int(file["square"]) for file in work.read_all("squares", names)] == [
-        0, 1, 4, 9, 16, 25, 36,
-    ]  # fmt: skip
-    assert [work.names(f"calls/{name}") for name in names] == [["0"]] * 7
-
-
-def test_a_task_that_fails_is_done_again(tmp_path):
-    work = WorkFolder(str(tmp_path))
-    names = ["3", "4", "5"]
-    with pytest.raises(Exception, match="cannot square 4"):
-        run_tasks(work, "squares", Square(work, fails_at="4"), names, [])
-    assert "4" not in work.names("squares")
-    run_tasks(work, "squares", Square(work), names, [])
-    assert work.names("squares") == names
-
-
-def test_files_that_a_pipeline_has_not_written_are_an_error(tmp_path):
-    """As when a runner ends a cancelled job as if it were done."""
-    work = WorkFolder(str(tmp_path))
-    work.write("a", "x")
-    asked = []
-
-    def build(pipeline, todo):
-        asked.extend(todo)
-        _ = pipeline | beam.Create(todo)
-
-    with pytest.raises(RuntimeError, match="2 of 3 tasks were not done"):
-        run_steps(work, "a", build, ["x", "y", "z"], [])
-    assert asked == ["y", "z"]

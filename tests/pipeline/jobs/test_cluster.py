@@ -211,7 +211,7 @@ def test_faces_that_cannot_be_recognised_are_not_grouped_but_in_the_table(tmp_pa
     assert entry["counts"] == before["counts"] | {"faces": 13, "left_out": 6}
     reasons = {"size": 2, "sharpness": 2, "score": 0, "pose": 2}
     assert entry["diagnostics"]["left_out"] == reasons
-    for name in ("share_unassigned", "share_of_largest_person", "max_distance"):
+    for name in ("fraction_unassigned", "fraction_of_largest_person", "max_distance"):
         assert entry["diagnostics"][name] == before["diagnostics"][name]
     assert run.read("people") == alone.read("people")
     rows = run.read("assignments").to_pylist()
@@ -278,8 +278,8 @@ def test_a_grouping_that_went_well_gives_nothing_to_doubt(tmp_path):
     found = diagnostics_of(write_run(tmp_path, ALBUM))
     assert found["max_distance"] == ClusterOptions.max_distance
     assert found["recall"] == 1
-    assert found["share_unassigned"] == round(2 / 7, 4)
-    assert found["share_of_largest_person"] == round(3 / 7, 4)
+    assert found["fraction_unassigned"] == round(2 / 7, 4)
+    assert found["fraction_of_largest_person"] == round(3 / 7, 4)
     assert found["same_photo_violations"] == found["repeated_in_photo"] == 0
     assert found["heterogeneous_people"] == 0
     assert found["most_heterogeneous"] == found["giant_people"] == []
@@ -298,12 +298,12 @@ def test_a_chain_of_strangers_is_a_giant_that_differs_too_much(tmp_path):
     chain = [photo_of(f"{i}.jpg", [at_angle(i * 360 / 7.6)]) for i in range(7)]
     person = [photo(f"ann/{i}.jpg", [5]) for i in range(7)]
     run = write_run(tmp_path, [*chain, *person])
-    found = diagnostics_of(run, join_distance=0)
+    found = diagnostics_of(run, merge_distance=0)
     assigned, people = people_of(run)
     (giant,) = {assigned[schema.face_id(p.photo_id, 0)] for p in chain}
     assert found["giant_people"] == found["most_heterogeneous"] == [giant]
     assert found["heterogeneous_people"] == 1
-    assert found["share_of_largest_person"] == 0.5
+    assert found["fraction_of_largest_person"] == 0.5
     vectors = np.array([p.faces[0].embedding for p in chain], np.float64)
     pairs = [np.linalg.norm(a - b) for a, b in itertools.combinations(vectors, 2)]
     assert people[giant]["spread"] == pytest.approx(np.sqrt(np.mean(np.square(pairs))), abs=1e-5)
@@ -311,14 +311,14 @@ def test_a_chain_of_strangers_is_a_giant_that_differs_too_much(tmp_path):
     found = diagnostics_of(run, max_distance=0.75)
     assert found["heterogeneous_people"] == 0
     assert found["giant_people"] == []
-    assert found["share_unassigned"] == 0.5
+    assert found["fraction_unassigned"] == 0.5
 
 
 def test_a_heterogeneous_person_of_few_of_many_faces_is_no_giant(tmp_path):
     chain = [photo_of(f"{i}.jpg", [at_angle(i * 360 / 7.6)]) for i in range(7)]
     others = [photo(f"{person}/{i}.jpg", [person]) for person in range(4, 12) for i in range(4)]
     run = write_run(tmp_path, [*chain, *others])
-    found = diagnostics_of(run, join_distance=0)
+    found = diagnostics_of(run, merge_distance=0)
     assert found["heterogeneous_people"] == len(found["most_heterogeneous"]) == 1
     assert found["giant_people"] == []
 
@@ -337,7 +337,7 @@ def test_faces_that_a_photo_repeats_are_marked_and_counted(tmp_path):
     assert {row["face_id"] for row in rows if row["person_id"]} == marked
     together = diagnostics_of(run, ignore_photos=True)
     assert together["same_photo_violations"] == 2
-    assert together["share_unassigned"] == 0
+    assert together["fraction_unassigned"] == 0
 
 
 # ---- tables that are damaged, or of nothing ----

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facecluster.transforms.grouping.face_filter import FILTER_COLUMNS, REASONS, in_words, left_out
+from facecluster.transforms.grouping.face_filter import (
+    FILTER_COLUMNS,
+    REASONS,
+    find_left_out_reasons,
+    format_left_out_counts,
+)
 from facecluster.transforms.grouping.options import FaceFilterOptions
 
 LIMITS = FaceFilterOptions()
@@ -39,8 +44,8 @@ def faces_table(rows) -> pa.Table:
     ],
 )
 def test_the_defaults(face, reason):
-    assert left_out(faces_table([face]), LIMITS).to_pylist() == [reason]
-    assert left_out(faces_table([face]), EVERY_FACE).to_pylist() == [None]
+    assert find_left_out_reasons(faces_table([face]), LIMITS).to_pylist() == [reason]
+    assert find_left_out_reasons(faces_table([face]), EVERY_FACE).to_pylist() == [None]
 
 
 qualities = st.tuples(st.floats(0, 300), st.floats(0, 1), st.floats(0, 1), st.floats(-90, 90))
@@ -51,12 +56,14 @@ limits = st.builds(
 
 @given(st.lists(qualities, max_size=20), limits)
 def test_each_face_is_judged_alone_and_by_every_criterion(faces, options):
-    found = left_out(faces_table(faces), options).to_pylist()
-    assert found == [left_out(faces_table([face]), options)[0].as_py() for face in faces]
+    found = find_left_out_reasons(faces_table(faces), options).to_pylist()
+    assert found == [
+        find_left_out_reasons(faces_table([face]), options)[0].as_py() for face in faces
+    ]
     fields = dict(zip(REASONS, vars(options), strict=True))
     for reason, field in fields.items():
         alone = replace(EVERY_FACE, **{field: getattr(options, field)})
-        fails = left_out(faces_table(faces), alone).to_pylist()
+        fails = find_left_out_reasons(faces_table(faces), alone).to_pylist()
         assert set(fails) <= {reason, None}
         for mine, first in zip(fails, found, strict=True):
             if mine:
@@ -66,9 +73,9 @@ def test_each_face_is_judged_alone_and_by_every_criterion(faces, options):
 
 
 def test_no_faces():
-    assert left_out(faces_table([]), LIMITS).to_pylist() == []
+    assert find_left_out_reasons(faces_table([]), LIMITS).to_pylist() == []
 
 
 def test_reasons_in_words():
-    assert in_words({"size": 0, "sharpness": 0, "score": 0, "pose": 0}) == ""
-    assert in_words({"size": 2, "pose": 1234}) == "turned away 1,234, too small 2"
+    assert format_left_out_counts({"size": 0, "sharpness": 0, "score": 0, "pose": 0}) == ""
+    assert format_left_out_counts({"size": 2, "pose": 1234}) == "turned away 1,234, too small 2"

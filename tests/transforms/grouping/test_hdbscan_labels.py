@@ -10,7 +10,7 @@ from facecluster.transforms.grouping.hdbscan_labels import (
     forest_labels,
     separate_noise,
 )
-from facecluster.transforms.grouping.neighbors import by_face
+from facecluster.transforms.grouping.neighbors import neighbors_from_edges
 from facecluster.transforms.grouping.spanning_forest import (
     Edges,
     core_distances,
@@ -28,7 +28,7 @@ def reachabilities(points, min_samples, min_distance, max_distance):
     ids = np.argsort(distances, axis=1, kind="stable")[:, :-1]
     rows = np.repeat(np.arange(len(points)), len(points) - 1)
     # As float64: the published implementation's distances are.
-    graph = by_face(len(points), rows, ids.ravel(), distances[rows, ids.ravel()])
+    graph = neighbors_from_edges(len(points), rows, ids.ravel(), distances[rows, ids.ravel()])
     core = core_distances(graph, min_samples)
     return mutual_reachability(rows, ids.ravel(), graph.distances, core, min_distance, max_distance)
 

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from facecluster.transforms.grouping.cannot_links import NO_PHOTO, TOLERANCE
 from facecluster.transforms.grouping.hdbscan_labels import NOISE, Labels
-from facecluster.transforms.grouping.merge_clusters import SHARE_OF_MEANS, join_people
-from facecluster.transforms.grouping.same_photo import NO_PHOTO, TOLERANCE
+from facecluster.transforms.grouping.merge_clusters import FRACTION_BETWEEN_MEANS, merge_clusters
 from facecluster.transforms.grouping.spanning_forest import Edges
 from facecluster.transforms.tables.codec import unit_rows
 
@@ -22,7 +22,7 @@ def join(labels, vectors, edges, photos=None, max_distance=0.9, min_cluster_size
             faces = slice(start, start + at_once)
             yield faces, vectors[faces]
 
-    return join_people(
+    return merge_clusters(
         Labels(labels, np.where(labels == NOISE, 0, 0.5)),
         embeddings,
         Edges(ends[:, 0], ends[:, 1], weight),
@@ -61,7 +61,9 @@ def expected_groups(labels, vectors, edges, photos, max_distance):
         means = [vectors[sorted(groups[k])].astype(np.float64).sum(axis=0) for k in (a, b)]
         distance = np.linalg.norm(np.subtract(*(mean / np.linalg.norm(mean) for mean in means)))
         singles = (1 / len(groups[a]) + 1 / len(groups[b])) / 2
-        return distance / (max_distance * (SHARE_OF_MEANS + (1 - SHARE_OF_MEANS) * singles) ** 0.5)
+        return distance / (
+            max_distance * (FRACTION_BETWEEN_MEANS + (1 - FRACTION_BETWEEN_MEANS) * singles) ** 0.5
+        )
 
     def may_meet(a, b):
         in_a, in_b = ({photos[f] for f in groups[k]} - {NO_PHOTO} for k in (a, b))

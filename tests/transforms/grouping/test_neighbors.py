@@ -7,14 +7,14 @@ from scipy.spatial.distance import cdist
 from facecluster.transforms.grouping.neighbors import (
     Cells,
     Neighbors,
-    by_face,
-    first_copies,
+    find_first_equal,
     fit_cells,
     nearest_neighbors,
+    neighbors_from_edges,
     search_cell,
     training_size,
 )
-from facecluster.transforms.grouping.recall import RECALL_FACES, recall
+from facecluster.transforms.grouping.recall import RECALL_FACES, measure_recall
 from facecluster.transforms.tables.codec import unit_rows
 
 EVERYWHERE = 2.1  # a max_distance that no two unit vectors reach
@@ -94,7 +94,7 @@ CELLS = {"one cell": 50_000, "all cells": 10}
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8", "float64"])
 def test_the_nearest_are_those_of_brute_force(kind, exact_up_to):
     stored = as_type(faces_of_people(60, 10, 64, noise=0.8), kind)
-    assert len(first_copies(stored)) == len(set(first_copies(stored)))
+    assert len(find_first_equal(stored)) == len(set(find_first_equal(stored)))
     for max_distance in (EVERYWHERE, 0.9):
         found = search(stored, 12, max_distance, exact_up_to=exact_up_to)
         check_exact(found, stored, 12, max_distance)
@@ -224,15 +224,18 @@ def test_progress_ends_with_all_done():
 )
 def test_the_first_of_equal_rows(rows, kind, width):
     different = np.arange(4)[:, None] + np.arange(width)
-    assert first_copies(different[rows].astype(kind)).tolist() == [rows.index(row) for row in rows]
+    assert find_first_equal(different[rows].astype(kind)).tolist() == [
+        rows.index(row) for row in rows
+    ]
 
 
 def test_rows_that_differ_in_one_number_are_no_copies():
     stored = np.tile(np.arange(128, dtype=np.int8), (129, 1))
     stored[np.arange(128), np.arange(128)] += 1
-    assert first_copies(stored).tolist() == list(range(129))
+    assert find_first_equal(stored).tolist() == list(range(129))
     assert (
-        first_copies(np.concatenate([stored, stored[::-1]]))[129:].tolist() == [*range(129)][::-1]
+        find_first_equal(np.concatenate([stored, stored[::-1]]))[129:].tolist()
+        == [*range(129)][::-1]
     )
 
 
@@ -256,7 +259,7 @@ def test_nothing_but_copies(probes):
     stored = np.tile(np.array([[3, -4, 5]], np.int8), (300, 1))
     found = search(stored, 5, probes=probes, exact_up_to=10)
     assert as_lists(found) == [[], *[[(0, 0)]] * 299]
-    assert recall(found, stored, 5, EVERYWHERE) == 1
+    assert measure_recall(found, stored, 5, EVERYWHERE) == 1
 
 
 @pytest.mark.parametrize("probes", [1, 2])
@@ -287,11 +290,11 @@ def test_nearly_all_are_found_by_few_cells():
     for probes in (1, 4, 16):
         found = search(stored, k, limit, probes=probes, exact_up_to=1000)
         check_form(found, len(stored), k, limit)
-        shares.append(recall(found, stored, k, limit))
+        shares.append(measure_recall(found, stored, k, limit))
     assert shares == sorted(shares)
     assert shares[0] < 0.9  # not everybody is in one's own cell
     assert shares[2] >= 0.98
-    assert recall(exact, stored, k, limit) == 1
+    assert measure_recall(exact, stored, k, limit) == 1
 
 
 def test_a_face_lives_in_the_cell_of_its_nearest_centroid():
@@ -299,7 +302,7 @@ def test_a_face_lives_in_the_cell_of_its_nearest_centroid():
     cells = fit_cells(stored, 500, 5, 10)
     assert cells.centroids.shape == (4 * 22, 32)
     order = np.argsort(cdist(stored, cells.centroids), axis=1)
-    assert np.array_equal(cells.visited_by(stored), order[:, :5])
+    assert np.array_equal(cells.probed_by(stored), order[:, :5])
 
 
 def test_the_number_of_cells():
@@ -318,14 +321,16 @@ def test_cell_by_cell_is_what_threads_find_together(n_dimensions):
     stored = as_type(faces_of_people(100, 10, n_dimensions, noise=0.7), "int8")
     stored[500:520] = stored[7]
     cells = fit_cells(stored, 1000, 4, 10)
-    visited = cells.visited_by(unit_rows(stored))
+    visited = cells.probed_by(unit_rows(stored))
     found = []
     for cell in range(len(cells.centroids)):
         faces = np.flatnonzero((visited == cell).any(axis=1))
         residents = np.flatnonzero(visited[faces, 0] == cell)
         row, hit, distance = search_cell(residents, stored[faces], cells, 8, 1.0)
         found.append((faces[residents[row]], faces[hit], distance))
-    one_by_one = by_face(1000, *(np.concatenate(part) for part in zip(*found, strict=True)))
+    one_by_one = neighbors_from_edges(
+        1000, *(np.concatenate(part) for part in zip(*found, strict=True))
+    )
     for _ in range(2):
         together = nearest_neighbors(stored, cells, 8, 1.0)
         assert as_lists(together) == as_lists(one_by_one)
@@ -381,11 +386,13 @@ def test_a_resident_finds_copies_of_visitors_once():
 
 
 def test_by_face():
-    found = by_face(4, np.array([2, 0, 2]), np.array([1, 3, 0]), np.array([0.1, 0.2, 0.3], "f"))
+    found = neighbors_from_edges(
+        4, np.array([2, 0, 2]), np.array([1, 3, 0]), np.array([0.1, 0.2, 0.3], "f")
+    )
     assert as_lists(found) == [
         [(3, np.float32(0.2))], [], [(1, np.float32(0.1)), (0, np.float32(0.3))], [],
     ]  # fmt: skip
-    empty = by_face(2, np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))
+    empty = neighbors_from_edges(2, np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))
     assert as_lists(empty) == [[], []]
 
 
@@ -395,7 +402,9 @@ def test_by_face():
 def without(neighbors, dropped):
     """The graph without the entries of a (m,) mask."""
     rows = neighbors.rows()[~dropped]
-    return by_face(len(neighbors), rows, neighbors.ids[~dropped], neighbors.distances[~dropped])
+    return neighbors_from_edges(
+        len(neighbors), rows, neighbors.ids[~dropped], neighbors.distances[~dropped]
+    )
 
 
 def counted_recall(neighbors, stored, k, max_distance):
@@ -417,7 +426,7 @@ def test_recall_is_the_share_of_true_neighbours(share):
     exact = search(stored, 7, 0.9)
     dropped = np.random.default_rng(0).random(len(exact.ids)) < share
     found = without(exact, dropped)
-    measured = recall(found, stored, 7, 0.9)
+    measured = measure_recall(found, stored, 7, 0.9)
     assert measured == pytest.approx(counted_recall(found, stored, 7, 0.9), abs=1e-9)
     assert (measured == 1) == (share == 0)
     assert (measured == 0) == (share == 1)
@@ -426,18 +435,18 @@ def test_recall_is_the_share_of_true_neighbours(share):
 def test_an_edge_counts_in_both_directions():
     stored = np.array([[5, 0], [4, 3]], np.int8)
     one_sided = Neighbors(np.array([0, 1, 1]), np.array([1]), np.array([0.6], np.float32))
-    assert recall(one_sided, stored, 1, EVERYWHERE) == 1
+    assert measure_recall(one_sided, stored, 1, EVERYWHERE) == 1
     nothing = without(one_sided, np.array([True]))
-    assert recall(nothing, stored, 1, EVERYWHERE) == 0
-    assert recall(nothing, stored, 1, 0.5) == 1  # there is nothing to find
+    assert measure_recall(nothing, stored, 1, EVERYWHERE) == 0
+    assert measure_recall(nothing, stored, 1, 0.5) == 1  # there is nothing to find
 
 
 def test_an_edge_between_originals_is_one_between_copies():
     vectors = faces_of_people(20, 6, 16, noise=0.5)
     stored = np.concatenate([vectors, vectors[:50], vectors[:50]])
     found = search(stored, 8, 1.0)
-    assert recall(found, stored, 8, 1.0) == 1
-    assert recall(without(found, found.distances > 0), stored, 8, 1.0) < 0.9
+    assert measure_recall(found, stored, 8, 1.0) == 1
+    assert measure_recall(without(found, found.distances > 0), stored, 8, 1.0) < 0.9
 
 
 def test_recall_of_more_faces_than_it_looks_at():
@@ -447,4 +456,4 @@ def test_recall_of_more_faces_than_it_looks_at():
     dropped = exact.rows() // 6 % 3 == 0
     assert np.array_equal(dropped, exact.ids // 6 % 3 == 0)
     whole = np.arange(RECALL_FACES) // 6 % 3 > 0
-    assert recall(without(exact, dropped), stored, 5, 0.8) == pytest.approx(whole.mean())
+    assert measure_recall(without(exact, dropped), stored, 5, 0.8) == pytest.approx(whole.mean())

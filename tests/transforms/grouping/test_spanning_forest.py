@@ -9,9 +9,9 @@ from scipy.spatial.distance import cdist
 
 from facecluster.transforms.grouping.neighbors import (
     Neighbors,
-    by_face,
     fit_cells,
     nearest_neighbors,
+    neighbors_from_edges,
 )
 from facecluster.transforms.grouping.spanning_forest import (
     Edges,
@@ -29,7 +29,7 @@ def graph_of(distances):
     order = np.argsort(distances, axis=1, kind="stable")
     rows, rank = np.nonzero(np.isfinite(np.take_along_axis(distances, order, axis=1)))
     ids = order[rows, rank]
-    return by_face(n, rows, ids, distances[rows, ids].astype(np.float32))
+    return neighbors_from_edges(n, rows, ids, distances[rows, ids].astype(np.float32))
 
 
 def edges_in(graph):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facecluster.transforms.grouping.hdbscan_labels import NOISE, Labels
-from facecluster.transforms.people.tables import people_tables
+from facecluster.transforms.people.tables import make_people_tables
 from facecluster.transforms.tables import schema
 from tests.transforms.people.test_names import face_ids, labelling
 
@@ -27,7 +27,7 @@ def tables(labels, vectors, photo_ids=None, repeated=None):
     labels = np.array(labels, int)
     ids = face_ids(len(labels))
     photo_ids = photo_ids or [face[:64] for face in ids]
-    people, assignments = people_tables(
+    people, assignments = make_people_tables(
         Labels(labels, np.where(labels == NOISE, 0, 0.75)),
         np.asarray(vectors).reshape(len(labels), -1 if len(labels) else 3),
         pa.array(ids, pa.string()),

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from facecluster.transforms.grouping import grouping
-from facecluster.transforms.grouping.grouping import distances_for, group_faces
+from facecluster.transforms.grouping.group_faces import choose_distance_limits, group_faces
 from facecluster.transforms.grouping.hdbscan_labels import NOISE
 from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.grouping.spanning_forest import TIE_BREAK
 
+GROUP_FACES = "facecluster.transforms.grouping.group_faces"
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -53,7 +53,7 @@ def renamed(labels):
 
 # ---- HDBSCAN* ----
 
-PLAIN = {"max_distance": 2.0, "join_distance": 0.0, "min_distance": 1e-6, "ignore_photos": True}
+PLAIN = {"max_distance": 2.0, "merge_distance": 0.0, "min_distance": 1e-6, "ignore_photos": True}
 
 
 def sphere(random):
@@ -129,7 +129,7 @@ def test_with_more_samples_labels_are_those_of_the_package_but_for_its_ties():
 def test_a_face_needs_as_many_neighbours_as_min_samples_says():
     # Three within 0.3 of each other, and two.
     vectors = np.concatenate([at_angles([0, 0.1, 0.3]), at_angles([0, 0.1], plane=1)])
-    options = {"max_distance": 0.7, "join_distance": 0}
+    options = {"max_distance": 0.7, "merge_distance": 0}
     assert labels_of(vectors, min_samples=1, **options) == [0, 0, 0, 1, 1]
     assert labels_of(vectors, min_samples=2, **options) == [0, 0, 0, -1, -1]
     assert labels_of(vectors, min_samples=3, **options) == [-1] * 5
@@ -138,16 +138,16 @@ def test_a_face_needs_as_many_neighbours_as_min_samples_says():
 def test_a_burst_of_photos_is_not_a_person_of_its_own_within_min_distance():
     # Two bursts of one person, 0.4 apart.
     vectors = at_angles([0, 0.01, 0.02, 0.4, 0.41, 0.42])
-    assert labels_of(vectors, min_distance=0.45, join_distance=0) == [0] * 6
-    assert labels_of(vectors, min_distance=0.01, join_distance=0) == [0, 0, 0, 1, 1, 1]
+    assert labels_of(vectors, min_distance=0.45, merge_distance=0) == [0] * 6
+    assert labels_of(vectors, min_distance=0.01, merge_distance=0) == [0, 0, 0, 1, 1, 1]
     # Two dense groups whose means are near are one person again.
-    assert labels_of(vectors, min_distance=0.01, join_distance=0.5) == [0] * 6
+    assert labels_of(vectors, min_distance=0.01, merge_distance=0.5) == [0] * 6
 
 
 def test_people_are_found_where_max_distance_comes_to_less_than_min_distance():
     for seed in range(10):
         vectors = faces(np.random.default_rng(seed), n_people=6, n_each=4, n_strangers=6, noise=0.2)
-        found = labels_of(vectors, max_distance=0.6, min_distance=0.65, join_distance=0)
+        found = labels_of(vectors, max_distance=0.6, min_distance=0.65, merge_distance=0)
         assert renamed(found) == [*np.repeat(np.arange(6), 4), *[NOISE] * 6]
 
 
@@ -300,7 +300,7 @@ def test_approximate_search_groups_clustered_faces_as_exact_search_does(monkeypa
     exact = group(vectors)
     assert exact.diagnostics["recall"] == 1
     assert exact.labels.labels.max() + 1 == 150
-    monkeypatch.setattr(grouping, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(f"{GROUP_FACES}.EXACT_UP_TO", 100)
     some = group(vectors, probes=8)
     assert 0.95 < some.diagnostics["recall"] <= 1
     assert renamed(some.labels.labels) == renamed(exact.labels.labels)
@@ -308,22 +308,22 @@ def test_approximate_search_groups_clustered_faces_as_exact_search_does(monkeypa
     assert every.diagnostics["recall"] == 1
     assert renamed(every.labels.labels) == renamed(exact.labels.labels)
     # With few cells visited some neighbours are missed, and that is told.
-    few = group(vectors, probes=1, max_distance=1.2, join_distance=0)
+    few = group(vectors, probes=1, max_distance=1.2, merge_distance=0)
     assert few.diagnostics["recall"] < 0.9
 
 
 def test_the_more_faces_the_less_far_they_join():
     sample = faces(np.random.default_rng(0), n_people=0, n_each=0, n_strangers=500,
                    n_dimensions=64)  # fmt: skip
-    options = ClusterOptions(max_distance=1.2, chance_neighbors=0.5, join_distance=1.15)
-    found = [distances_for(sample, n, options) for n in (10, 1000, 10**6, 10**9)]
+    options = ClusterOptions(max_distance=1.2, chance_neighbors=0.5, merge_distance=1.15)
+    found = [choose_distance_limits(sample, n, options) for n in (10, 1000, 10**6, 10**9)]
     assert found[0].max_distance == 1.2
-    assert found[0].join_distance == 1.15
+    assert found[0].merge_distance == 1.15
     most = [distances.max_distance for distances in found]
     assert most == sorted(set(most), reverse=True)
-    assert found[-1].join_distance == found[-1].max_distance < 1
+    assert found[-1].merge_distance == found[-1].max_distance < 1
     unbounded = ClusterOptions(max_distance=1.2, chance_neighbors=0)
-    assert distances_for(sample, 10**9, unbounded).max_distance == 1.2
+    assert choose_distance_limits(sample, 10**9, unbounded).max_distance == 1.2
 
 
 @pytest.mark.parametrize("dimensions", [16, 512])
@@ -338,7 +338,7 @@ def test_the_forest_is_the_same_however_many_edges_it_takes_at_once(monkeypatch)
     centres = np.repeat(random.normal(size=(40, 16)), 5, axis=0)
     vectors = random.permutation(centres + 0.2 * random.normal(size=centres.shape))
     expected = group_faces(vectors, np.arange(200), ClusterOptions()).labels.labels
-    monkeypatch.setattr(grouping, "EDGES_AT_ONCE", 7)
+    monkeypatch.setattr(f"{GROUP_FACES}.EDGES_PER_STEP", 7)
     found = group_faces(vectors, np.arange(200), ClusterOptions()).labels.labels
     assert expected.max() > 20
     assert np.array_equal(found, expected)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from facecluster.transforms.grouping.chance import TAIL, chance_distance
+from facecluster.transforms.grouping.chance_distance import TAIL, chance_distance
 from facecluster.transforms.tables.codec import unit_rows
 
 

@@ -1,35 +1,37 @@
-"""Two faces of one photo are two people: a constraint on who may be joined.
+"""Cannot-link constraints: two faces in one photo are two people.
 
-HDBSCAN* takes such should-not-link constraints in its selection of clusters (Campello et al. 2015,
-section 5). Here they are in the tree that it selects from: an edge of the spanning forest that
-would bring two people of too many photos together is left out, nearest edges first, so that no
-branch of the hierarchy holds them both.
+HDBSCAN* can respect should-not-link constraints when it selects clusters (Campello et al. 2015,
+section 5). Here they shape the tree that it selects from: going through the edges of the spanning
+forest from the nearest on, an edge is dropped if it would join two groups of faces that have too
+many photos in common. Then no branch of the hierarchy holds both groups.
 """
 
 import numpy as np
 
-from facecluster.transforms.grouping.spanning_forest import Edges, components
+from facecluster.transforms.grouping.spanning_forest import Edges, component_labels
 from facecluster.transforms.tables.codec import unit_rows
 
-# Nearer than this, two faces of a photo are taken for one person all the same: a mirror, a collage,
-# a face that was found twice. One pair of strangers in ten million is as near.
+# Two faces in a photo that are nearer than this count as one person after all: a mirror, a collage,
+# a face detected twice. One impostor pair in ten million is as near.
 SAME_FACE = 0.6
-# Groups of faces are kept apart if they share more photos than this share of the smaller's faces:
-# one face grouped wrongly, or one collage, should not keep a person with hundreds in two.
+# Groups of faces may not be joined if they have more photos in common than this fraction of the
+# smaller group's faces. One face grouped wrongly, or one collage, should not split a person who has
+# hundreds of photos.
 TOLERANCE = 0.1
 NO_PHOTO = -1
 
 
-def constrained_photos(photos: np.ndarray, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which photo keeps a face apart from others.
+def find_cannot_links(photos: np.ndarray, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the faces that cannot be linked with others because they are in one photo.
 
     Args:
       photos: (n,) int64, the photo of each face.
       stored: (n, d) embeddings.
 
     Returns:
-      (photos, repeated): the same with -1 for faces alone in their photo and for the repetitions of
-      a face in it; (n,) bool, faces that are or have a repetition.
+      (photos, repeated): photos with -1 for faces that are alone in their photo, or that repeat an
+      earlier face in it; two faces with the same photo cannot be linked. (n,) bool, faces that
+      repeat another face in their photo or are repeated.
     """
     order = np.argsort(photos, kind="stable")
     _, starts, counts = np.unique(photos[order], return_index=True, return_counts=True)
@@ -41,27 +43,27 @@ def constrained_photos(photos: np.ndarray, stored: np.ndarray) -> tuple[np.ndarr
         near = vectors @ vectors.T > 1 - SAME_FACE**2 / 2
         np.fill_diagonal(near, False)
         repeated[faces] = near.any(axis=1)
-        first = ~np.tril(near).any(axis=1)  # not near any face before it
+        first = ~np.tril(near).any(axis=1)  # not near any earlier face
         constrained[faces[first]] = photos[faces[first]]
     return constrained, repeated
 
 
-def keep_apart(forest: Edges, photos: np.ndarray) -> Edges:
-    """The forest without the edges that would join people who were in photos together.
+def apply_cannot_links(forest: Edges, photos: np.ndarray) -> Edges:
+    """Drops the edges that would join people who are in photos together.
 
-    Edges are taken from the lightest on. One is left out if the groups of faces that it would join
-    have more photos in common than TOLERANCE of the smaller group's faces.
+    Edges are taken in the order of their weights. An edge is dropped if the groups of faces that it
+    would join have more photos in common than TOLERANCE times the smaller group's faces.
 
     Args:
       forest: as `minimum_spanning_forest` gives it.
-      photos: (n,) int64, the photo that keeps a face apart from others, -1 for none.
+      photos: (n,) int64, as `find_cannot_links` gives them.
     """
-    component = components(forest, len(photos))
-    meets = np.flatnonzero(_holds_two(component, photos)[component[forest.i]])
-    if not len(meets):
+    component = component_labels(forest, len(photos))
+    affected = np.flatnonzero(_has_cannot_link(component, photos)[component[forest.i]])
+    if not len(affected):
         return forest
-    meets = meets[np.argsort(forest.weight[meets], kind="stable")]
-    refused = np.zeros(len(forest.i), bool)
+    affected = affected[np.argsort(forest.weight[affected], kind="stable")]
+    is_dropped = np.zeros(len(forest.i), bool)
     parent: dict[int, int] = {}
     size: dict[int, int] = {}
     seen: dict[int, set[int]] = {}
@@ -75,20 +77,22 @@ def keep_apart(forest: Edges, photos: np.ndarray) -> Edges:
             face = parent[face]
         return face
 
-    for edge in meets.tolist():
+    for edge in affected.tolist():
         a, b = root(int(forest.i[edge])), root(int(forest.j[edge]))
         few, many = sorted((a, b), key=lambda group: len(seen[group]))
         if len(seen[few] & seen[many]) > TOLERANCE * min(size[a], size[b]):
-            refused[edge] = True
+            is_dropped[edge] = True
             continue
         parent[few] = many
         size[many] += size[few]
         seen[many] |= seen.pop(few)
-    return Edges(forest.i[~refused], forest.j[~refused], forest.weight[~refused])
+    return Edges(forest.i[~is_dropped], forest.j[~is_dropped], forest.weight[~is_dropped])
 
 
-def photos_in_common(labels: np.ndarray, photos: np.ndarray, a: np.ndarray, b: np.ndarray):
-    """(m,) int64: in how many photos both label a and label b have a face.
+def count_common_photos(
+    labels: np.ndarray, photos: np.ndarray, a: np.ndarray, b: np.ndarray
+) -> np.ndarray:
+    """(m,) int64: the number of photos in which both label a and label b have a face.
 
     Args:
       labels: (n,) int64 from 0.
@@ -100,7 +104,7 @@ def photos_in_common(labels: np.ndarray, photos: np.ndarray, a: np.ndarray, b: n
     keys = np.unique(labels[faces].astype(np.int64) * n_photos + photos[faces])
     starts = {label: np.searchsorted(keys, np.stack([of, of + 1]) * n_photos)
               for label, of in (("a", a), ("b", b))}  # fmt: skip
-    # The photos of the one with fewer are looked for among the other's.
+    # The photos of the label that has fewer are searched for among the other's.
     a_has_fewer = np.diff(starts["a"], axis=0)[0] <= np.diff(starts["b"], axis=0)[0]
     start, stop = np.where(a_has_fewer, starts["a"], starts["b"])
     pair = np.repeat(np.arange(len(a)), stop - start)
@@ -110,8 +114,8 @@ def photos_in_common(labels: np.ndarray, photos: np.ndarray, a: np.ndarray, b: n
     return np.bincount(pair[np.isin(wanted, keys)], minlength=len(a))
 
 
-def _holds_two(component: np.ndarray, photos: np.ndarray) -> np.ndarray:
-    """(n_components,) bool: which components hold two faces of one photo."""
+def _has_cannot_link(component: np.ndarray, photos: np.ndarray) -> np.ndarray:
+    """(n_components,) bool: which components contain two faces in one photo."""
     faces = np.flatnonzero(photos != NO_PHOTO)
     keys = component[faces].astype(np.int64) * (photos.max(initial=0) + 1) + photos[faces]
     keys, counts = np.unique(keys, return_counts=True)

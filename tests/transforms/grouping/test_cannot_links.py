@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facecluster.transforms.grouping.same_photo import (
+from facecluster.transforms.grouping.cannot_links import (
     NO_PHOTO,
     SAME_FACE,
     TOLERANCE,
-    constrained_photos,
-    keep_apart,
-    photos_in_common,
+    apply_cannot_links,
+    count_common_photos,
+    find_cannot_links,
 )
 from facecluster.transforms.grouping.spanning_forest import Edges
 from facecluster.transforms.tables.codec import unit_rows
@@ -24,7 +24,7 @@ def at(*distances_from_the_first):
 
 
 def test_a_face_alone_in_its_photo_is_free():
-    photos, repeated = constrained_photos(np.array([4, 7, 4, 2]), at(0, 0, 1.2, 0))
+    photos, repeated = find_cannot_links(np.array([4, 7, 4, 2]), at(0, 0, 1.2, 0))
     assert photos.tolist() == [4, NO_PHOTO, 4, NO_PHOTO]
     assert repeated.tolist() == [False] * 4
 
@@ -33,25 +33,25 @@ def test_a_face_alone_in_its_photo_is_free():
 def test_a_repeated_face_keeps_only_its_first_apart(kind):
     # 0 and 2 are one face twice in a photo, 1 another person in it.
     stored = 100 * at(0, 1.2, 0.3)
-    photos, repeated = constrained_photos(np.array([5, 5, 5]), stored.astype(kind))
+    photos, repeated = find_cannot_links(np.array([5, 5, 5]), stored.astype(kind))
     assert photos.tolist() == [5, 5, NO_PHOTO]
     assert repeated.tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("distance", [SAME_FACE - 1e-3, SAME_FACE + 1e-3])
 def test_how_near_is_the_same_face(distance):
-    photos, repeated = constrained_photos(np.array([0, 0]), at(0, distance))
+    photos, repeated = find_cannot_links(np.array([0, 0]), at(0, distance))
     same = distance < SAME_FACE
     assert repeated.tolist() == [same, same]
     assert photos.tolist() == [0, NO_PHOTO if same else 0]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 25))
-def test_constrained_photos_by_definition(seed, n):
+def test_cannot_links_by_definition(seed, n):
     random = np.random.default_rng(seed)
     photos = random.integers(0, 8, n)
     vectors = unit_rows(np.eye(3)[random.integers(0, 3, n)] + random.normal(size=(n, 3)) * 0.2)
-    constrained, repeated = constrained_photos(photos, vectors)
+    constrained, repeated = find_cannot_links(photos, vectors)
     near = np.linalg.norm(vectors[:, None] - vectors[None], axis=2) < SAME_FACE
     for face in range(n):
         others = [i for i in range(n) if i != face and photos[i] == photos[face]]
@@ -99,7 +99,7 @@ def test_edges_are_taken_from_the_lightest_on(seed, n, n_photos):
     weights = random.uniform(0.6, 0.9, random.choice([2, 100]))
     forest = random_forest(random, n, weights)
     photos = np.where(random.random(n) < 0.3, NO_PHOTO, random.integers(0, n_photos, n))
-    kept = keep_apart(forest, photos)
+    kept = apply_cannot_links(forest, photos)
     expected = kruskal(forest, photos.tolist())
     assert rows_of(kept) == [row for e, row in enumerate(rows_of(forest)) if e in expected]
 
@@ -107,9 +107,9 @@ def test_edges_are_taken_from_the_lightest_on(seed, n, n_photos):
 def test_two_faces_of_a_photo_are_kept_apart_at_their_farthest():
     # 0 - 1 - 2 - 3, and 0 and 3 are in one photo.
     forest = Edges(np.arange(3), np.arange(1, 4), np.array([0.65, 0.8, 0.7]))
-    kept = keep_apart(forest, np.array([9, NO_PHOTO, NO_PHOTO, 9]))
+    kept = apply_cannot_links(forest, np.array([9, NO_PHOTO, NO_PHOTO, 9]))
     assert rows_of(kept) == [(0, 1, 0.65), (2, 3, 0.7)]
-    assert keep_apart(forest, np.array([9, NO_PHOTO, NO_PHOTO, 8])) is forest
+    assert apply_cannot_links(forest, np.array([9, NO_PHOTO, NO_PHOTO, 8])) is forest
 
 
 @pytest.mark.parametrize(("n", "common", "joined"), [
@@ -123,16 +123,16 @@ def test_large_groups_may_share_a_tenth_of_their_photos(n, common, joined):
     weight = np.concatenate([np.full(n + 98, 0.65), [0.8]])
     photos = np.full(n + 100, NO_PHOTO)
     photos[:common] = photos[n : n + common] = np.arange(common)
-    kept = keep_apart(Edges(chain, to, weight), photos)
+    kept = apply_cannot_links(Edges(chain, to, weight), photos)
     assert len(kept.i) == n + 98 + joined
 
 
 def test_without_edges_or_photos_nothing_happens():
     nothing = Edges(np.empty(0, int), np.empty(0, int), np.empty(0))
     for n in (0, 1, 3):
-        assert rows_of(keep_apart(nothing, np.zeros(n, int))) == []
+        assert rows_of(apply_cannot_links(nothing, np.zeros(n, int))) == []
     pair = Edges(np.array([0]), np.array([1]), np.array([0.7]))
-    assert rows_of(keep_apart(pair, np.full(2, NO_PHOTO))) == [(0, 1, 0.7)]
+    assert rows_of(apply_cannot_links(pair, np.full(2, NO_PHOTO))) == [(0, 1, 0.7)]
 
 
 # ---- photos in common ----
@@ -146,5 +146,5 @@ def test_photos_in_common_are_those_of_sets(seed, n, n_labels, n_pairs):
     photos = random.integers(NO_PHOTO, 10, n)
     a, b = random.integers(0, n_labels if n else 1, (2, n_pairs))
     held = [set(photos[labels == label]) - {NO_PHOTO} for label in range(n_labels)]
-    common = photos_in_common(labels, photos, a, b)
+    common = count_common_photos(labels, photos, a, b)
     assert common.tolist() == [len(held[i] & held[j]) for i, j in zip(a, b, strict=True)]

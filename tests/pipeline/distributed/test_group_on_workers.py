@@ -18,15 +18,14 @@ import pytest
 
 from facecluster.errors import JobError, UsageError
 from facecluster.pipeline.cli import main as cli
-from facecluster.pipeline.distributed import grouping as distributed_grouping
-from facecluster.pipeline.distributed import partition, tasks
-from facecluster.pipeline.distributed.partition import Plan
+from facecluster.pipeline.distributed import group_on_workers, task_layout, tasks
+from facecluster.pipeline.distributed.task_layout import TaskLayout
+from facecluster.pipeline.distributed.task_runner import TaskRunner
 from facecluster.pipeline.distributed.tasks import SearchBlock
 from facecluster.pipeline.distributed.work_folder import WorkFolder
 from facecluster.pipeline.jobs.cluster import cluster_run
 from facecluster.pipeline.options import WorkerOptions
 from facecluster.pipeline.run.directory import RunDirectory
-from facecluster.transforms.grouping import grouping
 from facecluster.transforms.grouping.neighbors import fit_cells
 from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.photos.write import ShardWriter
@@ -35,6 +34,7 @@ from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.codec import Codec
 from facecluster.transforms.tables.parquet_files import TableError
 
+GROUP_FACES = "facecluster.transforms.grouping.group_faces"
 DIMENSIONS = 16
 GOOD = Quality(100.0, 0.2, 0.5, 0.0, 0.0, 0.0)
 COMMAND = [sys.executable, "-c", "from facecluster.pipeline.cli.main import script; script()"]
@@ -154,13 +154,13 @@ def assert_as_in_memory(tmp_path, photos, n_shards=3, writer=None, options=None)
 @pytest.fixture
 def small_workers(monkeypatch):
     """As many blocks and parts as if workers had little memory, or were to hold little of it."""
-    monkeypatch.setattr(partition, "ROOM", 5000)
+    monkeypatch.setattr(task_layout, "MEMORY_FACTOR", 5000)
 
 
 @pytest.fixture
 def many_cells(monkeypatch):
     """Cells from so few faces on as a test has."""
-    monkeypatch.setattr(grouping, "EXACT_UP_TO", 20)
+    monkeypatch.setattr(f"{GROUP_FACES}.EXACT_UP_TO", 20)
     monkeypatch.setattr(fit_cells, "__defaults__", (20,))
 
 
@@ -187,7 +187,7 @@ OPTIONS = [
     ClusterOptions(probes=0),
     ClusterOptions(probes=3, min_samples=3, min_cluster_size=3, chance_neighbors=0),
     ClusterOptions(probes=2, min_cluster_size=1, n_neighbors=4, max_distance=1.0),
-    ClusterOptions(probes=5, ignore_photos=True, join_distance=0, min_distance=0.2),
+    ClusterOptions(probes=5, ignore_photos=True, merge_distance=0, min_distance=0.2),
 ]
 
 
@@ -209,7 +209,7 @@ def test_in_more_blocks_than_there_are_cells(tmp_path):
     [(512, "float32", 1), (512, "float16", 3), (160, "pca128", 1), (160, "pca128", 3)],
 )
 def test_however_faces_are_stored(tmp_path, monkeypatch, dimensions, codec, min_samples):
-    monkeypatch.setattr(partition, "ROOM", 1000)
+    monkeypatch.setattr(task_layout, "MEMORY_FACTOR", 1000)
     options = ClusterOptions(probes=3, min_samples=min_samples, max_distance=1.0)
     writer = writer_of(dimensions, codec)
     run = assert_as_in_memory(tmp_path, album(50, dimensions), 2, writer, options)
@@ -278,7 +278,7 @@ def test_faces_left_out_are_in_the_same_tables(tmp_path, share):
 
 @pytest.mark.usefixtures("many_cells")
 def test_a_sample_that_filter_and_copies_leave_too_small_is_taken_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed_grouping, "_sample_share", lambda n: 0.05)
+    monkeypatch.setattr(group_on_workers, "_sample_fraction", lambda n: 0.05)
     assert_as_in_memory(tmp_path, unfit(album(), 0.5), options=ClusterOptions(probes=4))
 
 
@@ -322,7 +322,7 @@ def test_no_faces_or_hardly_any(tmp_path, n_faces):
 
 
 def test_more_parts_than_people(tmp_path, monkeypatch):
-    monkeypatch.setattr(partition, "ROOM", 1_000_000)
+    monkeypatch.setattr(task_layout, "MEMORY_FACTOR", 1_000_000)
     photos = [photo_of(f"{i}.jpg", [np.eye(DIMENSIONS)[0] + i / 1000]) for i in range(4)]
     run = assert_as_in_memory(tmp_path, photos)
     assert len(parts_of(run)) > 8
@@ -388,9 +388,9 @@ class Disk:
 sys.addaudithook(Disk.audit)
 
 
-def in_one_process(work, kind, task, names, beam_arguments):
+def in_one_process(runner, kind, task, names):
     """run_tasks without Beam, for a test that runs a job a hundred times."""
-    for name in sorted(set(names) - set(work.names(kind))):
+    for name in sorted(set(names) - set(runner.work.names(kind))):
         task(name)
 
 
@@ -399,7 +399,7 @@ def in_one_process(work, kind, task, names, beam_arguments):
 def test_killed_at_any_moment_it_goes_on(tmp_path, monkeypatch, every):
     """Before each change that the job makes to the disk, what is there is put aside: a job that was
     killed then would have left that. From each, the same job ends with the same tables."""
-    monkeypatch.setattr(distributed_grouping, "run_tasks", in_one_process)
+    monkeypatch.setattr(TaskRunner, "run_tasks", in_one_process)
     options = ClusterOptions(probes=4)
     run = with_earlier_people(tmp_path / "run", unfit(album(30), 0.1), earlier=20)
     aside, tables_aside = [], set()
@@ -483,7 +483,7 @@ def files_of(run):
 def left_behind(tmp_path, monkeypatch):
     """A run whose grouping failed when it came to write the tables."""
     run = write_run(tmp_path, album(30))
-    with failing(monkeypatch, tasks, "people_tables"), pytest.raises(JobError):
+    with failing(monkeypatch, tasks, "make_people_tables"), pytest.raises(JobError):
         cluster(run, distribute=True)
     kinds = {path.split(os.sep)[-2] for path in files_of(run)}
     assert {"sample", "partition", "neighbors", "forests", "by_person"} <= kinds
@@ -492,7 +492,7 @@ def left_behind(tmp_path, monkeypatch):
 
 def test_what_is_done_is_not_done_again(left_behind, monkeypatch):
     before = files_of(left_behind)
-    with failing(monkeypatch, tasks, "people_tables"), pytest.raises(JobError):
+    with failing(monkeypatch, tasks, "make_people_tables"), pytest.raises(JobError):
         cluster(left_behind, distribute=True)
     assert files_of(left_behind) == before
 
@@ -501,7 +501,7 @@ def test_other_options_begin_anew(left_behind, monkeypatch):
     before = files_of(left_behind)
     other = ClusterOptions(max_distance=0.5)
     with (
-        failing(monkeypatch, distributed_grouping, "fit_cells"),
+        failing(monkeypatch, group_on_workers, "fit_cells"),
         pytest.raises(ValueError, match="fit_cells"),
     ):
         cluster(left_behind, other, distribute=True)
@@ -544,29 +544,29 @@ def test_a_folder_whose_name_is_a_pattern(tmp_path):
 @pytest.fixture
 def partitioned(tmp_path, monkeypatch, many_cells):
     """The plan of a job that failed when it came to search."""
-    monkeypatch.setattr(partition, "ROOM", 20_000)
+    monkeypatch.setattr(task_layout, "MEMORY_FACTOR", 20_000)
     run = write_run(tmp_path, album())
     options = ClusterOptions(probes=3)
     with failing(monkeypatch, tasks, "search_cell"), pytest.raises(JobError):
         cluster(run, options, distribute=True)
     work = WorkFolder(run.path("grouping"))
-    n_blocks = int(os.listdir(work.path("visitors"))[0].split("-of-")[1])
-    return Plan(run, work, options, {}, {}, n_blocks, 1, 1)
+    n_blocks = int(os.listdir(work.path("probing"))[0].split("-of-")[1])
+    return TaskLayout(run, work, options, {}, {}, n_blocks, 1, 1)
 
 
 def test_every_visit_of_every_face_is_in_one_block(partitioned):
-    work, fitted = partitioned.work, partitioned.fitted()
-    n, cells = fitted.n, fitted.cells
+    work, setup = partitioned.work, partitioned.read_setup()
+    n, cells = setup.n, setup.cells
     assert len(cells.centroids) > 40
     assert partitioned.n_blocks > 4
     visits = np.zeros((n, len(cells.centroids)), int)
     lives = np.zeros(n, int)
     for block in partitioned.blocks:
-        visitors = work.together(f"visitors/{block}", work.names(f"visitors/{block}"))
-        lives[visitors["numbers"][visitors["visited"][:, 0] >= 0]] += 1
-        row, column = np.nonzero(visitors["visited"] >= 0)
-        visits[visitors["numbers"][row], visitors["visited"][row, column]] += 1
-        held = np.unique(visitors["visited"][row, column])
+        probing = work.read_concatenated(f"probing/{block}", work.names(f"probing/{block}"))
+        lives[probing["numbers"][probing["probed"][:, 0] >= 0]] += 1
+        row, column = np.nonzero(probing["probed"] >= 0)
+        visits[probing["numbers"][row], probing["probed"][row, column]] += 1
+        held = np.unique(probing["probed"][row, column])
         assert held[-1] - held[0] < len(cells.centroids) / partitioned.n_blocks + 1
     assert (lives == 1).all()
     assert (visits.sum(axis=1) == cells.probes).all()
@@ -580,9 +580,9 @@ def test_a_block_is_searched_from_its_own_files(partitioned):
         SearchBlock(partitioned)(block)
         opened, Disk.opened = [str(path) for path in Disk.opened], None
         read = {path for path in opened if path.startswith(work.root) and path.endswith(".npz")}
-        own = {work.path(f"visitors/{block}", f"{s}.npz") for s in work.names(f"visitors/{block}")}
+        own = {work.path(f"probing/{block}", f"{s}.npz") for s in work.names(f"probing/{block}")}
         assert own
-        assert read == own | {work.path("cells", "cells.npz")}
+        assert read == own | {work.path("setup", "setup.npz")}
         assert not any(path.endswith(".parquet") for path in opened)
         assert len(work.read("neighbors", block)["faces"])
 
@@ -614,7 +614,7 @@ def test_a_task_that_fails_ends_in_a_sentence(some_run, monkeypatch, capfd):
     assert said.startswith("facecluster: neighbors: ")
     assert "no search_cell today" in said
     assert not some_run.exists("people")
-    with failing(monkeypatch, distributed_grouping, "CombineForests"):
+    with failing(monkeypatch, group_on_workers, "CombineForests"):
         assert command(some_run) != 0
     assert capfd.readouterr().err.splitlines()[-1] == (
         "facecluster: forest: no CombineForests today"
