@@ -27,7 +27,7 @@ from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.grouping.group_faces import group_faces
 from facecluster.transforms.grouping.options import ClusterOptions
-from facecluster.transforms.tables.codec import decode, fit_pca128, make_codec
+from facecluster.transforms.tables.codec import decode_embeddings, fit_pca128, make_codec
 
 HALVES = ("tuning", "held-out")
 
@@ -105,7 +105,7 @@ def read_half(images: Path, half: str, work: Path) -> Half:
     photos, _ = run.read_shards("photos", ["photo_id", "uri", "width", "height"])
     faces, _ = run.read_shards("faces", ["photo_id", "box", "embedding"])
     photo_ids = faces["photo_id"].to_numpy().astype(str)
-    return Half(decode(faces["embedding"]), photo_ids, find_labeled_faces(photos, faces))
+    return Half(decode_embeddings(faces["embedding"]), photo_ids, find_labeled_faces(photos, faces))
 
 
 def half_of(name: str) -> str:
@@ -127,7 +127,7 @@ def in_columns(scores: dict) -> str:
 def through_codec(name: str) -> Callable[[np.ndarray], np.ndarray]:
     """Stores vectors of the default model as a codec does, and reads them back."""
     codec = make_codec(name, SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays())
-    return lambda vectors: decode(codec.encode(vectors))
+    return lambda vectors: decode_embeddings(codec.encode(vectors))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from facecluster.model_export.weights import zoo
 from facecluster.pipeline.jobs.train import TrainJob
 from facecluster.pipeline.options import EmbedOptions, TrainOptions
 from facecluster.transforms.faces.saved_model import SavedModel
-from facecluster.transforms.tables.codec import decode, fit_pca128, make_codec
+from facecluster.transforms.tables.codec import decode_embeddings, fit_pca128, make_codec
 
 # Chosen on people set apart from the training people (--validation-share 0.2), never on those
 # scored here.
@@ -79,7 +79,7 @@ def heads(sources: list[str], training: Crops, held_out: Crops, work: Path) -> N
     codec = make_codec("pca128", fit_pca128(embed_with_model(base, training)))
     spaces = {
         "the model's own 512 float32": vectors,
-        "PCA to 128, 8 bit": decode(codec.encode(vectors)),
+        "PCA to 128, 8 bit": decode_embeddings(codec.encode(vectors)),
     }
     for name, options in (
         ("softmax, centre loss", SOFTMAX_HEAD),

@@ -17,7 +17,7 @@ from facecluster.model_export.validation.verification import verify
 from facecluster.model_export.validation.youtube_faces import VideoPairs, verify_videos
 from facecluster.transforms.faces.embed import CROPS_PER_CALL, embed_crops
 from facecluster.transforms.faces.saved_model import SavedModel
-from facecluster.transforms.tables.codec import decode, make_codec
+from facecluster.transforms.tables.codec import decode_embeddings, make_codec
 
 VIDEO_SEPARATOR = "~"  # separates person and video in the name of the folder of a video's crops
 
@@ -106,7 +106,7 @@ def validate_pairs(
     spaces = {"float32": vectors}
     if not flip and model.codec_arrays():
         codec = make_codec("pca128", model.codec_arrays())
-        spaces["pca128"] = decode(codec.encode(vectors))
+        spaces["pca128"] = decode_embeddings(codec.encode(vectors))
     scores = {}
     for name, space in spaces.items():
         try:

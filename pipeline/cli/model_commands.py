@@ -32,7 +32,7 @@ from facecluster.pipeline.training.crop_margin import margin_note, visible_margi
 from facecluster.transforms.faces.model_card import ModelCard, ModelError
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.option_fields import from_arguments
-from facecluster.transforms.tables.codec import decode, fit_pca128
+from facecluster.transforms.tables.codec import decode_embeddings, fit_pca128
 
 COSINE_THRESHOLD = "Angle, as a share of 180 degrees, below which a pair is judged the same"
 
@@ -165,7 +165,7 @@ def fit_codec(arguments: argparse.Namespace) -> int:
             f"{arguments.run} does not hold {arguments.model}'s own vectors: "
             f"embed with --model {arguments.model} --codec float32"
         )
-    print(model.write_codec(fit_pca128(decode(faces["embedding"]))))
+    print(model.write_codec(fit_pca128(decode_embeddings(faces["embedding"]))))
     return 0
 
 

@@ -16,7 +16,7 @@ from facecluster.pipeline.evaluation.clustering_metrics import NOISE, clustering
 from facecluster.pipeline.evaluation.labels import find_labeled_faces, label_photos, split_path
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.inputs.listing import absolute_uri, list_photos
-from facecluster.transforms.tables.codec import decode
+from facecluster.transforms.tables.codec import decode_embeddings
 from facecluster.transforms.tables.files import write_bytes
 
 
@@ -117,7 +117,7 @@ def evaluate_verification(run: RunDirectory, images: str, pairs_path: str) -> di
     rows_used, positions = np.unique(rows[:, has_faces], return_inverse=True)
     if not len(rows_used):
         raise InputError(f"none of the pairs of {pairs_path} has a face in both photos")
-    first, second = decode(faces["embedding"].take(rows_used))[positions.reshape(2, -1)]
+    first, second = decode_embeddings(faces["embedding"].take(rows_used))[positions.reshape(2, -1)]
     try:
         scores = verify(first, second, pairs.is_same[has_faces], pairs.folds[has_faces])
     except ValueError as error:

@@ -180,16 +180,20 @@ def search_cell(
 
 def find_first_equal(stored: np.ndarray) -> np.ndarray:
     """(n,) int64: for each row of (n, d), the first row that is equal to it."""
+    _, first, group = np.unique(hash_rows(stored), return_index=True, return_inverse=True)
+    first_equal = first[group]
+    is_equal = (stored == stored[first_equal]).all(axis=1)
+    return np.where(is_equal, first_equal, np.arange(len(stored)))
+
+
+def hash_rows(stored: np.ndarray) -> np.ndarray:
+    """(n,) uint64: a hash of the bytes of each row of (n, d), n at least 1."""
     stored = np.ascontiguousarray(stored)
     words = np.pad(stored.view(np.uint8), ((0, 0), (0, -stored.nbytes // len(stored) % 8)))
     words = words.view(np.uint64)
     words ^= words >> np.uint64(32)  # the products below lose differences in the highest bits
     factors = np.random.default_rng(0).integers(1, 2**63, words.shape[1], np.uint64)
-    keys = (words * (factors | np.uint64(1))).sum(axis=1, dtype=np.uint64)  # modulo 2**64
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    first_equal = first[group]
-    is_equal = (stored == stored[first_equal]).all(axis=1)
-    return np.where(is_equal, first_equal, np.arange(len(stored)))
+    return (words * (factors | np.uint64(1))).sum(axis=1, dtype=np.uint64)  # modulo 2**64
 
 
 def nearest_neighbors(

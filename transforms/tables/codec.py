@@ -1,8 +1,8 @@
-"""How an embedding is stored: full floats, half floats, or 128 bytes a face.
+"""How embeddings are stored: as float32, float16, or in 128 bytes per face.
 
-FaceNet stores a face in 128 bytes (arXiv 1503.03832, section 5.5). Here that is a projection of
-the model's vectors onto their first 128 principal components, fitted once per model without
-labels, at 8 bits a component.
+FaceNet stores a face in 128 bytes (arXiv 1503.03832, section 5.5). Here, these are the vector's
+first 128 principal components at 8 bits each. The projection is fitted once per model, without
+labels.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ COMPONENTS = 128
 CODECS = ("pca128", "float16", "float32")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Codec:
-    """Turns unit vectors into table columns and back.
+    """Encodes unit vectors as a table column. Two codecs of the same identity are equal.
 
     Attributes:
-      name: pca128 (128 int8), float16 or float32 (as many as the model has dimensions).
-      mean, components: for pca128, (d,) and (d, 128) float32: x goes to (x - mean) @ components.
+      name: pca128 (128 int8), float16 or float32 (one value per dimension of the model).
+      mean, components: for pca128, (d,) and (d, 128) float32; x becomes (x - mean) @ components.
     """
 
     name: str
@@ -34,21 +34,27 @@ class Codec:
     @property
     def identity(self) -> str:
         """The name, and for pca128 a hash of its arrays: vectors of two fits cannot be compared."""
-        if self.name != "pca128":
+        if self.mean is None or self.components is None:
             return self.name
         content = self.mean.tobytes() + self.components.tobytes()
         return f"{self.name}-{hashlib.sha256(content).hexdigest()[:12]}"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Codec) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
     def encode(self, vectors: np.ndarray) -> pa.FixedSizeListArray:
         """(n, d) float32 unit vectors to a column of n fixed-size lists."""
         if self.name == "pca128":
-            values = _quantised((vectors - self.mean) @ self.components)
+            values = _quantize((vectors - self.mean) @ self.components)
         else:
             values = vectors.astype(self.name)
         return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
     def column_type(self, dimensions: int) -> pa.DataType:
-        """The type of the column that `encode` makes of vectors of so many dimensions."""
+        """The type of the column that `encode` returns for vectors of this many dimensions."""
         if self.name == "pca128":
             return pa.list_(pa.int8(), COMPONENTS)
         return pa.list_(pa.from_numpy_dtype(np.dtype(self.name)), dimensions)
@@ -58,11 +64,11 @@ def make_codec(name: str | None, arrays: Mapping[str, np.ndarray] | None) -> Cod
     """The codec to use with a model.
 
     Args:
-      name: one of CODECS; None takes pca128 where the model has it, else float32.
-      arrays: "mean" and "components" as the model carries them, None when it carries none.
+      name: one of CODECS; None: pca128 if the model has it, else float32.
+      arrays: the model's "mean" and "components" for pca128, None if it has none.
 
     Raises:
-      UsageError: pca128 is asked for and the model carries none.
+      UsageError: pca128 is requested and the model does not have it.
     """
     if name is None:
         name = "pca128" if arrays else "float32"
@@ -76,11 +82,11 @@ def make_codec(name: str | None, arrays: Mapping[str, np.ndarray] | None) -> Cod
     return Codec(name, arrays["mean"], arrays["components"])
 
 
-def decode(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """An embedding column of any codec to (n, d) float32 unit vectors.
+def decode_embeddings(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Decodes an embedding column of any codec to (n, d) float32 unit vectors.
 
-    No codec needs its parameters for this: directions are all that counts, and 8-bit vectors keep
-    theirs whatever they were scaled by.
+    This needs no parameters of the codec: only directions matter, and scaling a vector to 8 bits
+    does not change its direction.
     """
     return unit_rows(stored_vectors(column))
 
@@ -104,32 +110,35 @@ def fit_pca128(vectors: np.ndarray) -> dict[str, np.ndarray]:
     """Fits the 128-byte codec's arrays to (n, d) unit vectors, without labels.
 
     Raises:
-      UsageError: fewer vectors, or dimensions, than components.
+      UsageError: there are fewer vectors or dimensions than components.
     """
     mean, components = fit_pca(vectors, COMPONENTS)
     return {"mean": mean, "components": components}
 
 
 def fit_pca(vectors: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, (d,) float32, and first principal components, (d, n_components) float32, of (n, d).
+    """Fits a principal component analysis to (n, d) vectors.
+
+    Returns:
+      (mean, components): (d,) and (d, n_components) float32, the first component first.
 
     Raises:
-      UsageError: fewer vectors, or dimensions, than components.
+      UsageError: there are fewer vectors or dimensions than components.
     """
     if min(vectors.shape) < n_components:
         raise UsageError(
             f"{vectors.shape[0]} vectors of {vectors.shape[1]} dimensions are too few "
-            f"for {n_components} components: it takes as many of each"
+            f"for {n_components} components: at least as many of each are needed"
         )
     mean = vectors.mean(axis=0, dtype=np.float64)
-    centred = vectors - mean
-    covariance = centred.T @ centred / len(vectors)
+    centered = vectors - mean
+    covariance = centered.T @ centered / len(vectors)
     _, axes = np.linalg.eigh(covariance)  # ascending
     components = axes[:, ::-1][:, :n_components]
     return mean.astype(np.float32), components.astype(np.float32)
 
 
-def _quantised(vectors: np.ndarray) -> np.ndarray:
-    """Each vector scaled so that its largest component is 127, as int8."""
+def _quantize(vectors: np.ndarray) -> np.ndarray:
+    """Scales each vector so that its largest component is 127, and rounds it to int8."""
     largest = np.abs(vectors).max(axis=1, keepdims=True)
     return np.rint(vectors * (127 / np.maximum(largest, 1e-12))).astype(np.int8)

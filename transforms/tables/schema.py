@@ -1,4 +1,4 @@
-"""The tables of a run, as pyarrow schemas: what one row is and the unit of every column."""
+"""The tables of a run as pyarrow schemas: what a row is, and the unit of each column."""
 
 import json
 from typing import Any
@@ -8,25 +8,26 @@ import pyarrow as pa
 SCHEMA_VERSION = 2
 METADATA_KEY = b"facecluster"
 
-# A photo that was read. photo_id is the SHA-256 of the file's bytes, so the same photo is itself
-# under any name; width and height are pixels of the upright photo (EXIF orientation applied).
+# A photo that was read. photo_id is the SHA-256 of the file's bytes, the same under any name;
+# width and height are pixels of the upright photo (EXIF orientation applied).
 PHOTOS = pa.schema(
     [
         pa.field("photo_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
-        # EXIF local time: it names no time zone. Whole seconds, but Parquet knows no coarser unit.
+        # EXIF local time, without a time zone. Whole seconds; Parquet has no coarser unit.
         pa.field("taken_at", pa.timestamp("ms")),
-        # Frames of an animation, pages of a file: of more than one, the first is used.
+        # Frames of an animation or pages of a document; the first is used.
         pa.field("n_frames", pa.int32(), nullable=False),
         pa.field("n_faces", pa.int32(), nullable=False),
         pa.field("perceptual_hash", pa.int64()),  # null: too little structure
     ]
 )
 
-# A photo that shows what another shows: saved again, made smaller, slightly cropped. No original is
-# itself in the first column; distance counts the bits in which the perceptual hashes differ.
+# A photo that shows the same picture as another: saved again, reduced, slightly cropped. An
+# original is never in the first column; distance counts the bits in which the perceptual hashes
+# differ.
 NEAR_DUPLICATES = pa.schema(
     [
         pa.field("photo_id", pa.string(), nullable=False),
@@ -45,7 +46,7 @@ FAILURES = pa.schema(
     ]
 )
 
-# Which shard an input is in. Of several rows with one URI the last counts (see embed_plan.py).
+# The shard that an input is in. Of several rows with one URI the last counts (see embed_plan.py).
 PLAN = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
@@ -53,12 +54,12 @@ PLAN = pa.schema(
     ]
 )
 
-# What is measured of every face (see quality.py): px, shares of 1, degrees.
+# The quality of a face (see quality.py): px, fractions, degrees.
 QUALITY_COLUMNS = ("size_px", "sharpness", "brightness", "yaw", "pitch", "roll")
 
-# A person. size counts faces; representative_face_id is the face nearest to all the others. spread
-# is the root mean square of the Euclidean distances between any two of the faces' unit vectors: a
-# person whose faces lie as far apart as strangers' (1.4) is none.
+# A person. size counts faces; representative_face_id is the face nearest to the mean direction.
+# spread is the root mean square of the Euclidean distances between any two of the faces' unit
+# vectors: near 1.4, the distance of impostors, it is not one person.
 PEOPLE = pa.schema(
     [
         pa.field("person_id", pa.string(), nullable=False),
@@ -69,12 +70,12 @@ PEOPLE = pa.schema(
     ]
 )
 
-# A face's person: one row for every face, person_id null for a face that was left unassigned.
-# probability is HDBSCAN's membership strength in [0, 1]; distance is the Euclidean distance of
-# the face's unit vector to its person's mean direction (null when unassigned). repeated_in_photo:
-# another face of its photo is so near that both are taken for one person (a mirror, a collage, a
-# face found twice), where two faces of a photo are otherwise taken for two people. left_out: why
-# the face was not grouped at all (see face_filter.py), null for a face that was.
+# A face's person: one row per face, person_id null for an unassigned face. probability is
+# HDBSCAN's membership strength in [0, 1]; distance is the Euclidean distance from the face's unit
+# vector to its person's mean direction (null if unassigned). repeated_in_photo: another face in
+# its photo is so near that both count as one person (a mirror, a collage, a face detected twice),
+# where two faces in a photo are otherwise two people. left_out: why the face was not grouped (see
+# face_filter.py), null for a face that was.
 ASSIGNMENTS = pa.schema(
     [
         pa.field("face_id", pa.string(), nullable=False),
@@ -91,13 +92,13 @@ ASSIGNMENTS = pa.schema(
 def faces(embedding: pa.DataType) -> pa.Schema:
     """A detected face.
 
-    face_id is the photo_id plus the face's index in the photo, so it is stable across runs. box is
-    x0 y0 x1 y1 and landmarks are x y of left eye, right eye, nose, left and right mouth corner
-    (left as seen in the picture), all in pixels of the upright photo. size_px to roll tell how well
-    the face can be recognised (see quality.py). thumbnail is a JPEG of the aligned face.
+    face_id is the photo_id and the face's index in the photo, so it stays the same between runs.
+    box is x0 y0 x1 y1 and landmarks are x y of left eye, right eye, nose, left and right mouth
+    corner (left as seen in the picture), all in pixels of the upright photo. size_px to roll are
+    the quality columns. thumbnail is a JPEG of the aligned face.
 
     Args:
-      embedding: the column type of the embedding, which the codec decides (see codec.py).
+      embedding: the column type of the embedding, see `Codec.column_type`.
     """
     return pa.schema(
         [
@@ -114,16 +115,16 @@ def faces(embedding: pa.DataType) -> pa.Schema:
 
 
 def face_id(photo_id: str, index: int) -> str:
-    """The stable name of a photo's index-th face."""
+    """The id of the face with this index in a photo."""
     return f"{photo_id}-{index:03d}"
 
 
 def stamped(schema: pa.Schema, **metadata: Any) -> pa.Schema:
-    """The schema carrying its version and `metadata` (the model's hash, the codec) in the file."""
+    """The schema with its version and `metadata` (model hash, codec) as the file's metadata."""
     stamp = {"schema_version": SCHEMA_VERSION, **metadata}
     return schema.with_metadata({METADATA_KEY: json.dumps(stamp, sort_keys=True).encode()})
 
 
 def stamp_of(schema: pa.Schema) -> dict[str, Any]:
-    """What `stamped` wrote, or an empty dict for a file that facecluster did not write."""
+    """The metadata that `stamped` added; an empty dict if the file is not facecluster's."""
     return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))

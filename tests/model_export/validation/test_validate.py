@@ -28,7 +28,7 @@ from facecluster.model_export.validation.verification import verify, verify_dist
 from facecluster.model_export.validation.youtube_faces import VideoPairs
 from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
-from facecluster.transforms.tables.codec import decode, make_codec
+from facecluster.transforms.tables.codec import decode_embeddings, make_codec
 
 SIZE, DIMENSIONS, N_PEOPLE, N_CROPS = 24, 8, 6, 4
 
@@ -199,7 +199,7 @@ def test_the_codec_is_scored_beside_the_vectors(model_with_codec, crops, pairs):
     assert scores.keys() == {"float32", "pca128"}
     vectors = embed_with_model(model_with_codec, crops)
     codec = make_codec("pca128", model_with_codec.codec_arrays())
-    stored = decode(codec.encode(vectors))
+    stored = decode_embeddings(codec.encode(vectors))
     for name, space in (("float32", vectors), ("pca128", stored)):
         expected = verify(*of(pairs, crops, space), pairs.is_same, pairs.folds)
         assert scores[name]["auc"] == expected.auc

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from facecluster.pipeline.distributed.task_layout import TaskLayout
 from facecluster.pipeline.distributed.task_runner import TaskRunner
 from facecluster.pipeline.distributed.tasks import SearchBlock
 from facecluster.pipeline.distributed.work_folder import WorkFolder
+from facecluster.pipeline.jobs import cluster as cluster_job
 from facecluster.pipeline.jobs.cluster import cluster_run
 from facecluster.pipeline.options import WorkerOptions
 from facecluster.pipeline.run.directory import RunDirectory
@@ -364,6 +366,39 @@ def test_person_ids_are_kept_as_in_memory(tmp_path):
     for run in runs:
         cluster(run, replace(options, max_distance=0.7), distribute=run is runs[0])
     assert_same(tables_of(runs[1]), tables_of(runs[0]))
+
+
+@pytest.mark.parametrize("distribute", [False, True])
+def test_faces_of_an_earlier_grouping_are_no_python_objects(tmp_path, monkeypatch, distribute):
+    """The launching process holds their ids in Arrow or as keys of a few bytes."""
+    n = 4000
+    directions = np.eye(DIMENSIONS)[np.arange(n) % DIMENSIONS]
+    noise = np.random.default_rng(0).normal(size=(n, DIMENSIONS)) * 0.05
+    vectors = directions + noise
+    photos = [photo_of(f"{i}.jpg", vectors[i : i + 1]) for i in range(n)]
+    run = write_run(tmp_path, photos)
+    cluster(run)
+    kept = set(run.read("people")["person_id"].to_pylist())
+    assert len(kept) == DIMENSIONS
+
+    module = group_on_workers if distribute else cluster_job
+    choose_names, held = module.name_people, []
+
+    def count_objects(labels, face_ids, previous):
+        held.append(tracemalloc.take_snapshot())
+        return choose_names(labels, face_ids, previous)
+
+    monkeypatch.setattr(module, "name_people", count_objects)
+    monkeypatch.setattr(TaskRunner, "run_tasks", in_one_process)
+    tracemalloc.start()
+    try:
+        cluster(run, distribute=distribute)
+    finally:
+        tracemalloc.stop()
+    ours = held[0].filter_traces([tracemalloc.Filter(True, module.__file__)])
+    n_objects = sum(line.count for line in ours.statistics("filename"))
+    assert n_objects < n / 10
+    assert set(run.read("people")["person_id"].to_pylist()) == kept
 
 
 # ---- killed ----

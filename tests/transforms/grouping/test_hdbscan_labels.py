@@ -1,9 +1,15 @@
+import ast
+import os
+from pathlib import Path
+
 import hdbscan
 import numpy as np
 import pytest
+import sklearn.cluster
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
+from facecluster.transforms.grouping import hdbscan_labels
 from facecluster.transforms.grouping.hdbscan_labels import (
     NOISE,
     Labels,
@@ -104,6 +110,54 @@ def test_labels_are_those_of_the_package_on_the_same_distances():
         assert ours.probabilities == pytest.approx(probabilities, abs=1e-6), seed
         n_found.add(ours.labels.max() + 1)
     assert n_found >= set(range(7))  # the sets are worth comparing on
+
+
+def test_labels_are_those_of_scikit_learn_on_the_same_distances():
+    """The public estimators of both packages whose private functions we call, on a full graph."""
+    n_found = set()
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        points = blobs(random)
+        min_cluster_size, min_samples = random.integers(2, 7), random.integers(1, 5)
+        edges = reachabilities(points, min_samples, TINY, np.inf)
+        top = edges.weight.max() * 2
+        ours = cluster(points, min_cluster_size, min_samples, max_distance=top)
+        # The root is never selected: a group of points far away makes all of ours a part of it.
+        n = len(points)
+        matrix = np.full((n + min_cluster_size,) * 2, top * (1 + 1e-6))
+        matrix[edges.i, edges.j] = matrix[edges.j, edges.i] = edges.weight
+        matrix[n:, n:] = top
+        np.fill_diagonal(matrix, 0)
+        # In scikit-learn a point is the first of its own samples. With two, the reachability of
+        # these distances is these distances.
+        public = sklearn.cluster.HDBSCAN(
+            min_cluster_size=int(min_cluster_size), min_samples=2, metric="precomputed", copy=True
+        ).fit(matrix)
+        assert renamed(ours.labels) == renamed(public.labels_[:n]), seed
+        assert ours.probabilities == pytest.approx(public.probabilities_[:n], abs=1e-6), seed
+        n_found.add(ours.labels.max() + 1)
+    assert n_found >= set(range(1, 6))
+
+
+def test_private_functions_of_other_packages_are_imported_here_only():
+    package = Path(hdbscan_labels.__file__).parents[2]
+    found = set()
+    sources = [
+        Path(folder, name)
+        for folder, _, names in os.walk(package, followlinks=True)
+        for name in names
+        if name.endswith(".py")
+    ]
+    assert len(sources) > 50
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                top, *rest = name.split(".")
+                if top in ("hdbscan", "sklearn") and any(part.startswith("_") for part in rest):
+                    found.add(path.name)
+    assert found == {"hdbscan_labels.py"}
 
 
 def published_labels_of_points(points, min_cluster_size, min_samples):

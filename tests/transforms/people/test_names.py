@@ -187,6 +187,30 @@ def test_the_id_of_a_person_who_is_gone_does_not_pass_to_strangers():
     assert after[ids[0]] != name
 
 
+def test_a_first_grouping_needs_no_taken_ids():
+    ids = pa.array(face_ids(3), pa.string())
+    names = name_people(np.array([0, 0, 1]), ids, pa.nulls(3, pa.string()))
+    assert names.to_pylist() == named([0, 0, 1], ids.to_pylist())
+
+
+def test_the_dictionary_of_earlier_people_holds_taken_ids():
+    """Also of people who have none of the faces any more."""
+    ids = face_ids(2)
+    gone = named([0, 0], ids)
+    nobody = pa.DictionaryArray.from_arrays(pa.array([None, None], pa.int32()), pa.array(gone))
+    names = name_people(np.array([0, 0]), pa.array(ids), nobody)
+    assert names.to_pylist() == [f"{gone[0]}-2"]
+
+
+def test_earlier_people_may_be_dictionary_encoded():
+    ids = pa.array(face_ids(4))
+    previous = pa.array(["b", None, "a", "a"])
+    labels = np.array([0, 0, 1, NOISE])
+    plain = name_people(labels, ids, previous)
+    assert name_people(labels, ids, previous.dictionary_encode()) == plain
+    assert plain.to_pylist() == ["b", "a"]
+
+
 def test_without_faces_there_are_no_people():
     assert named([], []) == []
     assert named([NOISE], ["a"], {"a": "person-a"}) == []

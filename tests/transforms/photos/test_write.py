@@ -18,7 +18,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from facecluster.transforms.photos.write import ShardWriter, WriteShards
 from facecluster.transforms.records import Face, Failure, Photo, Quality, Shard
 from facecluster.transforms.tables import schema
-from facecluster.transforms.tables.codec import Codec, decode, fit_pca128, make_codec
+from facecluster.transforms.tables.codec import Codec, decode_embeddings, fit_pca128, make_codec
 from facecluster.transforms.tables.parquet_files import TableError, read_table
 
 DIMENSIONS = 16
@@ -257,7 +257,9 @@ def test_embeddings_go_through_the_codec(tmp_path):
     table, stamp = read_table([str(tmp_path / "faces" / "s.parquet")], ["embedding"])
     assert stamp["codec"] == codec.identity
     assert table["embedding"].type == codec.column_type(256)
-    np.testing.assert_array_equal(decode(table["embedding"]), decode(codec.encode(vectors)))
+    np.testing.assert_array_equal(
+        decode_embeddings(table["embedding"]), decode_embeddings(codec.encode(vectors))
+    )
 
 
 def test_faces_of_two_fits_of_a_codec_are_told_apart(tmp_path):

@@ -15,7 +15,7 @@ from facecluster.transforms.tables.codec import (
     CODECS,
     COMPONENTS,
     Codec,
-    decode,
+    decode_embeddings,
     fit_pca128,
     make_codec,
     stored_vectors,
@@ -68,7 +68,7 @@ def test_float32_is_exact_and_float16_is_near(n, dimensions, seed):
         column = codec.encode(vectors)
         assert len(column) == n
         assert column.type == codec.column_type(dimensions)
-        back = decode(written_and_read(column))
+        back = decode_embeddings(written_and_read(column))
         assert back.dtype == np.float32
         assert back.shape == (n, dimensions)
         # Half precision has 11 significant bits, so each component is off by 2**-12 of itself.
@@ -77,7 +77,7 @@ def test_float32_is_exact_and_float16_is_near(n, dimensions, seed):
 
 def test_pca128_is_near_its_projection(faces, arrays):
     codec = make_codec("pca128", arrays)
-    back = decode(written_and_read(codec.encode(faces)))
+    back = decode_embeddings(written_and_read(codec.encode(faces)))
     assert back.shape == (600, COMPONENTS)
     np.testing.assert_allclose(np.linalg.norm(back, axis=1), 1, atol=1e-6)
     projected = (faces - arrays["mean"]) @ arrays["components"]
@@ -91,7 +91,7 @@ def test_pca128_is_near_its_projection(faces, arrays):
 
 
 def test_pca128_keeps_distances(faces, arrays):
-    back = decode(make_codec("pca128", arrays).encode(faces))
+    back = decode_embeddings(make_codec("pca128", arrays).encode(faces))
     projected = unit((faces - arrays["mean"]) @ arrays["components"])
     np.testing.assert_allclose(back @ back.T, projected @ projected.T, atol=0.02)
 
@@ -114,18 +114,20 @@ def test_no_vectors(arrays):
     for codec in (Codec("float32"), Codec("float16"), make_codec("pca128", arrays)):
         column = codec.encode(np.empty((0, 256), np.float32))
         assert column.type == codec.column_type(256)
-        assert len(decode(column)) == 0
-        assert len(decode(pa.chunked_array([], column.type))) == 0
+        assert len(decode_embeddings(column)) == 0
+        assert len(decode_embeddings(pa.chunked_array([], column.type))) == 0
 
 
 def test_decode_takes_slices_and_chunks():
     vectors = units(30, 16)
     column = Codec("float32").encode(vectors)
-    np.testing.assert_allclose(decode(column.slice(5, 7)), vectors[5:12], atol=1e-6)
+    np.testing.assert_allclose(decode_embeddings(column.slice(5, 7)), vectors[5:12], atol=1e-6)
     chunked = pa.chunked_array([column.slice(20, 3), column.slice(1, 4)])
-    np.testing.assert_allclose(decode(chunked), vectors[[20, 21, 22, 1, 2, 3, 4]], atol=1e-6)
     np.testing.assert_allclose(
-        decode(column.take(pa.array([3, 3, 0]))), vectors[[3, 3, 0]], atol=1e-6
+        decode_embeddings(chunked), vectors[[20, 21, 22, 1, 2, 3, 4]], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        decode_embeddings(column.take(pa.array([3, 3, 0]))), vectors[[3, 3, 0]], atol=1e-6
     )
 
 
@@ -139,7 +141,7 @@ def test_stored_vectors_are_what_was_written(name, faces, arrays):
         stored = stored_vectors(same)
         assert stored.dtype == values.dtype
         np.testing.assert_array_equal(stored, values)
-        np.testing.assert_array_equal(unit_rows(stored), decode(same))
+        np.testing.assert_array_equal(unit_rows(stored), decode_embeddings(same))
     part = pa.chunked_array([column.slice(15, 2), column.slice(3, 1)])
     np.testing.assert_array_equal(stored_vectors(part), values[[15, 16, 3]])
 
@@ -159,7 +161,7 @@ def test_unit_rows(kind):
 
 def test_the_mean_itself_has_no_direction(faces, arrays):
     with np.errstate(all="raise"):
-        back = decode(make_codec("pca128", arrays).encode(arrays["mean"][None]))
+        back = decode_embeddings(make_codec("pca128", arrays).encode(arrays["mean"][None]))
     np.testing.assert_array_equal(back, np.zeros((1, COMPONENTS)))
 
 

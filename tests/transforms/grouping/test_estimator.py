@@ -1,0 +1,173 @@
+"""FaceClusterer groups as the command does, and is an estimator of scikit-learn."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
+
+from facecluster.transforms.grouping.estimator import FaceClusterer
+from facecluster.transforms.grouping.group_faces import group_faces
+from facecluster.transforms.grouping.options import ClusterOptions, FaceFilterOptions
+
+
+def people(n_people=5, n_each=6, n_strangers=4, n_dimensions=32, seed=0):
+    """(vectors, names) of faces near the directions of people, and of strangers, shuffled."""
+    random = np.random.default_rng(seed)
+    names = np.concatenate([np.repeat(np.arange(n_people), n_each), -1 - np.arange(n_strangers)])
+    directions = random.normal(size=(n_people + n_strangers, n_dimensions))
+    vectors = directions[names] + 0.25 * random.normal(size=(len(names), n_dimensions))
+    order = random.permutation(len(names))
+    return vectors[order].astype(np.float32), names[order]
+
+
+def partition(labels):
+    """The groups as sets of rows, whatever their numbers."""
+    return {tuple(np.flatnonzero(labels == label)) for label in set(labels) - {-1}}
+
+
+def test_faces_become_people():
+    vectors, names = people()
+    clusterer = FaceClusterer().fit(vectors)
+    assert partition(clusterer.labels_) == partition(np.maximum(names, -1))
+    assert clusterer.labels_.dtype == np.int64
+    assert ((clusterer.labels_ == -1) == (names < 0)).all()
+    assert ((clusterer.probabilities_ == 0) == (names < 0)).all()
+    assert (clusterer.probabilities_ <= 1).all()
+    assert clusterer.n_features_in_ == 32
+    assert 0 < clusterer.max_distance_ <= clusterer.max_distance
+
+
+def test_groups_are_those_of_the_command():
+    vectors, _ = people(seed=3)
+    photos = np.arange(len(vectors)) // 2
+    grouping = group_faces(vectors, photos, ClusterOptions(max_distance=0.8))
+    labels = FaceClusterer(max_distance=0.8).fit_predict(vectors, photos=photos)
+    assert partition(labels) == partition(grouping.labels.labels)
+
+
+@pytest.mark.parametrize("probes", [0, 3])
+def test_labels_do_not_depend_on_the_order_of_rows(monkeypatch, probes):
+    """Nor do cells, which are fitted to a sample of the rows."""
+    monkeypatch.setattr("facecluster.transforms.grouping.group_faces.EXACT_UP_TO", 20)
+    vectors, _ = people(n_people=30, n_strangers=30)
+    photos = np.arange(len(vectors)) // 3
+    clusterer = FaceClusterer(probes=probes, n_neighbors=5, merge_distance=0.5)
+    first = clone(clusterer).fit(vectors, photos=photos)
+    assert len(partition(first.labels_)) > 10
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(vectors))
+        again = clone(clusterer).fit(vectors[order], photos=photos[order])
+        assert again.labels_.tolist() == first.labels_[order].tolist()
+        assert again.probabilities_.tolist() == first.probabilities_[order].tolist()
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16, list])
+def test_vectors_of_any_kind_and_length(kind):
+    vectors, names = people()
+    X = vectors.tolist() if kind is list else vectors.astype(kind)
+    assert partition(FaceClusterer().fit_predict(X)) == partition(np.maximum(names, -1))
+    longer = vectors * np.geomspace(1e-15, 1e15, len(vectors))[:, None]
+    assert partition(FaceClusterer().fit_predict(longer)) == partition(np.maximum(names, -1))
+    bytes_ = np.rint(vectors / np.abs(vectors).max() * 127).astype(np.int8)
+    assert partition(FaceClusterer().fit_predict(bytes_)) == partition(np.maximum(names, -1))
+
+
+def test_two_faces_in_one_photo_are_two_people():
+    vectors = np.array([[1, 0, 0], [1, 0.75, 0]], np.float32)  # 0.63 apart
+    clusterer = FaceClusterer(chance_neighbors=0)
+    assert clusterer.fit_predict(vectors).tolist() == [0, 0]
+    assert clusterer.fit_predict(vectors, photos=["a.jpg", "b.jpg"]).tolist() == [0, 0]
+    assert clusterer.fit_predict(vectors, photos=["a.jpg", "a.jpg"]).tolist() == [-1, -1]
+    ignoring = clusterer.set_params(ignore_photos=True)
+    assert ignoring.fit_predict(vectors, photos=["a.jpg", "a.jpg"]).tolist() == [0, 0]
+
+
+def test_every_face_may_be_a_person():
+    vectors, names = people()
+    labels = FaceClusterer(min_cluster_size=1).fit_predict(vectors)
+    assert len(set(labels)) == len(set(names))
+
+
+# ---- parameters ----
+
+
+def test_parameters_are_the_grouping_options_with_their_defaults():
+    of_filter = {field.name for field in fields(FaceFilterOptions)}
+    options = {f.name: f.default for f in fields(ClusterOptions) if f.name not in of_filter}
+    assert FaceClusterer().get_params() == options
+
+
+def test_parameters_are_set_and_cloned():
+    clusterer = FaceClusterer(max_distance=0.7).set_params(probes=4)
+    copied = clone(clusterer).get_params()
+    assert copied == {**FaceClusterer().get_params(), "max_distance": 0.7, "probes": 4}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"n_neighbors": 1}, ValueError, "n_neighbors == 1, must be >= 2"),
+        ({"n_neighbors": 2.5}, TypeError, "n_neighbors must be an instance of"),
+        ({"min_distance": 0}, ValueError, "min_distance == 0, must be >= 0.01"),
+        ({"max_distance": 2.1}, ValueError, "max_distance == 2.1, must be <= 2"),
+        ({"merge_distance": -1}, ValueError, "merge_distance == -1, must be >= 0"),
+        ({"chance_neighbors": "many"}, TypeError, "chance_neighbors must be an instance of"),
+        ({"min_samples": 9, "n_neighbors": 4}, ValueError, "min_samples=9 is more than n_neighbo"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(parameters, error, message):
+    with pytest.raises(error, match=message):
+        FaceClusterer(**parameters).fit(people()[0])
+
+
+# ---- input ----
+
+
+def with_row(vectors, row):
+    return np.concatenate([vectors, [row]])
+
+
+def test_unusable_vectors_are_refused():
+    vectors, _ = people()
+    width = vectors.shape[1]
+    with pytest.raises(ValueError, match=r"row 34 of X is the zero vector .* has no direction"):
+        FaceClusterer().fit(with_row(vectors, np.zeros(width)))
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
+            FaceClusterer().fit(with_row(vectors, np.full(width, bad)))
+    with pytest.raises(ValueError, match="Expected 2D array, got 1D"):
+        FaceClusterer().fit(vectors[0])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        FaceClusterer().fit(vectors, photos=[1, 2])
+
+
+def test_one_face_is_unassigned():
+    assert FaceClusterer().fit_predict([[1.0, 2.0]]).tolist() == [-1]
+
+
+# ---- scikit-learn ----
+
+
+EXPECTED_FAILURES = {
+    "check_estimators_dtypes": "its random integers contain a zero vector, which has no direction",
+}
+
+
+def test_the_checks_of_scikit_learn_pass():
+    results = check_estimator(
+        FaceClusterer(), expected_failed_checks=EXPECTED_FAILURES, on_skip=None
+    )
+    assert len(results) > 30
+    failed = {result["check_name"] for result in results if result["status"] == "xfail"}
+    assert failed == EXPECTED_FAILURES.keys()
+
+
+def test_it_is_the_last_step_of_a_pipeline():
+    vectors, names = people()
+    center = FunctionTransformer(lambda X: X - X.mean(axis=0))
+    labels = make_pipeline(center, FaceClusterer()).fit_predict(vectors)
+    assert partition(labels) == partition(np.maximum(names, -1))
