@@ -13,7 +13,7 @@ from facecluster.errors import UsageError
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.pipeline.run.manifest import Manifest
 from facecluster.transforms.tables import schema
-from facecluster.transforms.tables.codec import decode
+from facecluster.transforms.tables.codec import decode_embeddings
 from facecluster.transforms.tables.distinct import distinct_rows
 
 # Columns of the faces table that are large; they have methods of their own.
@@ -104,7 +104,7 @@ class Run:
         d is 128 with the default codec. Of two vectors, the Euclidean distance is sqrt(2 - 2 cos).
         """
         column = self._read_faces(["face_id", "embedding"])["embedding"]
-        return decode(column) if len(column) else np.empty((0, 0), np.float32)
+        return decode_embeddings(column) if len(column) else np.empty((0, 0), np.float32)
 
     def faces_of(self, person_id: str) -> pa.Table:
         """The faces of a person with their assignments, highest probability first.
