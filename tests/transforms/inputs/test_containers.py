@@ -23,6 +23,7 @@ from facecluster.transforms.inputs.containers import (
 )
 from facecluster.transforms.inputs.sources import DamagedError
 from facecluster.transforms.inputs.tfrecord import make_record
+from tests.transforms.inputs.counting import count_calls
 
 
 def tar_of(members: dict[str, bytes] | list[tuple[str, bytes]]) -> bytes:
@@ -162,8 +163,16 @@ def test_every_member_has_a_name_of_its_own(names):
 
 
 def test_many_members_of_one_name_take_linear_time():
-    name_of = containers._MemberUris("/nowhere/x.tar")
-    assert [name_of("a.jpg") for _ in range(100_000)][-1].endswith("a.jpg#100000")
+    def name_members(n: int) -> str:
+        uri_of_member = containers._MemberUris("/nowhere/x.tar")
+        return [uri_of_member("a.jpg") for _ in range(n)][-1]
+
+    n_calls = {}
+    for n in (1000, 100_000):
+        last, calls = count_calls(name_members, n)
+        assert last.endswith(f"a.jpg#{n}")
+        n_calls[n] = calls.total()
+    assert n_calls[100_000] / 100_000 <= 1.01 * n_calls[1000] / 1000
 
 
 FORMS = {"tar": tar_of, "tfrecord": lambda photos: tfrecord_of(list(photos.values()))}

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import tarfile
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -21,6 +20,9 @@ from facecluster.transforms.photos.shards import split_into_shards
 from facecluster.transforms.records import Photo, Shard
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import write_table
+from tests.transforms.inputs.counting import count_calls
+
+FILES_PER_FOLDER = 1000
 
 
 def make(folder: Path, *names: str) -> list[str]:
@@ -508,26 +510,34 @@ def test_other_tables_of_a_run(tmp_path):
     assert (listing.uris, listing.n_other_files) == ((photo,), 6)
 
 
-# --- size
+# --- many photos
 
 
-def test_a_folder_of_a_hundred_thousand_files(tmp_path):
-    seconds = []
-    for n in (20_000, 100_000):
+def make_many(folder: Path, n: int) -> None:
+    """n empty files named like photos, FILES_PER_FOLDER to a folder."""
+    for i in range(n):
+        subfolder = folder / f"{i // FILES_PER_FOLDER}"
+        if i % FILES_PER_FOLDER == 0:
+            subfolder.mkdir(parents=True)
+        os.close(os.open(subfolder / f"IMG_{i:06d}.jpg", os.O_CREAT))
+
+
+def test_listing_a_folder_takes_work_and_memory_linear_in_its_files(tmp_path):
+    n_calls = {}
+    for n in (2000, 10_000):
         folder = tmp_path / str(n)
-        for i in range(n):
-            if i % 1000 == 0:
-                (folder / f"{i // 1000}").mkdir(parents=True)
-            os.close(os.open(folder / f"{i // 1000}" / f"IMG_{i:06d}.jpg", os.O_CREAT))
-        started = time.process_time()
-        listing = list_photos([str(folder)])
-        seconds.append(time.process_time() - started)
+        make_many(folder, n)
+        listing, calls = count_calls(list_photos, [str(folder)])
         assert len(listing.sources) == n
-    print(f"\n100,000 files are listed in {seconds[1]:.2f} s")
-    assert seconds[1] < 5 * 3 * seconds[0]
+        n_folders = n // FILES_PER_FOLDER + 1
+        assert calls["scandir"] == n_folders
+        assert calls["stat"] + calls["lstat"] <= n_folders + 10  # of folders, not of files
+        assert calls["open"] == 0
+        n_calls[n] = calls.total()
+    assert n_calls[10_000] / 10_000 <= 1.01 * n_calls[2000] / 2000
     tracemalloc.start()
-    listing = list_photos([str(tmp_path / "20000")])
+    listing = list_photos([str(tmp_path / "10000")])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    print(f"in {peak / len(listing.sources):.0f} bytes a photo")
+    print(f"\n{peak / len(listing.sources):.0f} bytes a photo")
     assert peak / len(listing.sources) < 1500

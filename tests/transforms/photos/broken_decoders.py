@@ -1,4 +1,4 @@
-"""A decoder that does what the photo says, the worst included, for test_decode_apart.py."""
+"""A decoder that does what the content says, such as crashing, for test_decoder_process.py."""
 
 import ctypes
 import os
@@ -10,38 +10,44 @@ import numpy as np
 
 from facecluster.transforms.photos.decode_image import DecodedImage, decode_image
 
-HEAVY = ("tensorflow", "apache_beam")
+HEAVY_MODULES = ("tensorflow", "apache_beam")
 
 
 def obey(content: bytes, max_pixels: int, jpeg_size: int | None) -> DecodedImage:
-    """Decodes a photo; other contents are what to do instead."""
-    if content == b"segfault":
+    """Follows the instruction in the content, or decodes a photo."""
+    instruction, _, path = content.partition(b" ")
+    if instruction == b"segfault":
         ctypes.string_at(0)
-    if content == b"abort":
+    if instruction == b"abort":
         os.abort()
-    if content == b"leave":
+    if instruction == b"exit":
         os._exit(3)
-    if content == b"be killed":
+    if instruction == b"kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if content.startswith(b"be killed once "):
-        mark = content.removeprefix(b"be killed once ")
-        if os.path.exists(mark):
-            raise ValueError("second time")
-        os.mkdir(mark)
+    if instruction == b"kill-once":
+        if os.path.exists(path):
+            raise ValueError("second attempt")
+        os.mkdir(path)
         os.kill(os.getpid(), signal.SIGKILL)
-    if content == b"hang":
+    if instruction == b"hang":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        with open(path, "a") as file:
+            file.write(f"{os.getpid()}\n")
         while True:
             time.sleep(1)
-    if content == b"allocate":
+    if instruction == b"sleep":
+        time.sleep(1)
+        raise ValueError("slept")
+    if instruction == b"allocate":
         return np.ones(1 << 40, np.uint8)
-    if content == b"talk":
-        os.write(1, b"what libraries print\n")
-        raise ValueError("talked")
-    if content == b"lone surrogate":
+    if instruction == b"print":
+        os.write(1, b"output of a library\n")
+        raise ValueError("printed")
+    if instruction == b"surrogates":
         raise KeyError("\udcff" * 5000)
-    if content == b"what is loaded":
-        raise ValueError(" ".join(name for name in HEAVY if name in sys.modules) or "nothing heavy")
-    if content == b"break the rules":
+    if instruction == b"list-modules":
+        loaded = [name for name in HEAVY_MODULES if name in sys.modules]
+        raise ValueError(" ".join(loaded) or "no heavy modules")
+    if instruction == b"write-to-socket":
         os.write(0, b"\0\0\0\2[]")
     return decode_image(content, max_pixels, jpeg_size)
