@@ -1,4 +1,4 @@
-"""Containers of every form are told apart, listed, and read once; damage is counted exactly."""
+"""Containers of each format are detected, listed and read; damage is detected."""
 
 import contextlib
 import gzip
@@ -41,7 +41,7 @@ def tfrecord_of(photos: list[bytes]) -> bytes:
 
 
 def read(contents: ContainerContents) -> dict[str, bytes | Exception]:
-    """{member: content, or what is wrong with it}."""
+    """{member: its content or error}."""
     return {
         source.uri.partition("!/")[2]: content
         for container in {source.container for source in contents.sources}
@@ -51,13 +51,13 @@ def read(contents: ContainerContents) -> dict[str, bytes | Exception]:
     }
 
 
-def listed(path: Path, content: bytes, form: str) -> ContainerContents:
+def write_and_list(path: Path, content: bytes, file_format: str) -> ContainerContents:
     path.write_bytes(content)
-    return list_container(str(path), form)
+    return list_container(str(path), file_format)
 
 
 @pytest.mark.parametrize(
-    ("name", "form"),
+    ("name", "file_format"),
     [
         ("a.tar", "tar"),
         ("a.b.TAR.GZ", "tar"),
@@ -75,16 +75,16 @@ def listed(path: Path, content: bytes, form: str) -> ContainerContents:
         ("a.gz", None),
     ],
 )
-def test_forms_by_name(name, form):
-    assert format_from_name(f"gs://b/{name}") == form
+def test_formats_by_name(name, file_format):
+    assert format_from_name(f"gs://b/{name}") == file_format
 
 
-def test_forms_by_content(tmp_path):
+def test_formats_by_content(tmp_path):
     path = tmp_path / "shard"
     parquet = io.BytesIO()
     pq.write_table(pa.table({"image": [b"x"]}), parquet)
     tar, tfrecord = tar_of({"a.jpg": b"a"}), tfrecord_of([b"a"])
-    for content, form in [
+    for content, file_format in [
         (tar, "tar"),
         (gzip.compress(tar), "tar"),
         (tfrecord, "tfrecord"),
@@ -96,7 +96,7 @@ def test_forms_by_content(tmp_path):
         (gzip.compress(b"x" * 600), None),
     ]:
         path.write_bytes(content)
-        assert format_from_content(str(path)) == form
+        assert format_from_content(str(path)) == file_format
     path.write_bytes(gzip.compress(tar)[:12])
     with pytest.raises(DamagedError, match="it cannot be decompressed"):
         format_from_content(str(path))
@@ -104,15 +104,15 @@ def test_forms_by_content(tmp_path):
 
 @settings(deadline=None)
 @given(st.binary(max_size=700))
-def test_any_content_has_a_form_or_none(tmp_path_factory, content):
+def test_any_content_is_detected_and_listed_without_an_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "a"
     for written in (content, b"\x1f\x8b\x08" + content, gzip.compress(content)):
         path.write_bytes(written)
         with contextlib.suppress(DamagedError):
             format_from_content(str(path))
-        for form in ("tar", "tfrecord", "parquet"):
-            contents = list_container(str(path), form)
-            assert contents.problem or (form == "tfrecord" and not contents.sources)
+        for file_format in ("tar", "tfrecord", "parquet"):
+            contents = list_container(str(path), file_format)
+            assert contents.problem or (file_format == "tfrecord" and not contents.sources)
 
 
 TARS = {"tar": lambda content: content, "tar.gz": gzip.compress}
@@ -124,7 +124,7 @@ def test_names_in_a_tar(tmp_path, suffix):
         ("a.jpg", b"1"),
         ("b/a.JPG", b"2"),
         ("a.jpg", b"3"),
-        ("a.jpg#2", b"no photo by its name"),
+        ("a.jpg#2", b"not named like a photo"),
         ("a.jpg", b"5"),
         ("._a.jpg", b"other"),
         ("b/.hidden.jpg", b"other"),
@@ -132,7 +132,7 @@ def test_names_in_a_tar(tmp_path, suffix):
         ("./a.jpg", b"6"),
         ("a!/b.jpg", b"7"),
     ]
-    contents = listed(tmp_path / f"x.{suffix}", TARS[suffix](tar_of(members)), "tar")
+    contents = write_and_list(tmp_path / f"x.{suffix}", TARS[suffix](tar_of(members)), "tar")
     assert contents.problem is None
     assert contents.n_other_files == 4
     assert read(contents) == {
@@ -145,24 +145,24 @@ def test_names_in_a_tar(tmp_path, suffix):
     }
 
 
-def test_a_name_that_a_file_has_already(tmp_path):
+def test_a_member_does_not_get_the_uri_of_a_file(tmp_path):
     (tmp_path / "x.tar!").mkdir()
     (tmp_path / "x.tar!" / "a.jpg").write_bytes(b"file")
-    contents = listed(tmp_path / "x.tar", tar_of({"a.jpg": b"1", "b.jpg": b"2"}), "tar")
+    contents = write_and_list(tmp_path / "x.tar", tar_of({"a.jpg": b"1", "b.jpg": b"2"}), "tar")
     assert read(contents) == {"a.jpg#2": b"1", "b.jpg": b"2"}
 
 
 @given(st.lists(st.sampled_from(["a.jpg", "a.jpg#2", "a.jpg#2#2", "b.jpg"]), max_size=9))
-def test_every_member_has_a_name_of_its_own(names):
-    name_of = containers._MemberUris("/nowhere/x.tar")
-    uris = [name_of(name) for name in names]
+def test_member_uris_are_unique(names):
+    uri_of_member = containers._MemberUris("/nowhere/x.tar")
+    uris = [uri_of_member(name) for name in names]
     assert len(set(uris)) == len(names)
     assert all(
         uri.startswith(f"/nowhere/x.tar!/{name}") for uri, name in zip(uris, names, strict=True)
     )
 
 
-def test_many_members_of_one_name_take_linear_time():
+def test_uris_of_many_members_of_one_name_take_linear_work():
     def name_members(n: int) -> str:
         uri_of_member = containers._MemberUris("/nowhere/x.tar")
         return [uri_of_member("a.jpg") for _ in range(n)][-1]
@@ -175,18 +175,20 @@ def test_many_members_of_one_name_take_linear_time():
     assert n_calls[100_000] / 100_000 <= 1.01 * n_calls[1000] / 1000
 
 
-FORMS = {"tar": tar_of, "tfrecord": lambda photos: tfrecord_of(list(photos.values()))}
+CONTAINER_OF = {"tar": tar_of, "tfrecord": lambda photos: tfrecord_of(list(photos.values()))}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("file_format", CONTAINER_OF)
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_a_cut_gzip_gives_what_is_before_the_cut_and_says_so(tmp_path_factory, form, data):
+def test_a_truncated_gzip_has_a_problem_and_the_photos_before_the_cut(
+    tmp_path_factory, file_format, data
+):
     photos = {f"{i}.jpg": bytes([i]) * 20 + bytes(range(40)) for i in range(6)}
-    whole = FORMS[form](photos)
+    whole = CONTAINER_OF[file_format](photos)
     cut = data.draw(st.integers(3, len(gzip.compress(whole)) - 1))
     path = tmp_path_factory.mktemp("cut") / "a"
-    contents = listed(path, gzip.compress(whole)[:cut], form)
+    contents = write_and_list(path, gzip.compress(whole)[:cut], file_format)
     assert contents.problem
     in_order = list(photos.values())
     found = read(contents)
@@ -197,24 +199,24 @@ def test_a_cut_gzip_gives_what_is_before_the_cut_and_says_so(tmp_path_factory, f
         )
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("file_format", CONTAINER_OF)
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_a_flipped_bit_in_a_gzip_is_told(tmp_path_factory, form, data):
+def test_a_flipped_bit_in_a_gzip_is_detected(tmp_path_factory, file_format, data):
     photos = {f"{i}.jpg": bytes([i]) * 20 + bytes(range(40)) for i in range(6)}
-    content = bytearray(gzip.compress(FORMS[form](photos), mtime=0))
+    content = bytearray(gzip.compress(CONTAINER_OF[file_format](photos), mtime=0))
     content[data.draw(st.integers(10, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path = tmp_path_factory.mktemp("flip") / "a"
-    contents = listed(path, bytes(content), form)
+    contents = write_and_list(path, bytes(content), file_format)
     found = list(read(contents).values())
-    if not contents.problem:  # a bit that nobody reads: deflate ends within a byte
+    if not contents.problem:  # an unused bit: the deflate stream ends within a byte
         assert found == list(photos.values())
     for place, photo in enumerate(found):
-        if form == "tfrecord" and isinstance(photo, bytes):
+        if file_format == "tfrecord" and isinstance(photo, bytes):
             assert photo == list(photos.values())[place]
 
 
-def test_a_gzip_is_passed_through_once_and_not_held(tmp_path, monkeypatch):
+def test_a_gzip_is_decompressed_once_and_not_held_in_memory(tmp_path, monkeypatch):
     path = tmp_path / "a.tgz"
     n, size = 300, 200_000
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
@@ -222,7 +224,7 @@ def test_a_gzip_is_passed_through_once_and_not_held(tmp_path, monkeypatch):
             info = tarfile.TarInfo(f"{i}.jpg")
             info.size = size
             tar.addfile(info, io.BytesIO(b"%03d" % i + bytes(size - 3)))
-    monkeypatch.setattr(gzip.GzipFile, "rewind", lambda _: pytest.fail("it is read twice"))
+    monkeypatch.setattr(gzip.GzipFile, "rewind", lambda _: pytest.fail("it is decompressed twice"))
     tracemalloc.start()
     contents = list_container(str(path), "tar")
     wanted = contents.sources[::-7]
@@ -236,22 +238,22 @@ def test_a_gzip_is_passed_through_once_and_not_held(tmp_path, monkeypatch):
     assert peak < 10 * size
 
 
-def test_compressed_in_other_ways(tmp_path):
+def test_unsupported_compressions(tmp_path):
     for magic, name in containers.UNSUPPORTED_COMPRESSIONS.items():
-        contents = listed(tmp_path / "a.tar", magic + bytes(600), "tar")
+        contents = write_and_list(tmp_path / "a.tar", magic + bytes(600), "tar")
         assert str(contents.problem) == f"it is compressed with {name}: decompress it, or use gzip"
 
 
-def test_a_container_that_is_gone_or_closed(tmp_path):
+def test_a_container_that_does_not_exist(tmp_path):
     contents = list_container(str(tmp_path / "gone.tar"), "tar")
     assert isinstance(contents.problem, FileNotFoundError)
-    contents = listed(tmp_path / "a.tar", tar_of({"a.jpg": b"1", "b.jpg": b"2"}), "tar")
+    contents = write_and_list(tmp_path / "a.tar", tar_of({"a.jpg": b"1", "b.jpg": b"2"}), "tar")
     (tmp_path / "a.tar").unlink()
     assert [type(error) for error in read(contents).values()] == [FileNotFoundError] * 2
 
 
 def test_a_gzip_that_changed_since_it_was_listed(tmp_path):
-    for content in (gzip.compress(tar_of({"b.jpg": b"1"})), b"no gzip", b""):
-        contents = listed(tmp_path / "a.tgz", gzip.compress(tar_of({"a.jpg": b"1"})), "tar")
+    for content in (gzip.compress(tar_of({"b.jpg": b"1"})), b"not gzip", b""):
+        contents = write_and_list(tmp_path / "a.tgz", gzip.compress(tar_of({"a.jpg": b"1"})), "tar")
         (tmp_path / "a.tgz").write_bytes(content)
         assert isinstance(read(contents)["a.jpg"], Exception)

@@ -1,4 +1,4 @@
-"""Inputs name the photos they should, in every form and mixed; what cannot be one is told."""
+"""Listing finds the photos of every kind of input, and reports inputs that cannot be used."""
 
 import gzip
 import io
@@ -26,7 +26,7 @@ FILES_PER_FOLDER = 1000
 
 
 def make(folder: Path, *names: str) -> list[str]:
-    """Files whose content is their name; returns their paths."""
+    """Writes files whose content is their name; returns their paths."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode())
@@ -36,7 +36,7 @@ def make(folder: Path, *names: str) -> list[str]:
 # --- files, folders, globs
 
 
-def test_a_folder_names_the_photos_in_and_below_it(tmp_path):
+def test_photos_in_a_folder_and_its_subfolders(tmp_path):
     photos = make(
         tmp_path, "b.jpg", "a.PNG", "2019/c.JpEg", "2019/may/d.webp", "e f.tif",
         ".hidden/h.gif", "i.backup.bmp", "j.jpe", "k.tiff",
@@ -48,12 +48,12 @@ def test_a_folder_names_the_photos_in_and_below_it(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", sorted(PHOTO_SUFFIXES))
-def test_every_suffix_counts_in_either_case(tmp_path, suffix):
+def test_every_suffix_counts_in_upper_and_lower_case(tmp_path, suffix):
     photos = make(tmp_path, f"a{suffix}", f"b{suffix.upper()}")
     assert list_photos([str(tmp_path)]).uris == tuple(photos)
 
 
-def test_each_photo_once_and_sorted_however_often_it_is_named(tmp_path):
+def test_photos_are_sorted_and_not_repeated(tmp_path):
     photos = make(tmp_path, "z/a.jpg", "b.jpg", "y/c.jpg")
     make(tmp_path, "z/notes.txt")
     z, y = tmp_path / "z", tmp_path / "y"
@@ -63,7 +63,7 @@ def test_each_photo_once_and_sorted_however_often_it_is_named(tmp_path):
     assert listing.n_other_files == 1
 
 
-def test_a_named_file_is_taken_at_its_word(tmp_path):
+def test_a_file_that_is_an_input_counts_whatever_its_name(tmp_path):
     (scan,) = make(tmp_path, "scan")
     assert list_photos([scan]).uris == (scan,)
     (photo,) = make(tmp_path, "a.jpg")
@@ -80,7 +80,7 @@ def test_a_named_file_is_taken_at_its_word(tmp_path):
         ("*/*.jpg", ["sub/c.jpg"]),
         ("**/*.jpg", ["a.jpg", "b.jpg", "sub/c.jpg", "sub/deep/d.jpg"]),
         ("*.txt", ["notes.txt"]),
-        ("s*", ["sub/c.jpg", "sub/deep/d.jpg"]),  # folders, as the shell would hand them over
+        ("s*", ["sub/c.jpg", "sub/deep/d.jpg"]),  # folders, as a shell expands it
         ("*", ["a.jpg", "b.jpg", "notes.txt", "sub/c.jpg", "sub/deep/d.jpg"]),
     ],
 )
@@ -95,7 +95,7 @@ def test_globs(tmp_path, monkeypatch, pattern, matched, relative):
 
 @pytest.mark.parametrize("name", ["IMG[1].jpg", "who?.jpg", "s*r.jpg", "two words.jpg", "né.jpg",
                                   "new\nline.jpg", "50%20.jpg", "back\\xe9slash.jpg"])  # fmt: skip
-def test_odd_names_are_names(tmp_path, name):
+def test_names_with_special_characters(tmp_path, name):
     make(tmp_path / "in[2]?", name, "other.jpg")
     path = str(tmp_path / "in[2]?" / name)
     for named in (path, str(tmp_path / "in[2]?")):
@@ -120,7 +120,7 @@ def test_names_that_are_not_utf_8(tmp_path):
     assert split_into_shards(list_photos([str(tmp_path)]).sources, 2)
 
 
-def test_inputs_that_are_not_there(tmp_path):
+def test_inputs_that_do_not_exist(tmp_path):
     (photo,) = make(tmp_path, "a.jpg")
     for missing in ("b.jpg", "nowhere/", "*.png", "[b].jpg"):
         with pytest.raises(InputError, match=r"does not exist") as raised:
@@ -129,7 +129,7 @@ def test_inputs_that_are_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket/photos", "gs://bucket/photos", "s3://bucket/*"])
-def test_stores_that_cannot_be_reached(uri):
+def test_object_stores_that_cannot_be_reached(uri):
     with pytest.raises(InputError) as raised:
         list_photos([uri])
     assert str(raised.value).startswith(uri)
@@ -143,8 +143,8 @@ def test_folders_without_photos(tmp_path):
         list_photos([str(tmp_path)])
 
 
-def test_a_folder_that_cannot_be_looked_into_is_not_passed_over_in_silence(tmp_path):
-    # A path longer than the system takes: files that os.walk cannot reach by their full name.
+def test_a_folder_that_cannot_be_read_becomes_a_failure(tmp_path):
+    # Its path is longer than the system allows.
     make(tmp_path, "a.jpg")
     here = os.open(tmp_path, os.O_RDONLY)
     for _ in range(20):
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_looked_into_is_not_passed_over_in_silence(tmp_p
     assert failed.failure.step == "read"
 
 
-def test_a_broken_link_is_a_photo_that_fails(tmp_path):
+def test_a_broken_link_becomes_a_failure(tmp_path):
     (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
     (uri,) = list_photos([str(tmp_path)]).uris
     failure = read_photo(Photo(uri, Shard("s", 1))).failure
@@ -182,7 +182,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
     assert list_photos([str(tmp_path)]).uris == tuple(photos)
 
 
-def test_a_pipe_is_a_photo_that_fails(tmp_path):
+def test_a_pipe_becomes_a_failure(tmp_path):
     for name in ("a.jpg", "b.tar"):
         os.mkfifo(tmp_path / name)
     listing = list_photos([str(tmp_path)])
@@ -192,7 +192,7 @@ def test_a_pipe_is_a_photo_that_fails(tmp_path):
     assert "a pipe or a device" in failure.message
 
 
-def test_of_two_names_that_are_written_alike_neither_is_lost(tmp_path):
+def test_of_two_paths_with_one_uri_neither_is_lost(tmp_path):
     plain, bytes_ = os.fsencode(tmp_path / r"\xff.jpg"), os.fsencode(tmp_path) + b"/\xff.jpg"
     for path in (plain, bytes_):
         with open(path, "wb") as file:
@@ -203,7 +203,7 @@ def test_of_two_names_that_are_written_alike_neither_is_lost(tmp_path):
     assert read_photo(Photo(listing.uris[0], Shard("s", 1))).content == plain
 
 
-def test_what_was_looked_into_to_its_end(tmp_path):
+def test_fully_listed_folders_containers_and_lists(tmp_path):
     make(tmp_path, "sub/a.jpg")
     whole, empty = write_tar(tmp_path / "b.tar", "x.jpg"), write_tar(tmp_path / "c.tar")
     cut = Path(write_tar(tmp_path / "d.tar", "x.jpg"))
@@ -250,7 +250,7 @@ def test_object_stores(bucket):
 
 
 def write_tar(path: Path, *names: str, mode: str = "w") -> str:
-    """A tar of files whose content is their name."""
+    """Writes a tar of files whose content is their name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as tar:
         for name in names:
@@ -261,7 +261,7 @@ def write_tar(path: Path, *names: str, mode: str = "w") -> str:
 
 
 def contents(listing: Listing) -> dict[str, str]:
-    """{URI: content, or why it could not be read}."""
+    """{URI: its content or error message}."""
     photos = [
         photo for task in [split_into_shards(listing.sources, 3)] for photo in read_task(task)
     ]
@@ -286,7 +286,7 @@ def test_containers_in_folders(tmp_path):
     assert list_photos([str(tmp_path), tar, f"{tmp_path}/sub/*", f"{tar}!/x.jpg"]) == listing
 
 
-def test_a_container_by_its_content(tmp_path):
+def test_a_container_is_detected_by_its_content(tmp_path):
     tar = write_tar(tmp_path / "shard", "x.jpg")
     Path(tar + "2").write_bytes(gzip.compress(Path(tar).read_bytes()))
     assert contents(list_photos([tar, tar + "2"])) == {
@@ -325,10 +325,10 @@ def test_a_file_with_the_name_of_a_member(tmp_path):
     }
 
 
-def test_a_broken_container_is_a_failure_beside_its_photos(tmp_path):
+def test_a_damaged_container_is_a_failure_in_addition_to_its_photos(tmp_path):
     tar = Path(write_tar(tmp_path / "c.tar", "x.jpg", "y.jpg"))
     tar.write_bytes(tar.read_bytes()[:1100])
-    (tmp_path / "d.tfrecord").write_bytes(b"nothing of the kind")
+    (tmp_path / "d.tfrecord").write_bytes(b"not a TFRecord")
     (tmp_path / "e.parquet").write_bytes(b"")
     for listing in (list_photos([str(tmp_path)]), list_photos([f"{tmp_path}/*"])):
         found = contents(listing)
@@ -340,9 +340,9 @@ def test_a_broken_container_is_a_failure_beside_its_photos(tmp_path):
         assert not found
 
 
-def test_a_damaged_part_of_a_data_set_is_not_passed_over(tmp_path):
+def test_a_damaged_part_of_a_dataset_becomes_a_failure(tmp_path):
     for name in ("a.tfrecord-00000-of-00002", "b-00000-of-00002.gz"):
-        (tmp_path / name).write_bytes(b"\x1f\x8b\x08 nothing of the kind")
+        (tmp_path / name).write_bytes(b"\x1f\x8b\x08 not gzip")
     found = contents(list_photos([str(tmp_path)]))
     assert sorted(found) == [
         f"{tmp_path}/a.tfrecord-00000-of-00002",
@@ -352,11 +352,13 @@ def test_a_damaged_part_of_a_data_set_is_not_passed_over(tmp_path):
 
 def test_many_members_of_a_container(tmp_path):
     tar = write_tar(tmp_path / "c.tar", *(f"{i}.jpg" for i in range(50_000)))
-    uris = [f"{tar}!/{i}.jpg" for i in range(50_000)]  # minutes, if each were to copy those before
+    uris = [
+        f"{tar}!/{i}.jpg" for i in range(50_000)
+    ]  # takes minutes if each copies the set of those before
     assert [source.uri for source in locate_photos(uris)] == uris
 
 
-def test_without_containers_they_are_files(tmp_path):
+def test_containers_count_as_files_if_they_are_not_listed(tmp_path):
     (photo,) = make(tmp_path, "a.jpg")
     tar = write_tar(tmp_path / "c.tar", "x.jpg")
     assert list_photos([str(tmp_path)], containers=False).uris == (photo,)
@@ -398,7 +400,7 @@ def test_containers_in_an_object_store(tmp_path, bucket):
 # --- lists
 
 
-def test_lists_name_photos_folders_containers_and_members(tmp_path):
+def test_lists_of_photos_folders_containers_and_members(tmp_path):
     make(tmp_path, "a.jpg", "sub/b.jpg", "scan")
     tar = write_tar(tmp_path / "c.tar", "x.jpg", "y.jpg")
     other = write_tar(tmp_path / "d.tar", "z.jpg")
@@ -420,7 +422,7 @@ def test_lists_name_photos_folders_containers_and_members(tmp_path):
                 for uri, text in found.items()} == expected  # fmt: skip
 
 
-def test_a_list_in_a_list_and_a_text_that_is_none(tmp_path):
+def test_a_list_within_a_list_and_text_that_is_not_a_list(tmp_path):
     make(tmp_path, "a.jpg")
     (tmp_path / "inner.txt").write_text("a.jpg")
     pq.write_table(pa.table({"uri": ["a.jpg"]}), tmp_path / "inner.parquet")
@@ -449,7 +451,7 @@ def test_lists_that_cannot_be_used(tmp_path):
         with pytest.raises(InputError, match=rf"{name} cannot be read as an input: .*{reason}"):
             list_photos([f"{tmp_path}/{name}"])
     make(tmp_path, "a.jpg")
-    listing = list_photos([str(tmp_path)])  # in a folder, what may have photos is a failure
+    listing = list_photos([str(tmp_path)])  # in a folder, a file that may have photos is a failure
     assert listing.uris == (f"{tmp_path}/a.jpg", f"{tmp_path}/b.parquet")
     assert listing.n_other_files == 2
 
@@ -463,7 +465,7 @@ def write_failures(run: Path, shard: str, *uris: str) -> None:
     write_table(str(run / "failures" / f"{shard}.parquet"), table)
 
 
-def test_what_failed_in_a_run(tmp_path):
+def test_the_failures_of_a_run(tmp_path):
     (a, b) = make(tmp_path / "in[1]", "a.jpg", "b")
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/in[1]/caf\xe9.jpg")
     Path(odd).write_bytes(b"odd")
@@ -506,7 +508,7 @@ def test_other_tables_of_a_run(tmp_path):
     with pytest.raises(InputError, match=r"one\.parquet is a table of a run, not photos"):
         list_photos([str(run)])
     (photo,) = make(tmp_path, "a.jpg")
-    listing = list_photos([str(tmp_path)])  # a run in the folder of its photos
+    listing = list_photos([str(tmp_path)])  # a run within the folder of its photos
     assert (listing.uris, listing.n_other_files) == ((photo,), 6)
 
 

@@ -1,4 +1,4 @@
-"""Lists of photos: text and CSV, relative names, and what is no list."""
+"""Lists of photos: text, CSV, relative names, and files that are not lists."""
 
 import contextlib
 
@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from facecluster.transforms.inputs.lists import MAX_LINE_LENGTH, ListError, read_list, resolve_entry
 
 
-def listed(path, content: bytes | str) -> list[str]:
+def write_and_read(path, content: bytes | str) -> list[str]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return list(read_list(str(path)))
 
 
-def test_text(tmp_path):
+def test_text_lists(tmp_path):
     text = (
         "\ufeff# a comment\n\na.jpg\r\n  sub/b c.jpg \n../up.jpg\n/abs/d.jpg\n"
         "gs://b/e.jpg\n #f.jpg\na.tar!/./x/../g.jpg\nfile:///h%20i.jpg\nlast"
     )
-    assert listed(tmp_path / "list.txt", text) == [
+    assert write_and_read(tmp_path / "list.txt", text) == [
         f"{tmp_path}/a.jpg",
         f"{tmp_path}/sub/b c.jpg",
         f"{tmp_path.parent}/up.jpg",
@@ -32,7 +32,7 @@ def test_text(tmp_path):
 
 
 def test_names_that_are_not_utf_8(tmp_path):
-    assert listed(tmp_path / "list.txt", b"caf\xe9.jpg\n") == [f"{tmp_path}/caf\udce9.jpg"]
+    assert write_and_read(tmp_path / "list.txt", b"caf\xe9.jpg\n") == [f"{tmp_path}/caf\udce9.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,11 @@ def test_names_that_are_not_utf_8(tmp_path):
         "path,uri\nno.jpg,{0}\nno.jpg,{1}\n",
     ],
 )
-def test_csv(tmp_path, text):
-    assert listed(tmp_path / "list.CSV", text.format("/a.jpg", "/b.jpg")) == ["/a.jpg", "/b.jpg"]
+def test_csv_lists(tmp_path, text):
+    assert write_and_read(tmp_path / "list.CSV", text.format("/a.jpg", "/b.jpg")) == [
+        "/a.jpg",
+        "/b.jpg",
+    ]
 
 
 names = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1)
@@ -57,29 +60,29 @@ names = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1)
 
 @settings(deadline=None)
 @given(st.lists(names.filter(lambda name: not name.startswith("#"))))
-def test_any_names_of_text(tmp_path_factory, lines):
+def test_any_names_in_text(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("list") / "list.txt"
     lines = [f"/{line}" for line in lines]
-    assert listed(path, "\n".join(lines)) == lines
+    assert write_and_read(path, "\n".join(lines)) == lines
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv"])
 @pytest.mark.parametrize(
     "content", [b"a\0b", b"x" * (MAX_LINE_LENGTH + 5), b"uri\n" + bytes(MAX_LINE_LENGTH)]
 )
-def test_what_is_no_list(tmp_path, suffix, content):
+def test_files_that_are_not_lists(tmp_path, suffix, content):
     with pytest.raises(ListError, match="not text"):
-        listed(tmp_path / f"list{suffix}", content)
+        write_and_read(tmp_path / f"list{suffix}", content)
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([".txt", ".csv"]))
-def test_any_bytes_are_a_list_or_none(tmp_path_factory, content, suffix):
+def test_any_bytes_are_a_list_or_a_list_error(tmp_path_factory, content, suffix):
     path = tmp_path_factory.mktemp("list") / f"list{suffix}"
     with contextlib.suppress(ListError):
-        assert all(uri.strip() for uri in listed(path, content))
+        assert all(uri.strip() for uri in write_and_read(path, content))
 
 
-def test_beside_a_list_in_an_object_store():
+def test_names_relative_to_a_list_in_an_object_store():
     assert resolve_entry("gs://b/lists/l.txt", "./a.jpg") == "gs://b/lists/a.jpg"
     assert resolve_entry("gs://b/lists/l.txt", "s3://c/a.jpg") == "s3://c/a.jpg"

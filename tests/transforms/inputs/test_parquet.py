@@ -1,4 +1,4 @@
-"""Columns of photos are found or asked for; rows are read group by group, and damage is told."""
+"""Columns of photos are found or reported as ambiguous; damage is detected; memory is bounded."""
 
 import io
 import tracemalloc
@@ -37,7 +37,7 @@ IMAGE = pa.struct([("bytes", B), ("path", S)])
         ({}, "none", None, None),
     ],
 )
-def test_what_a_file_is_by_its_columns(columns, kind, column, name_column):
+def test_the_layout_is_found_by_the_columns(columns, kind, column, name_column):
     layout = find_layout(pa.schema(columns.items()))
     assert (layout.kind, layout.column, layout.name_column) == (kind, column, name_column)
     assert bool(layout.message) == (kind in ("ambiguous", "none"))
@@ -45,7 +45,7 @@ def test_what_a_file_is_by_its_columns(columns, kind, column, name_column):
         assert all(name in layout.message for name in columns)
 
 
-def test_tables_of_a_run_are_known():
+def test_tables_of_a_run_are_recognized():
     assert find_layout(schema.stamped(schema.FAILURES)).kind == "failures"
     for table in (schema.PHOTOS, schema.PEOPLE, schema.ASSIGNMENTS, schema.faces(pa.list_(N))):
         assert find_layout(schema.stamped(table)).kind == "table"
@@ -59,7 +59,7 @@ def write(path, photos, **options) -> str:
 
 
 def read(contents, max_bytes=1 << 30) -> dict[str, bytes | str]:
-    """{member: content, or what is wrong with it}."""
+    """{member: its content or error message}."""
     found = {}
     for container in {source.container for source in contents.sources}:
         sources = [source for source in contents.sources if source.container == container]
@@ -77,7 +77,7 @@ photos = st.none() | st.fixed_dictionaries(
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(photos, max_size=12), st.integers(1, 5))
-def test_what_is_written_is_read(tmp_path_factory, rows, row_group_size):
+def test_photos_that_are_written_are_read(tmp_path_factory, rows, row_group_size):
     path = tmp_path_factory.mktemp("parquet") / "a.parquet"
     contents = list_container(write(path, rows, row_group_size=row_group_size), "parquet")
     assert contents.problem is None
@@ -93,7 +93,7 @@ def test_what_is_written_is_read(tmp_path_factory, rows, row_group_size):
             assert found[member] == expected
 
 
-def test_a_plain_column_of_bytes_and_few_of_its_rows(tmp_path):
+def test_some_rows_of_a_plain_column_of_bytes(tmp_path):
     path = tmp_path / "a.parquet"
     contents = [b"%d" % i * 1000 for i in range(300)]
     pq.write_table(pa.table({"jpg": contents}), path, row_group_size=128)
@@ -112,7 +112,7 @@ def test_a_plain_column_of_bytes_and_few_of_its_rows(tmp_path):
 
 @settings(deadline=None, max_examples=100)
 @given(st.data())
-def test_damage_never_raises_and_loses_nothing(tmp_path_factory, data):
+def test_damage_never_raises_and_no_photo_is_lost(tmp_path_factory, data):
     rows = [{"bytes": b"%d" % i * 20, "path": f"{i}.jpg"} for i in range(9)]
     path = tmp_path_factory.mktemp("parquet") / "a.parquet"
     write(path, rows, row_group_size=3, write_page_checksum=True)
@@ -124,7 +124,7 @@ def test_damage_never_raises_and_loses_nothing(tmp_path_factory, data):
     else:
         content[place] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
-    found = read(listed)  # the old listing, of a file that has changed
+    found = read(listed)  # by the listing from before the damage
     assert len(found) == 9
     for i, row in enumerate(rows):
         assert found[f"{i:08d}/{i}.jpg"] == row["bytes"] or isinstance(
@@ -146,14 +146,14 @@ def test_a_file_that_changed_since_it_was_listed(tmp_path):
     }
 
 
-def test_what_is_no_parquet():
+def test_files_that_are_not_parquet():
     for content in (b"", b"PAR1", b"x" * 50, b"PAR1" + b"\xff\xff\xff\x7fPAR1"):
         with pytest.raises(DamagedError):
             open_parquet(io.BytesIO(content))
 
 
-def test_a_row_group_far_larger_than_its_share_of_memory(tmp_path):
-    """400 photos of 1 MiB in one row group, whose pages hold eight."""
+def test_reading_a_large_row_group_takes_bounded_memory(tmp_path):
+    """400 photos of 1 MiB in one row group, in pages of eight."""
     path = tmp_path / "a.parquet"
     photo = bytes(1 << 20)
     table = pa.table({"image": pa.array([photo] * 400, B)})

@@ -1,4 +1,4 @@
-"""Tars of any names are listed and read back; damage anywhere costs no more than it must."""
+"""Tars with any names are listed and read; damage costs only the members at and after it."""
 
 import io
 import subprocess
@@ -28,9 +28,9 @@ long_names = st.builds(lambda name, n: name + "/" + "n" * n, names, st.integers(
 members = st.lists(st.tuples(names | long_names, st.binary(max_size=1500)), max_size=6)
 
 
-def tar_of(contents, form=tarfile.PAX_FORMAT) -> bytes:
+def tar_of(contents, tar_format=tarfile.PAX_FORMAT) -> bytes:
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=form) as tar:
+    with tarfile.open(fileobj=file, mode="w", format=tar_format) as tar:
         for name, content in contents:
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -39,7 +39,7 @@ def tar_of(contents, form=tarfile.PAX_FORMAT) -> bytes:
 
 
 def sources_of(file, found: list[Source] | None = None) -> list[Source]:
-    """The members; those before an error are in `found`."""
+    """The members. If listing raises, those before the error are in `found`."""
     found = [] if found is None else found
     for member in list_members(file):
         found.append(Source(member.name, CONTAINER, *member[1:]))
@@ -52,13 +52,13 @@ def read_all(file, max_bytes=10_000):
 
 @settings(deadline=None)
 @given(members, st.sampled_from(FORMATS[1:]))
-def test_what_is_written_is_read(contents, form):
-    assert read_all(io.BytesIO(tar_of(contents, form))) == contents
+def test_members_that_are_written_are_read(contents, tar_format):
+    assert read_all(io.BytesIO(tar_of(contents, tar_format))) == contents
 
 
 @settings(deadline=None)
 @given(members, st.randoms())
-def test_members_in_any_order(contents, random):
+def test_members_are_read_in_any_order(contents, random):
     file = io.BytesIO(tar_of(contents))
     sources = sources_of(file)
     expected = dict(zip(sources, (content for _, content in contents), strict=True))
@@ -71,8 +71,8 @@ def test_names_that_are_not_utf_8():
     assert [source.uri for source in sources_of(io.BytesIO(content))] == ["caf\udce9.jpg"]
 
 
-@pytest.mark.parametrize("form", ["gnu", "pax", "ustar"])
-def test_tars_of_tar_itself(tmp_path, form):
+@pytest.mark.parametrize("tar_format", ["gnu", "pax", "ustar"])
+def test_tars_written_by_the_tar_command(tmp_path, tar_format):
     folder = tmp_path / "in"
     (folder / "empty").mkdir(parents=True)
     (folder / "a.jpg").write_bytes(b"a" * 700)
@@ -81,22 +81,25 @@ def test_tars_of_tar_itself(tmp_path, form):
     (folder / ("n" * 90)).mkdir()
     (folder / ("n" * 90) / "b é.jpg").write_bytes(b"b")
     path = tmp_path / "a.tar"
-    subprocess.run(["tar", "cf", path, f"--format={form}", "-C", folder, "."], check=True)
+    subprocess.run(["tar", "cf", path, f"--format={tar_format}", "-C", folder, "."], check=True)
     with open(path, "rb") as file:
         read = dict(read_all(file))
-    (link,) = {"./a.jpg", "./hard.jpg"} & read.keys()  # the one of the two that came first
+    (link,) = {
+        "./a.jpg",
+        "./hard.jpg",
+    } & read.keys()  # of a file and its hard link, the one that tar wrote first
     assert read == {link: b"a" * 700, f"./{'n' * 90}/b é.jpg": b"b"}
 
 
-def test_sparse_members_are_told(tmp_path):
+def test_sparse_members_fail(tmp_path):
     with open(tmp_path / "a.jpg", "wb") as file:
         file.truncate(1 << 20)
         file.seek(1 << 19)
         file.write(b"a")
     (tmp_path / "b.jpg").write_bytes(b"b")
-    for form in ("gnu", "pax"):
-        path = tmp_path / f"{form}.tar"
-        command = ["tar", "cSf", path, f"--format={form}", "-C", tmp_path, "a.jpg", "b.jpg"]
+    for tar_format in ("gnu", "pax"):
+        path = tmp_path / f"{tar_format}.tar"
+        command = ["tar", "cSf", path, f"--format={tar_format}", "-C", tmp_path, "a.jpg", "b.jpg"]
         subprocess.run(command, check=True)
         with open(path, "rb") as file:
             sparse, b = sources_of(file)
@@ -107,7 +110,7 @@ def test_sparse_members_are_told(tmp_path):
 
 @settings(deadline=None)
 @given(members, st.data())
-def test_a_cut_tar_gives_what_is_before_the_cut_and_says_so(contents, data):
+def test_a_truncated_tar_raises_after_the_members_before_the_cut(contents, data):
     content = tar_of(contents)
     end = len(content.rstrip(b"\0")) if contents else 0
     cut = data.draw(st.integers(0, max(end - 1, 0)))
@@ -126,36 +129,36 @@ def test_a_cut_tar_gives_what_is_before_the_cut_and_says_so(contents, data):
 
 @settings(deadline=None)
 @given(members, st.data())
-def test_a_flipped_bit_costs_what_is_behind_it_at_most(contents, data):
+def test_a_flipped_bit_costs_at_most_the_members_after_it(contents, data):
     content = bytearray(tar_of(contents))
     place = data.draw(st.integers(0, len(content) - 1))
     whole = sources_of(io.BytesIO(bytes(content)))
     content[place] ^= 1 << data.draw(st.integers(0, 7))
     file = io.BytesIO(bytes(content))
-    found, told = [], False
+    found, detected = [], False
     try:
         sources_of(file, found)
     except Exception:
-        told = True
+        detected = True
     before = [
         source for source in whole if source.offset + source.header_size + source.size <= place
     ]
     assert found[: len(before)] == before
     for source, (_, expected) in zip(before, contents[: len(before)], strict=True):
         assert read_member(file, source, 10_000) == expected
-    assert told or len(found) == len(whole)
+    assert detected or len(found) == len(whole)
 
 
-def test_another_tar_in_its_place_is_never_another_photo():
-    listed = sources_of(io.BytesIO(tar_of([("a", b"one"), ("b", b"two")])))
+def test_a_replaced_tar_never_gives_another_photo():
+    sources = sources_of(io.BytesIO(tar_of([("a", b"one"), ("b", b"two")])))
     other = io.BytesIO(tar_of([("a", b"one"), ("c", b"six")]))
-    assert read_member(other, listed[0], 10) == b"one"
+    assert read_member(other, sources[0], 10) == b"one"
     for file in (other, io.BytesIO(b"")):
         with pytest.raises(ChangedError, match=r"a\.tar has changed since it was listed: run"):
-            read_member(file, listed[1], 10)
+            read_member(file, sources[1], 10)
 
 
-def test_the_limit_of_bytes():
+def test_the_limit_on_bytes():
     file = io.BytesIO(tar_of([("a", b"12345")]))
     (source,) = sources_of(file)
     assert read_member(file, source, 5) == b"12345"
@@ -163,7 +166,7 @@ def test_the_limit_of_bytes():
         read_member(file, source, 4)
 
 
-def test_tars_joined_by_cat_are_told():
+def test_tars_joined_with_cat_are_detected():
     one, two = tar_of([("a.jpg", b"1")]), tar_of([("b.jpg", b"2")])
     found = []
     with pytest.raises(DamagedError, match="data follows the end-of-archive marker"):
@@ -171,7 +174,7 @@ def test_tars_joined_by_cat_are_told():
     assert [source.uri for source in found] == ["a.jpg"]
 
 
-def test_a_header_without_end():
+def test_a_header_of_unlimited_size():
     info = tarfile.TarInfo("x")
     info.type = tarfile.GNUTYPE_LONGNAME
     info.size = 1 << 40
@@ -180,8 +183,8 @@ def test_a_header_without_end():
         list(list_members(io.BytesIO(content)))
 
 
-def test_a_tar_far_larger_than_memory(tmp_path):
-    """64 photos of 1 GiB, all holes: hopping reads headers only, and holds no more."""
+def test_listing_a_tar_larger_than_memory_reads_only_headers(tmp_path):
+    """64 photos of 1 GiB, in a sparse file."""
     size, n = 1 << 30, 64
     path = tmp_path / "large.tar"
     with open(path, "wb") as file:

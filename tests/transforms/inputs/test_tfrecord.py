@@ -1,4 +1,4 @@
-"""Records of any bytes are listed and read back; a damaged one is told, and no other is lost."""
+"""Records of any bytes are listed and read; a damaged one is detected, and no other is lost."""
 
 import io
 import struct
@@ -59,8 +59,8 @@ def tfrecord_of(contents: list[bytes]) -> bytes:
     return b"".join(record(example({"image/encoded": content})) for content in contents)
 
 
-def listed(file) -> tuple[list[Source], str | None]:
-    """The records, and what is wrong with the file."""
+def list_sources(file) -> tuple[list[Source], str | None]:
+    """The records, and the error message if the file is damaged."""
     found = []
     try:
         for member in list_records(file):
@@ -72,15 +72,15 @@ def listed(file) -> tuple[list[Source], str | None]:
 
 @settings(deadline=None)
 @given(photos)
-def test_what_is_written_is_read(contents):
+def test_photos_that_are_written_are_read(contents):
     file = io.BytesIO(tfrecord_of(contents))
-    sources, problem = listed(file)
+    sources, problem = list_sources(file)
     assert problem is None
     assert [source.uri for source in sources] == [f"{i:08d}" for i in range(len(contents))]
     assert [read_photo_of_record(file, source, 1000) for source in sources] == contents
 
 
-def test_as_tensorflow_writes_them(tmp_path):
+def test_records_written_by_tensorflow(tmp_path):
     tf = pytest.importorskip("tensorflow")
     features = {
         "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"\x00\xff"])),
@@ -94,7 +94,7 @@ def test_as_tensorflow_writes_them(tmp_path):
         writer.write(example({"image/encoded": b"two"}))
     assert Path(path).read_bytes() == record(written) + make_record({"image/encoded": b"two"})
     with open(path, "rb") as file:
-        sources, problem = listed(file)
+        sources, problem = list_sources(file)
         assert problem is None
         assert [read_photo_of_record(file, s, 1000) for s in sources] == [b"\x00\xff", b"two"]
     parsed = parse_example(written)
@@ -104,14 +104,14 @@ def test_as_tensorflow_writes_them(tmp_path):
 
 @settings(deadline=None)
 @given(photos.filter(bool), st.data())
-def test_a_cut_file_gives_the_whole_records_before_the_cut(contents, data):
+def test_a_truncated_file_has_the_whole_records_before_the_cut(contents, data):
     content = tfrecord_of(contents)
     ends = [0]
     for photo in contents:
         ends.append(ends[-1] + len(tfrecord_of([photo])))
     cut = data.draw(st.integers(0, len(content) - 1))
     file = io.BytesIO(content[:cut])
-    sources, problem = listed(file)
+    sources, problem = list_sources(file)
     n_whole = sum(end <= cut for end in ends[1:])
     assert (problem is None) == (cut in ends)
     assert [read_photo_of_record(file, s, 1000) for s in sources[:n_whole]] == contents[:n_whole]
@@ -123,12 +123,12 @@ def test_a_cut_file_gives_the_whole_records_before_the_cut(contents, data):
 
 @settings(deadline=None)
 @given(photos.filter(bool), st.data())
-def test_a_flipped_bit_is_one_record_or_told(contents, data):
+def test_a_flipped_bit_costs_one_record_or_is_reported(contents, data):
     content = bytearray(tfrecord_of(contents))
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= 1 << data.draw(st.integers(0, 7))
     file = io.BytesIO(content)
-    sources, problem = listed(file)
+    sources, problem = list_sources(file)
     failed = 0
     for source in sources:
         try:
@@ -143,16 +143,16 @@ def test_a_flipped_bit_is_one_record_or_told(contents, data):
         assert len(before) == len(sources)
 
 
-def test_another_record_in_its_place_is_never_another_photo():
-    (source,), _ = listed(io.BytesIO(tfrecord_of([b"one"])))
+def test_a_replaced_file_never_gives_another_photo():
+    (source,), _ = list_sources(io.BytesIO(tfrecord_of([b"one"])))
     for other in (tfrecord_of([b"two"]), tfrecord_of([b"three"]), b""):
         with pytest.raises(ChangedError, match=r"a\.tfrecord has changed"):
             read_photo_of_record(io.BytesIO(other), source, 1000)
 
 
-def test_records_without_a_photo_and_too_large_ones():
+def test_records_without_a_photo_and_records_that_are_too_large():
     file = io.BytesIO(record(example({"image/id": b"1"})) + record(b"\xff") + record(b""))
-    sources, _ = listed(file)
+    sources, _ = list_sources(file)
     for source, reason in zip(
         sources,
         [
@@ -165,17 +165,17 @@ def test_records_without_a_photo_and_too_large_ones():
         with pytest.raises(DamagedError, match=reason):
             read_photo_of_record(file, source, 1000)
     file = io.BytesIO(tfrecord_of([b"x" * 100]))
-    (source,), _ = listed(file)
+    (source,), _ = list_sources(file)
     with pytest.raises(TooLargeError, match="limit of 99 bytes"):
         read_photo_of_record(file, source, 99)
 
 
-def test_a_length_beyond_all_files(tmp_path):
+def test_a_record_longer_than_any_file(tmp_path):
     length = struct.pack("<Q", 1 << 63)
     path = tmp_path / "a"
     path.write_bytes(tfrecord_of([b"one"]) + length + struct.pack("<I", masked_crc32c(length)))
     with open(path, "rb") as file:
-        sources, problem = listed(file)
+        sources, problem = list_sources(file)
         assert problem
         assert read_photo_of_record(file, sources[0], 1000) == b"one"
         with pytest.raises(TooLargeError):

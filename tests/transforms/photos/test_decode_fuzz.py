@@ -27,11 +27,11 @@ LIMITS = DecodeLimits(max_bytes=10 << 20, max_pixels=4_000_000, max_seconds=20)
 SIDE = 48
 pillow_heif.register_heif_opener()
 
-# Name: (Pillow's format, mode, options to write it).
+# {name: (Pillow's format, mode, options of writing it)}
 VARIANTS = {
     "baseline.jpg": ("JPEG", "RGB", {}),
     "progressive.jpg": ("JPEG", "RGB", {"progressive": True}),
-    "grey.jpg": ("JPEG", "L", {}),
+    "gray.jpg": ("JPEG", "L", {}),
     "cmyk.jpg": ("JPEG", "CMYK", {}),
     "two.mpo": ("MPO", "RGB", {"save_all": True}),
     "rgb.png": ("PNG", "RGB", {}),
@@ -58,13 +58,13 @@ VARIANTS = {
     "rgba.avif": ("AVIF", "RGBA", {"speed": 8}),
     "animated.avif": ("AVIF", "RGB", {"speed": 8, "save_all": True}),
     "rgb.jp2": ("JPEG2000", "RGB", {}),
-    "grey.j2k": ("JPEG2000", "L", {"no_jp2": True}),
+    "gray.j2k": ("JPEG2000", "L", {"no_jp2": True}),
     "rgb.ppm": ("PPM", "RGB", {}),
     "deep.pgm": ("PPM", "I;16", {}),
 }  # fmt: skip
 
 
-def sound(name: str, side: int = SIDE) -> bytes:
+def make_photo(name: str, side: int = SIDE) -> bytes:
     file_format, mode, options = VARIANTS[name]
     rows, columns = np.mgrid[:side, :side]
     noise = np.random.default_rng(0).integers(0, 64, (side, side, 3))
@@ -78,7 +78,7 @@ def sound(name: str, side: int = SIDE) -> bytes:
         image = image.convert(mode)
     if options.get("save_all"):
         options = {**options, "append_images": [image.transpose(Image.Transpose.ROTATE_90)]}
-    if name != "animated.avif":  # its encoder crashes on a turned animation
+    if name != "animated.avif":  # the encoder crashes on an animation with an orientation
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation], exif[ExifTags.Base.DateTime] = 6, "2019:01:02 03:04:05"
         options = {**options, "exif": exif}
@@ -87,71 +87,71 @@ def sound(name: str, side: int = SIDE) -> bytes:
     return file.getvalue()
 
 
-SOUND = {name: sound(name) for name in VARIANTS}
+UNDAMAGED = {name: make_photo(name) for name in VARIANTS}
 
 
-def mutants(n: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """n damaged files with their names, of which some are another format's."""
+def make_damaged(n: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    """Yields n damaged files with their names. Some have the suffix of another format."""
     rng = np.random.default_rng(seed)
-    names = list(SOUND)
+    names = list(UNDAMAGED)
     for i in range(n):
         name = names[i % len(names)]
-        content = MUTATIONS[int(rng.integers(len(MUTATIONS)))](bytearray(SOUND[name]), rng)
+        content = MUTATIONS[int(rng.integers(len(MUTATIONS)))](bytearray(UNDAMAGED[name]), rng)
         suffix = names[int(rng.integers(len(names)))] if rng.random() < 0.2 else name
         yield f"{i:05}.{suffix}", bytes(content)
 
 
-def truncated(content, rng):
+def truncate(content, rng):
     return content[: rng.integers(len(content))]
 
 
-def bits_flipped(content, rng):
+def flip_bits(content, rng):
     for place in rng.integers(0, len(content), rng.integers(1, 20)):
         content[place] ^= 1 << int(rng.integers(8))
     return content
 
 
-def header_damaged(content, rng):
+def damage_header(content, rng):
     for place in rng.integers(0, min(len(content), 200), rng.integers(1, 6)):
         content[place] = rng.choice([0, 1, 127, 128, 255, int(rng.integers(256))])
     return content
 
 
-def part_lost(content, rng):
+def remove_part(content, rng):
     start = int(rng.integers(len(content)))
     del content[start : start + int(rng.integers(1, 200))]
     return content
 
 
-def part_repeated(content, rng):
+def repeat_part(content, rng):
     start = int(rng.integers(len(content)))
     part = content[start : start + int(rng.integers(1, 200))]
     return content[:start] + part * int(rng.integers(2, 9)) + content[start:]
 
 
-def spliced(content, rng):
-    other = SOUND[list(SOUND)[int(rng.integers(len(SOUND)))]]
+def splice(content, rng):
+    other = UNDAMAGED[list(UNDAMAGED)[int(rng.integers(len(UNDAMAGED)))]]
     place = int(rng.integers(1, min(len(content), 300)))
     return content[:place] + other[place:]
 
 
-def size_lied_about(content, rng):
+def change_size(content, rng):
     sides = [0, 1, SIDE - 1, SIDE + 1, 999, 2000, 4000, 16_000, 30_000, 65_535]
     width, height = (int(side) for side in rng.choice(sides, 2))
     return with_size(content, width, height)
 
 
-MUTATIONS = [truncated, bits_flipped, header_damaged, part_lost, part_repeated, spliced,
-             size_lied_about, size_lied_about]  # fmt: skip
+MUTATIONS = [truncate, flip_bits, damage_header, remove_part, repeat_part, splice, change_size,
+             change_size]  # fmt: skip
 
 
 def with_size(content: bytes, width: int, height: int) -> bytes:
-    """The file with another width and height wherever it states them, its pixels as they were."""
+    """The file with another width and height wherever it states them, and the same pixels."""
     content = bytearray(content)
 
     def put(form: str, place: int, *values: int) -> None:
-        most = {"H": 0xFFFF, "h": 0x7FFF}.get(form[-1], 0x7FFFFFFF)
-        struct.pack_into(form, content, place, *(min(value, most) for value in values))
+        limit = {"H": 0xFFFF, "h": 0x7FFF}.get(form[-1], 0x7FFFFFFF)
+        struct.pack_into(form, content, place, *(min(value, limit) for value in values))
 
     if content.startswith(b"\x89PNG"):
         put(">II", 16, width, height)
@@ -195,8 +195,8 @@ def with_size(content: bytes, width: int, height: int) -> bytes:
     return bytes(content)
 
 
-def account(photos: Iterator[tuple[str, bytes]], limits: DecodeLimits = LIMITS) -> Counter:
-    """Decodes files as a worker does; counts what came of them and checks what must be of each."""
+def decode_all(photos: Iterator[tuple[str, bytes]], limits: DecodeLimits = LIMITS) -> Counter:
+    """Decodes files as a worker does, checks each result, and counts photos and error types."""
     # Against hanging only: two attempts, each of which may start and stop a process.
     deadline = 2 * (START_TIMEOUT + limits.max_seconds + STOP_TIMEOUT)
     step = _DecodePhoto(limits)
@@ -220,14 +220,14 @@ def account(photos: Iterator[tuple[str, bytes]], limits: DecodeLimits = LIMITS) 
                 assert 1 <= done.n_frames < 2**31
                 assert done.image.resize((8, 8), Image.Resampling.BOX).tobytes()
                 outcomes["photo"] += 1
-        (last,) = step.process(Photo("sound", Shard("s", 1), content=SOUND["rgb.png"]))
+        (last,) = step.process(Photo("undamaged", Shard("s", 1), content=UNDAMAGED["rgb.png"]))
         assert last.failure is None
     finally:
         step.teardown()
     return outcomes
 
 
-def assert_worked(outcomes: Counter, n: int) -> None:
+def assert_outcomes(outcomes: Counter, n: int) -> None:
     print(outcomes)
     assert outcomes.total() == n
     assert outcomes["photo"] > n // 50
@@ -235,39 +235,39 @@ def assert_worked(outcomes: Counter, n: int) -> None:
     assert outcomes["DecoderHung"] == 0
 
 
-def test_all_are_sound_before():
-    n_frames = {name: decode_image(content).n_frames for name, content in SOUND.items()}
+def test_all_variants_are_decoded_before_they_are_damaged():
+    n_frames = {name: decode_image(content).n_frames for name, content in UNDAMAGED.items()}
     assert {name for name, n in n_frames.items() if n == 2} == {
         name for name, (_, _, options) in VARIANTS.items() if options.get("save_all")
     }
     assert set(n_frames.values()) == {1, 2}
-    assert account(iter(SOUND.items())) == {"photo": len(SOUND)}
+    assert decode_all(iter(UNDAMAGED.items())) == {"photo": len(UNDAMAGED)}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_lies_about_the_size_are_where_readers_look(name):
-    lie = with_size(SOUND[name], 999, 777)
-    if VARIANTS[name][0] in ("HEIF", "AVIF"):  # which may see through it at once
-        assert lie.count(struct.pack(">II", 999, 777)) >= 1
+def test_a_changed_size_is_where_readers_look(name):
+    changed = with_size(UNDAMAGED[name], 999, 777)
+    if VARIANTS[name][0] in ("HEIF", "AVIF"):  # whose reader may detect it at once
+        assert changed.count(struct.pack(">II", 999, 777)) >= 1
         return
-    with Image.open(io.BytesIO(lie)) as image:
+    with Image.open(io.BytesIO(changed)) as image:
         assert sorted(image.size) == [777, 999]
 
 
 def test_hundreds_of_damaged_files():
-    assert_worked(account(mutants(400, seed=1)), 400)
+    assert_outcomes(decode_all(make_damaged(400, seed=1)), 400)
 
 
 @pytest.mark.slow
 def test_ten_thousand_damaged_files():
-    assert_worked(account(mutants(10_000, seed=2)), 10_000)
+    assert_outcomes(decode_all(make_damaged(10_000, seed=2)), 10_000)
 
 
-# --- bombs
+# --- decompression bombs
 
 
 def bombs(side: int) -> dict[str, bytes]:
-    """Small files of side x side px; the first four are whole, the others end early."""
+    """Small files of side x side px. The first four are complete, the others are truncated."""
     n_bytes = side * ((side + 7) // 8)
     packer = zlib.compressobj(9)
     rows = b"".join(packer.compress(bytes((side + 7) // 8 + 1)) for _ in range(side))
@@ -294,31 +294,31 @@ def bombs(side: int) -> dict[str, bytes]:
         "bomb.webp": with_size(webp.getvalue(), side, side),
         "bomb.tif": tiff + bytes(4),
     }
-    return files | {f"bomb.{name}": with_size(SOUND[name], side, side) for name in SOUND}
+    return files | {f"bomb.{name}": with_size(UNDAMAGED[name], side, side) for name in UNDAMAGED}
 
 
 def test_bombs_are_refused():
     files = bombs(30_000)
     assert max(map(len, files.values())) < 200_000
-    assert account(iter(files.items()))["photo"] == 0
+    assert decode_all(iter(files.items()))["photo"] == 0
 
 
-def test_bombs_below_the_limit_of_pixels_stay_below_that_of_memory():
-    # 16 megapixels, which a worker can hold, of files of a few kilobytes.
+def test_bombs_within_the_limit_on_pixels_stay_within_the_limit_on_memory():
+    # 16 megapixels from files of a few kilobytes.
     limits = DecodeLimits(max_bytes=10 << 20, max_pixels=16_000_000, max_seconds=60)
     files = bombs(4000)
-    outcomes = account(iter(files.items()), limits)
+    outcomes = decode_all(iter(files.items()), limits)
     assert outcomes["photo"] >= 4
     assert not outcomes["MemoryError"]
     assert not outcomes["DecoderCrashed"]
 
 
-@pytest.mark.slow  # to make them is
+@pytest.mark.slow  # because encoding them is
 @pytest.mark.parametrize("name", VARIANTS)
-def test_photos_at_the_limit_of_pixels_have_memory_enough(name):
+def test_photos_at_the_limit_on_pixels_do_not_exceed_the_limit_on_memory(name):
     limits = DecodeLimits(max_bytes=20 << 20, max_pixels=2000 * 2000, max_seconds=60)
     decoder = DecoderProcess(limits)
-    content = sound(name, 2000)
+    content = make_photo(name, 2000)
     try:
         assert decoder.decode(content).image.size == (2000, 2000)
     finally:

@@ -1,4 +1,4 @@
-"""A photo's hash stays near when it is saved again, and pictures that show nothing have none."""
+"""A photo's hash hardly changes when it is saved again; images without structure have none."""
 
 import io
 
@@ -15,7 +15,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def scene(seed: int, width: int = 240, height: int = 180) -> Image.Image:
-    """Blots of colour, coarse and fine: as much structure as a photo has."""
+    """Coarse and fine blotches of color, with as much structure as a photo."""
     random = np.random.default_rng(seed)
     layers = [
         Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8))
@@ -25,7 +25,7 @@ def scene(seed: int, width: int = 240, height: int = 180) -> Image.Image:
     return Image.fromarray(np.mean(layers, axis=0).astype(np.uint8))
 
 
-def saved(image: Image.Image, file_format: str, **options) -> Image.Image:
+def save_and_open(image: Image.Image, file_format: str, **options) -> Image.Image:
     file = io.BytesIO()
     image.save(file, file_format, **options)
     return Image.open(file).convert("RGB")
@@ -35,12 +35,12 @@ def bits_between(a: int, b: int) -> int:
     return ((a ^ b) % 2**64).bit_count()
 
 
-def published(image: Image.Image) -> int:
-    """pHash as imagehash computes it, by a DCT written as its sum, without reducing first."""
-    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), float)
+def published_hash(image: Image.Image) -> int:
+    """pHash as imagehash computes it: with the DCT as a sum, and without a reducing gap."""
+    gray = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), float)
     x = np.arange(32)
     low = np.array([
-        [(grey * np.outer(np.cos(np.pi * v * (x + 0.5) / 32), np.cos(np.pi * u * (x + 0.5) / 32)))
+        [(gray * np.outer(np.cos(np.pi * v * (x + 0.5) / 32), np.cos(np.pi * u * (x + 0.5) / 32)))
          .sum() * (0.5**0.5 if u == 0 else 1) * (0.5**0.5 if v == 0 else 1)
          for u in range(8)]
         for v in range(8)
@@ -51,15 +51,15 @@ def published(image: Image.Image) -> int:
 
 @settings(deadline=None, max_examples=40)
 @given(seeds, st.integers(30, 95), st.sampled_from(["JPEG", "WEBP"]))
-def test_saving_again_keeps_it_near(seed, quality, file_format):
+def test_saving_again_hardly_changes_the_hash(seed, quality, file_format):
     image = scene(seed)
-    again = saved(image, file_format, quality=quality)
+    again = save_and_open(image, file_format, quality=quality)
     assert bits_between(perceptual_hash(image), perceptual_hash(again)) <= MAX_DISTANCE
 
 
 @settings(deadline=None, max_examples=40)
 @given(seeds, st.floats(0.25, 2), st.floats(0.8, 1))
-def test_another_size_and_less_light_keep_it_near(seed, scale, light):
+def test_resizing_and_darkening_hardly_change_the_hash(seed, scale, light):
     image = scene(seed)
     size = (round(image.width * scale), round(image.height * scale))
     again = ImageEnhance.Brightness(image.resize(size, Image.Resampling.BICUBIC)).enhance(light)
@@ -68,15 +68,15 @@ def test_another_size_and_less_light_keep_it_near(seed, scale, light):
 
 @settings(deadline=None, max_examples=20)
 @given(seeds)
-def test_saving_without_loss_changes_nothing(seed):
+def test_saving_without_loss_does_not_change_the_hash(seed):
     image = scene(seed)
-    assert perceptual_hash(saved(image, "PNG")) == perceptual_hash(image)
+    assert perceptual_hash(save_and_open(image, "PNG")) == perceptual_hash(image)
 
 
 @pytest.mark.parametrize("size", [(60, 45), (1200, 900)], ids=["small", "reduced first"])
-def test_it_is_the_published_hash_but_for_rounding(size):
+def test_the_hash_is_the_published_one_except_for_rounding(size):
     images = [scene(seed, *size) for seed in range(30)]
-    distances = [bits_between(perceptual_hash(image), published(image)) for image in images]
+    distances = [bits_between(perceptual_hash(image), published_hash(image)) for image in images]
     assert max(distances) <= 2
     assert distances.count(0) > 20
 
@@ -93,32 +93,32 @@ NOISE = np.random.default_rng(0).normal(0, 1, (300, 400))
 
 
 @pytest.mark.parametrize(
-    "grey",
+    "gray",
     [
         0 * ROWS, 0 * ROWS + 255, 0 * ROWS + 90, 80 + 0.4 * ROWS, 0.3 * (ROWS + COLUMNS),
         80 + 0.4 * ROWS + 4 * NOISE, 6 + 6 * NOISE, np.where(ROWS > 200, 60, 180),
     ],
-    ids=["black", "white", "grey", "ramp", "slanted ramp", "sky", "night", "horizon"],
+    ids=["black", "white", "gray", "ramp", "slanted ramp", "sky", "night", "horizon"],
 )  # fmt: skip
-def test_pictures_without_structure_have_none(grey):
-    image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
+def test_images_without_structure_have_no_hash(gray):
+    image = Image.fromarray(np.clip(gray, 0, 255).astype(np.uint8)).convert("RGB")
     assert perceptual_hash(image) is None
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (7, 3)])
-def test_any_size_has_a_hash_or_none(size):
+def test_images_of_any_size(size):
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     found = perceptual_hash(Image.fromarray(pixels))
     assert found is None or -(2**63) <= found < 2**63
 
 
-def test_photos_of_people_have_one_and_keep_it(group_photos):
+def test_hashes_of_photos_of_people_hardly_change_in_thumbnails(group_photos):
     names = sorted(path for path in group_photos.iterdir() if path.suffix == ".jpg")
     for path in names:
         with Image.open(path) as photo:
             image = photo.convert("RGB")
         thumbnail = image.copy()
         thumbnail.thumbnail((160, 160))
-        again = saved(thumbnail, "JPEG", quality=75)
+        again = save_and_open(thumbnail, "JPEG", quality=75)
         assert bits_between(perceptual_hash(image), perceptual_hash(again)) <= MAX_DISTANCE
     assert names

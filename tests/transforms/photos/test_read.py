@@ -1,4 +1,4 @@
-"""Shards partition the photos, tasks pass through a container once, bytes arrive or fail."""
+"""Shards partition the photos, tasks read a container once, and every photo is read or fails."""
 
 import gzip
 import hashlib
@@ -32,7 +32,7 @@ from facecluster.transforms.tables.parquet_files import write_table
 
 
 def make(folder: Path, *names: str) -> list[str]:
-    """Files whose content is their name; returns their paths."""
+    """Writes files whose content is their name; returns their paths."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode())
@@ -57,25 +57,33 @@ def test_shards_partition_the_photos_in_order(sources, photos_per_shard):
 
 
 @given(source_lists, source_lists, st.integers(1, 5))
-def test_a_shard_is_named_after_its_photos(uris, others, photos_per_shard):
+def test_a_shards_name_depends_only_on_its_photos(uris, others, photos_per_shard):
     names = {part: shard.name for shard, part in split_into_shards(uris, photos_per_shard)}
     assert names == {part: shard.name for shard, part in split_into_shards(uris, photos_per_shard)}
     for shard, part in split_into_shards(others, photos_per_shard):
         assert (shard.name in names.values()) == (part in names)
 
 
-def test_shard_names_tell_a_line_break_from_two_photos():
+def test_shard_names_distinguish_a_line_break_from_two_photos():
     ((one, _),) = split_into_shards([Source("a\nb")], 2)
     ((two, _),) = split_into_shards([Source("a"), Source("b")], 2)
     assert one.name != two.name
 
 
-def in_a_container(path: str, form: str, n: int, gzipped: bool, group: int = 5) -> list[Source]:
-    """n photos whose names are in another order than their places; rows in groups."""
+def make_members(
+    path: str, file_format: str, n: int, gzipped: bool, group: int = 5
+) -> list[Source]:
+    """n photos of a container, not in the order of their names; Parquet rows in groups."""
+    is_parquet = file_format == "parquet"
     return [
         Source(
             f"{path}!/{(i * 7919) % 10_007:05d}",
-            Container(path, form, gzipped, row_group=i // group if form == "parquet" else None),
+            Container(
+                path,
+                file_format,
+                gzipped,
+                row_group=i // group if is_parquet else None,
+            ),
             offset=i,
         )
         for i in range(n)
@@ -87,24 +95,24 @@ collections = st.lists(
 ).map(
     lambda parts: [
         source
-        for i, (form, n) in enumerate(parts)
+        for i, (file_format, n) in enumerate(parts)
         for source in (
             [Source(f"{i}/{j:05d}") for j in range(n)]
-            if form == "file"
-            else in_a_container(f"{i}", form.replace("tgz", "tar"), n, form == "tgz")
+            if file_format == "file"
+            else make_members(f"{i}", file_format.replace("tgz", "tar"), n, file_format == "tgz")
         )
     ]
 )
 
 
 @given(collections, st.integers(1, 12), st.randoms())
-def test_tasks_pass_through_a_container_once(sources, photos_per_shard, random):
+def test_tasks_read_a_container_once(sources, photos_per_shard, random):
     shards = split_into_shards(sources, photos_per_shard)
     assert sorted(s for _, part in shards for s in part) == sorted(sources)
     assert all(1 <= shard.n_photos == len(part) <= photos_per_shard for shard, part in shards)
     assert len({shard.name for shard, _ in shards}) == len(shards)
     assert split_into_shards(random.sample(sources, len(sources)), photos_per_shard) == shards
-    left = random.sample(shards, random.randint(0, len(shards)))  # the others are done
+    left = random.sample(shards, random.randint(0, len(shards)))  # the others are complete
     tasks = make_read_tasks(left)
     assert sorted(shard.name for task in tasks for shard, _ in task) == sorted(
         shard.name for shard, _ in left
@@ -116,12 +124,12 @@ def test_tasks_pass_through_a_container_once(sources, photos_per_shard, random):
         if container is not None and container.read_in_one_pass
     ]
     assert len(passes) == len(set(passes))
-    for task in tasks:  # nothing else waits for a pass
+    for task in tasks:  # no other photos wait for such a container
         assert len(task) == 1 or len({s.container for _, part in task for s in part}) == 1
 
 
-def test_members_that_lie_together_are_a_shard():
-    sources = in_a_container("a.tar", "tar", 20, False)
+def test_neighboring_members_are_in_one_shard():
+    sources = make_members("a.tar", "tar", 20, False)
     for _, part in split_into_shards(sorted(sources), 7):
         offsets = [source.offset for source in part]
         assert offsets == list(range(offsets[0], offsets[0] + len(part)))
@@ -130,7 +138,7 @@ def test_members_that_lie_together_are_a_shard():
 # --- reading
 
 
-def test_bytes_and_the_photo_id(tmp_path):
+def test_content_and_photo_id(tmp_path):
     paths = make(tmp_path, "a.jpg", "b.jpg")
     (tmp_path / "b.jpg").write_bytes(b"a.jpg")
     a, b = (read_photo(Photo(path, Shard("s", 2))) for path in paths)
@@ -138,7 +146,7 @@ def test_bytes_and_the_photo_id(tmp_path):
     assert a.photo_id == b.photo_id == hashlib.sha256(b"a.jpg").hexdigest()
 
 
-def test_what_cannot_be_read_fails(tmp_path):
+def test_files_that_cannot_be_read_fail(tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.jpg").mkdir()
     for name, error in [
@@ -152,7 +160,7 @@ def test_what_cannot_be_read_fails(tmp_path):
         assert photo.photo_id is None
 
 
-def test_in_a_pipeline(tmp_path):
+def test_reading_in_a_pipeline(tmp_path):
     paths = make(tmp_path, *(f"{i}.jpg" for i in range(7)))
     with beam.Pipeline(FnApiRunner()) as pipeline:
         shards = split_into_shards([*map(Source, paths), Source(str(tmp_path / "gone.jpg"))], 3)
@@ -166,7 +174,7 @@ def test_in_a_pipeline(tmp_path):
         assert_that(read, equal_to(expected))
 
 
-# --- every form
+# --- every form of input
 
 COLLECTION = {f"Ann Lee/{i}.jpg": bytes([i]) * (i * 700 + 1) for i in range(9)}
 
@@ -190,7 +198,7 @@ def write_folder(folder: Path) -> None:
 
 
 def write_images(path: Path, row_group_size: int = 4) -> None:
-    """As Hugging Face's datasets write the Image feature."""
+    """Writes a column as Hugging Face's datasets write the Image feature."""
     images = [{"bytes": content, "path": name} for name, content in COLLECTION.items()]
     pq.write_table(pa.table({"image": images}), path, row_group_size=row_group_size)
 
@@ -200,7 +208,7 @@ def write_list(path: Path, names: list[str]) -> None:
 
 
 def write_forms(folder: Path) -> dict[str, list[str]]:
-    """The inputs of each form."""
+    """Writes the collection in each form; returns {form: inputs}."""
     write_folder(folder / "files")
     write_tar(folder / "a.tar")
     write_tar(folder / "b.tar.gz", "w:gz")
@@ -227,7 +235,7 @@ def write_forms(folder: Path) -> dict[str, list[str]]:
     return forms
 
 
-def test_a_collection_is_the_same_photos_in_every_form(tmp_path):
+def test_a_collection_has_the_same_photos_in_every_form(tmp_path):
     expected = {hashlib.sha256(content).hexdigest(): content for content in COLLECTION.values()}
     forms = write_forms(tmp_path)
     with beam.Pipeline(FnApiRunner()) as pipeline:
@@ -251,13 +259,14 @@ def test_all_forms_mixed(tmp_path):
     photos = [photo for task in tasks for photo in read_task(task)]
     assert not [photo for photo in photos if photo.failure]
     assert len({photo.uri for photo in photos}) == len(photos)
-    n_copies = 9  # files, three tars, three TFRecords and two Parquet files; lists name them again
+    # Files, three tars, three TFRecords and two Parquet files; the lists name them again.
+    n_duplicates = 9
     assert Counter(photo.content for photo in photos) == dict.fromkeys(
-        COLLECTION.values(), n_copies
+        COLLECTION.values(), n_duplicates
     )
 
 
-def test_the_limit_of_bytes_in_every_form(tmp_path):
+def test_the_limit_on_bytes_in_every_form(tmp_path):
     for inputs in write_forms(tmp_path).values():
         tasks = make_read_tasks(split_into_shards(list_photos(inputs).sources, 4))
         photos = [photo for task in tasks for photo in read_task(task, max_bytes=3000)]
@@ -269,7 +278,7 @@ def test_the_limit_of_bytes_in_every_form(tmp_path):
         assert all("the limit of 3,000 bytes a photo" in failure.message for failure in failed)
 
 
-def test_a_huge_file_named_like_a_photo_is_not_read(tmp_path):
+def test_a_huge_file_named_like_a_photo_is_not_read_to_its_end(tmp_path):
     with open(tmp_path / "x.jpg", "wb") as file:
         file.truncate(20 << 30)
     tracemalloc.start()
@@ -280,8 +289,8 @@ def test_a_huge_file_named_like_a_photo_is_not_read(tmp_path):
     assert peak < 16 << 20
 
 
-def test_what_failed_when_listed_fails(tmp_path):
-    (tmp_path / "a.tar").write_bytes(b"no tar")
+def test_a_source_that_failed_in_listing_becomes_a_failed_photo(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"not a tar")
     listing = list_photos([str(tmp_path)])
     ((shard, part),) = split_into_shards(listing.sources, 4)
     (photo,) = read_task([(shard, part)])

@@ -1,4 +1,4 @@
-"""Shards end as their three tables, once and alike, however the photos come in."""
+"""Shards are written once as three tables, the same in whatever order and bundles photos arrive."""
 
 import os
 import random
@@ -32,7 +32,7 @@ def unit(rng: np.random.Generator, dimensions: int = DIMENSIONS) -> np.ndarray:
 
 
 def make_photo(number: int, shard: Shard) -> Photo:
-    """Every fifth photo failed; the others have 0 to 3 faces, and a date now and then."""
+    """Every fifth photo failed; the others have 0 to 3 faces, and some have a date."""
     uri = f"photos/{number:04}.jpg"
     if number % 5 == 4:
         return Photo(uri, shard, failure=Failure("decode", "OSError", f"damage {number}"))
@@ -66,7 +66,7 @@ def make_shards(*sizes: int) -> dict[str, list[Photo]]:
 
 
 class CountingWriter(ShardWriter):
-    """A writer that keeps a list of what it wrote, and in how many goes."""
+    """A writer that logs each shard that it writes."""
 
     def write(self, name, photos):
         super().write(name, photos)
@@ -79,7 +79,7 @@ def make_writer(root, kind=ShardWriter) -> ShardWriter:
 
 
 def write(root, photos: Sequence[Photo], n_bundles: int) -> None:
-    """Sends photos to the writer, spread over so many bundles."""
+    """Sends photos to the writer in n_bundles bundles."""
     options = PipelineOptions(
         ["--direct_running_mode=multi_threading", f"--direct_num_workers={n_bundles}"]
     )
@@ -92,7 +92,7 @@ def write(root, photos: Sequence[Photo], n_bundles: int) -> None:
         )
 
 
-def written(root) -> list[str]:
+def list_written(root) -> list[str]:
     path = f"{root}.written"
     if not os.path.exists(path):
         return []
@@ -100,7 +100,7 @@ def written(root) -> list[str]:
         return sorted(file.read().split())
 
 
-def contents(root) -> dict[str, bytes]:
+def read_files(root) -> dict[str, bytes]:
     return {
         f"{table}/{name}": (root / table / name).read_bytes()
         for table in TABLES
@@ -154,10 +154,10 @@ def test_every_shard_is_written_once_with_its_three_tables(tmp_path, n_bundles):
     random.Random(0).shuffle(photos)
     write(root, photos, n_bundles)
     assert_holds(root, shards)
-    assert written(root) == sorted(shards)
+    assert list_written(root) == sorted(shards)
 
 
-def test_the_bundles_of_these_tests_tear_shards_apart(tmp_path):
+def test_the_bundles_of_these_tests_split_shards(tmp_path):
     photos = make_shards(40)["shard0"]
     options = PipelineOptions(["--direct_running_mode=multi_threading", "--direct_num_workers=5"])
 
@@ -181,16 +181,16 @@ class BundleSizes(beam.DoFn):
         yield WindowedValue(self.n, 0, [GlobalWindow()])
 
 
-def test_however_photos_come_in_the_bytes_are_the_same(tmp_path):
+def test_the_files_do_not_depend_on_the_order_and_the_bundles_of_photos(tmp_path):
     photos = [photo for part in make_shards(6, 9, 1).values() for photo in part]
     write(tmp_path / "whole", photos, n_bundles=1)
-    write(tmp_path / "torn", photos[::-1], n_bundles=4)
+    write(tmp_path / "split", photos[::-1], n_bundles=4)
     write(tmp_path / "whole again", photos, n_bundles=1)
-    assert contents(tmp_path / "whole") == contents(tmp_path / "torn")
-    assert contents(tmp_path / "whole") == contents(tmp_path / "whole again")
-    before = contents(tmp_path / "whole")
-    write(tmp_path / "whole", photos, n_bundles=3)  # over what is there
-    assert contents(tmp_path / "whole") == before
+    assert read_files(tmp_path / "whole") == read_files(tmp_path / "split")
+    assert read_files(tmp_path / "whole") == read_files(tmp_path / "whole again")
+    before = read_files(tmp_path / "whole")
+    write(tmp_path / "whole", photos, n_bundles=3)  # over the existing files
+    assert read_files(tmp_path / "whole") == before
 
 
 def test_no_photos_write_nothing(tmp_path):
@@ -201,7 +201,7 @@ def test_no_photos_write_nothing(tmp_path):
 # --- one shard
 
 
-def test_all_failed_and_no_faces_give_empty_tables(tmp_path):
+def test_shards_without_photos_or_faces_have_empty_tables(tmp_path):
     shard = Shard("s", 2)
     failed = [make_photo(number, shard) for number in (4, 9)]
     make_writer(tmp_path).write("failed", failed)
@@ -209,8 +209,8 @@ def test_all_failed_and_no_faces_give_empty_tables(tmp_path):
     assert_holds(tmp_path, {"failed": failed, "faceless": [make_photo(n, shard) for n in (0, 8)]})
 
 
-def test_the_photos_table_comes_last(tmp_path):
-    # With its place taken by a folder the marker cannot be written; the others are there by then.
+def test_the_photos_table_is_written_last(tmp_path):
+    # A folder in its place makes writing it fail; the other tables are written by then.
     (tmp_path / "photos" / "s.parquet").mkdir(parents=True)
     photos = [make_photo(number, Shard("s", 3)) for number in range(3)]
     with pytest.raises(OSError, match=r"s\.parquet"):
@@ -262,7 +262,7 @@ def test_embeddings_go_through_the_codec(tmp_path):
     )
 
 
-def test_faces_of_two_fits_of_a_codec_are_told_apart(tmp_path):
+def test_faces_of_two_fits_of_a_codec_are_not_read_together(tmp_path):
     rng = np.random.default_rng(0)
     vectors = np.stack([unit(rng, 256) for _ in range(200)])
     for name, sample in [("a", vectors), ("b", vectors[:150])]:
@@ -275,7 +275,7 @@ def test_faces_of_two_fits_of_a_codec_are_told_apart(tmp_path):
         read_table(paths, ["face_id"])
 
 
-def test_faces_of_two_models_are_told_apart(tmp_path):
+def test_faces_of_two_embedding_spaces_are_not_read_together(tmp_path):
     paths = []
     for name, space in [("a", "one"), ("b", "one"), ("c", "another")]:  # a model each
         writer = ShardWriter(str(tmp_path), Codec("float32"), DIMENSIONS, f"model {name}", space)
