@@ -31,6 +31,7 @@ from .transforms.faces.detect import Detections as Detections
 from .transforms.faces.detect import DetectFaces as DetectFaces
 from .transforms.faces.saved_model import SavedModel as SavedModel
 from .transforms.photos.decode import DecodePhotos as DecodePhotos
+from .transforms.photos.limits import DecodeLimits as DecodeLimits
 from .transforms.photos.read import ReadPhotos as ReadPhotos
 from .transforms.photos.shards import read_tasks as read_tasks
 from .transforms.photos.write import ShardWriter as ShardWriter, WriteShards as WriteShards

@@ -42,7 +42,7 @@ from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.inputs.listing import locate_photos
 from facecluster.transforms.inputs.sources import Source
 from facecluster.transforms.photos.decode import DecodePhotos
-from facecluster.transforms.photos.read import read_task
+from facecluster.transforms.photos.read import read_photos
 from facecluster.transforms.photos.shards import ReadTask, make_read_tasks, split_into_shards
 from facecluster.transforms.photos.write import WriteShards
 from facecluster.transforms.records import Photo, Shard
@@ -256,7 +256,7 @@ def read_requested(
 ) -> Iterator[LabeledPhoto]:
     """The photos of a read task with their bytes and the requests for them."""
     request_of = {request.uri: request for request in requests}
-    for photo in read_task(task, max_bytes):
+    for photo in read_photos(task, max_bytes):
         request = request_of[photo.uri]
         yield LabeledPhoto(
             photo.uri, photo.shard, content=photo.content, photo_id=photo.photo_id,

@@ -15,7 +15,7 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def path_list(paths: Paths) -> list[str]:
-    """One path or several as a list of strings."""
+    """Makes a list of strings of one path or several."""
     if isinstance(paths, (str, os.PathLike)):
         return [os.fspath(paths)]
     return [os.fspath(path) for path in paths]

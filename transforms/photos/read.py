@@ -24,8 +24,7 @@ CHUNK_BYTES = 1 << 20
 class ReadPhotos(beam.PTransform):
     """Reads the bytes of photos, spread over all workers.
 
-    Element in: a `ReadTask` of
-    `make_read_tasks(split_into_shards(list_photos(inputs).sources, photos_per_shard))`.
+    Element in: a `ReadTask`, as `read_tasks` makes them of inputs.
     Element out: a `Photo` with content and photo_id, or with its failure.
 
     Tasks are shuffled and photos never are: a shard's photos stay in one bundle, so that its tables
@@ -40,12 +39,12 @@ class ReadPhotos(beam.PTransform):
     max_bytes: int = MAX_PHOTO_BYTES
 
     def expand(self, tasks) -> beam.PCollection[Photo]:
-        return tasks | beam.Reshuffle() | "Read task" >> beam.FlatMap(read_task, self.max_bytes)
+        return tasks | beam.Reshuffle() | "Read task" >> beam.FlatMap(read_photos, self.max_bytes)
 
 
-def read_task(task: ReadTask, max_bytes: int = MAX_PHOTO_BYTES) -> Iterator[Photo]:
+def read_photos(task: ReadTask, max_bytes: int = MAX_PHOTO_BYTES) -> Iterator[Photo]:
     """Yields the photos of a task one by one, with content and photo_id or with their failures."""
-    for photo in timed_items("read", _read_photos(task, max_bytes)):
+    for photo in timed_items("read", _read_files_and_members(task, max_bytes)):
         if not photo.failure:
             count("photos_read")
         yield photo
@@ -57,7 +56,7 @@ def read_photo(photo: Photo, max_bytes: int = MAX_PHOTO_BYTES) -> Photo:
     return _with_content(photo, _read_file(path_of_uri(photo.uri), max_bytes))
 
 
-def _read_photos(task: ReadTask, max_bytes: int) -> Iterator[Photo]:
+def _read_files_and_members(task: ReadTask, max_bytes: int) -> Iterator[Photo]:
     members: dict[Container, list[Source]] = defaultdict(list)
     shard_of: dict[str, Shard] = {}
     for shard, sources in task:

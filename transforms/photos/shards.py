@@ -15,14 +15,14 @@ ReadTask = list[tuple[Shard, tuple[Source, ...]]]
 
 
 def read_tasks(inputs: Paths, photos_per_shard: int = 256) -> list[ReadTask]:
-    """The elements that `ReadPhotos` takes, for the photos of some inputs.
+    """Lists the photos of inputs and makes the tasks that are the elements of `ReadPhotos`.
 
     Args:
       inputs: files, folders, globs, containers and lists; see `list_photos`.
-      photos_per_shard: at most so many photos are in one output file, and in one unit of work.
+      photos_per_shard: the most photos in one shard, which is a unit of work and of output.
 
     Raises:
-      InputError: an input does not exist, or the inputs name no photo.
+      InputError: an input does not exist or cannot be used, or the inputs have no photos.
     """
     sources = list_photos(path_list(inputs)).sources
     return make_read_tasks(split_into_shards(sources, photos_per_shard))

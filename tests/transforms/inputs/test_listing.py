@@ -15,7 +15,7 @@ import pytest
 from facecluster.errors import InputError
 from facecluster.transforms.inputs.containers import PHOTO_SUFFIXES
 from facecluster.transforms.inputs.listing import Listing, list_photos, locate_photos
-from facecluster.transforms.photos.read import read_photo, read_task
+from facecluster.transforms.photos.read import read_photo, read_photos
 from facecluster.transforms.photos.shards import split_into_shards
 from facecluster.transforms.records import Photo, Shard
 from facecluster.transforms.tables import schema
@@ -263,7 +263,7 @@ def write_tar(path: Path, *names: str, mode: str = "w") -> str:
 def contents(listing: Listing) -> dict[str, str]:
     """{URI: its content or error message}."""
     photos = [
-        photo for task in [split_into_shards(listing.sources, 3)] for photo in read_task(task)
+        photo for task in [split_into_shards(listing.sources, 3)] for photo in read_photos(task)
     ]
     return {p.uri: p.failure.message if p.failure else p.content.decode() for p in photos}
 

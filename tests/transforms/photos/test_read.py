@@ -23,7 +23,7 @@ from facecluster.transforms.inputs.tfrecord import make_record
 from facecluster.transforms.photos.read import (
     ReadPhotos,
     read_photo,
-    read_task,
+    read_photos,
 )
 from facecluster.transforms.photos.shards import make_read_tasks, split_into_shards
 from facecluster.transforms.records import Photo, Shard
@@ -256,7 +256,7 @@ def test_all_forms_mixed(tmp_path):
     forms = write_forms(tmp_path)
     inputs = [name for form in forms.values() for name in form]
     tasks = make_read_tasks(split_into_shards(list_photos(inputs).sources, 5))
-    photos = [photo for task in tasks for photo in read_task(task)]
+    photos = [photo for task in tasks for photo in read_photos(task)]
     assert not [photo for photo in photos if photo.failure]
     assert len({photo.uri for photo in photos}) == len(photos)
     # Files, three tars, three TFRecords and two Parquet files; the lists name them again.
@@ -269,7 +269,7 @@ def test_all_forms_mixed(tmp_path):
 def test_the_limit_on_bytes_in_every_form(tmp_path):
     for inputs in write_forms(tmp_path).values():
         tasks = make_read_tasks(split_into_shards(list_photos(inputs).sources, 4))
-        photos = [photo for task in tasks for photo in read_task(task, max_bytes=3000)]
+        photos = [photo for task in tasks for photo in read_photos(task, max_bytes=3000)]
         failed = [photo.failure for photo in photos if photo.failure]
         assert sorted(len(photo.content) for photo in photos if photo.content) == [
             1, 701, 1401, 2101, 2801
@@ -293,6 +293,6 @@ def test_a_source_that_failed_in_listing_becomes_a_failed_photo(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"not a tar")
     listing = list_photos([str(tmp_path)])
     ((shard, part),) = split_into_shards(listing.sources, 4)
-    (photo,) = read_task([(shard, part)])
+    (photo,) = read_photos([(shard, part)])
     assert (photo.uri, photo.shard) == (str(tmp_path / "a.tar"), shard)
     assert photo.failure.step == "read"
