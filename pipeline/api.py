@@ -287,7 +287,7 @@ def _locked(path: str | os.PathLike[str], creates_run: bool, check_other_files: 
     """
     directory = open_directory(path)
     if creates_run and check_other_files:
-        directory.check_foreign()
+        directory.check_output_folder()
     is_locked = creates_run or directory.is_run()
     with run_lock(directory.root) if is_locked else contextlib.nullcontext():
         yield directory

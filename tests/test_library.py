@@ -139,7 +139,7 @@ def test_grouping_again_with_other_options_keeps_what_was_embedded(path):
 def test_embedding_alone_makes_no_people(photos, tmp_path):
     run = facecluster.embed([next(photos.iterdir())], tmp_path / "run")
     assert len(run.faces) > 0
-    with pytest.raises(JobError, match="group the faces first"):
+    with pytest.raises(JobError, match="run `facecluster cluster` first"):
         _ = run.people
 
 

@@ -3,9 +3,14 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import MISSING, field, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-Options = TypeVar("Options")
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Options = TypeVar("Options", bound=_Dataclass)
 
 
 def option(default: Any, help: str, *, type: Callable = str, choices=None) -> Any:
@@ -46,7 +51,7 @@ def between(least: float, most: float, kind: Callable = float) -> Callable[[str]
     return read
 
 
-def add_options(parser: argparse.ArgumentParser, options: type) -> None:
+def add_options(parser: argparse.ArgumentParser, options: type[_Dataclass]) -> None:
     """Adds a command-line option for every field of an options class.
 
     They form a group of the help, titled with the first sentence of the class's docstring.

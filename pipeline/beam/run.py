@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import apache_beam as beam
-from apache_beam.metrics import MetricsFilter
+from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.runners.runner import PipelineResult
 
 from facecluster.errors import FaceclusterError, JobError

@@ -46,5 +46,4 @@ def redirect_stderr_to_file(path: str) -> Iterator[None]:
 
 def _log_thread_error(args: threading.ExceptHookArgs) -> None:
     """Logs an error of a thread; Beam's threads fail whenever their workers are stopped."""
-    error = (args.exc_type, args.exc_value, args.exc_traceback)
-    logging.getLogger(__name__).error("a thread failed", exc_info=error)
+    logging.getLogger(__name__).error("a thread failed", exc_info=args.exc_value)

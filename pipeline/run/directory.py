@@ -44,7 +44,11 @@ from facecluster.transforms.tables.parquet_files import (
 )
 
 SHARDED_TABLES = ("photos", "faces", "failures")
-OTHER_TABLES = ("near_duplicates", "people", "assignments")
+OTHER_TABLES = {  # their schemas, and the steps that write them
+    "near_duplicates": (schema.NEAR_DUPLICATES, "embed"),
+    "people": (schema.PEOPLE, "cluster"),
+    "assignments": (schema.ASSIGNMENTS, "cluster"),
+}
 
 # The files that facecluster writes: some at the top, others in folders, by their file endings.
 MANIFEST_NAME, PLAN_NAME = "manifest.json", "plan.parquet"
@@ -80,7 +84,7 @@ class RunDirectory:
                 return bool(read_table([self.path(PLAN_NAME)], schema.PLAN.names))
         return False
 
-    def check_foreign(self) -> None:
+    def check_output_folder(self) -> None:
         """Raises UsageError if the folder is not a run and holds other files."""
         if self.is_run():
             return
@@ -175,12 +179,11 @@ class RunDirectory:
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Reads a table without shards; raises TableError if it does not exist."""
-        if columns is None:
-            columns = {"people": schema.PEOPLE, "assignments": schema.ASSIGNMENTS}[table].names
+        table_schema, step = OTHER_TABLES[table]
         files = list_files(self.path(table))
         if not files:
-            raise TableError(f"{self.path(table)} does not exist: group the faces first")
-        return read_table(files, columns)[0]
+            raise TableError(f"{self.path(table)} does not exist: run `facecluster {step}` first")
+        return read_table(files, table_schema.names if columns is None else columns)[0]
 
     def manifest(self) -> Manifest:
         """The run's manifest, an empty one if it has none; raises JobError if it is damaged."""

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -24,10 +25,9 @@ from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import JobError
 
-try:
+HAS_FILE_LOCKS = sys.platform != "win32"
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def run_lock(root: str) -> Iterator[None]:
         "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     with contextlib.ExitStack() as stack:
-        if FileSystems.get_scheme(root) is not None or fcntl is None:
+        if FileSystems.get_scheme(root) is not None or not HAS_FILE_LOCKS:
             stack.enter_context(_lock_object(root, path, holder))
         else:
             os.makedirs(root, exist_ok=True)

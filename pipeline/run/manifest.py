@@ -292,16 +292,16 @@ def _parse_value(hint: Any, value: Any, where: str) -> Any:
         return _parse_record(hint, value, where)
     if hint is datetime:
         return datetime.fromisoformat(value)
+    if kind is dict and isinstance(value, dict):
+        return {key: _parse_value(arguments[1], item, where) for key, item in value.items()}
+    if kind is list and isinstance(value, list):
+        return [_parse_value(arguments[0], item, where) for item in value]
     if kind is Literal:
         is_valid = value in arguments
-    elif hint is float:
-        is_valid = isinstance(value, (int, float)) and not isinstance(value, bool)
+    elif isinstance(value, bool):  # which is an int, too
+        is_valid = hint is bool
     else:
-        is_valid = isinstance(value, kind) and not (hint is int and isinstance(value, bool))
+        is_valid = isinstance(value, (int, float) if hint is float else kind)
     if not is_valid:
         raise ValueError(f"{where} is {value!r}")
-    if kind is dict:
-        return {key: _parse_value(arguments[1], item, where) for key, item in value.items()}
-    if kind is list:
-        return [_parse_value(arguments[0], item, where) for item in value]
     return value

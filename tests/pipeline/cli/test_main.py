@@ -69,4 +69,4 @@ finally:
     assert "usage: facecluster" in done.stdout
     loaded = done.stderr.split()
     assert "facecluster.pipeline.options" in loaded
-    assert not {"apache_beam", "tensorflow", "faiss"} & set(loaded)
+    assert not {"apache_beam", "tensorflow", "faiss", "PIL.Image"} & set(loaded)

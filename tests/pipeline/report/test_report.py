@@ -1,4 +1,4 @@
-"""The report: its numbers, caps and escaping, and that a browser shows it as it is meant."""
+"""The report: its numbers, limits and escaping, and how a browser displays it."""
 
 import base64
 import colorsys
@@ -31,15 +31,15 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "ch
 
 
 def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirectory:
-    """A small run on disk, its thumbnails plain colours (see `colour_of`).
+    """A small run on disk, its thumbnails plain colors (see `color_of`).
 
     Args:
       root: the folder.
       photos: {uri: [person_id or None of each face, "-REASON" if it was left out]}; the
         probability of the i-th face of a person falls with i, its first face is the representative.
       failures: rows of the failures table.
-      n_shards: the photos are dealt out to this many.
-      people: False leaves people and assignments out, as before grouping.
+      n_shards: the photos are distributed over this many shards.
+      people: False writes no people and assignments, as before grouping.
     """
     run = RunDirectory(str(root))
     shards = [{"photos": [], "faces": [], "failures": []} for _ in range(n_shards)]
@@ -50,7 +50,7 @@ def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirector
         shard["photos"].append((photo_id, uri, 640, 480, None, 1, len(persons), None))
         for index, person_id in enumerate(persons):
             face_id = schema.face_id(photo_id, index)
-            picture = jpeg(colour_of(face_id))
+            picture = jpeg(color_of(face_id))
             shard["faces"].append(
                 (face_id, photo_id, [0] * 4, [0] * 10, 0.9, *[1] * 6, picture, [0.0])
             )
@@ -83,15 +83,15 @@ def photo_id_of(uri: str) -> str:
     return hashlib.sha256(uri.removesuffix("+copy").encode()).hexdigest()
 
 
-def colour_of(face_id: str) -> tuple[int, int, int]:
-    """A saturated colour, which nothing else on the page has."""
+def color_of(face_id: str) -> tuple[int, int, int]:
+    """A saturated color, which nothing else on the page has."""
     hue = int(hashlib.sha256(face_id.encode()).hexdigest()[:4], 16) / 0xFFFF
     return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 1, 1))
 
 
-def jpeg(colour, side=160) -> bytes:
+def jpeg(color, side=160) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (side, side), colour).save(file, "JPEG")
+    Image.new("RGB", (side, side), color).save(file, "JPEG")
     return file.getvalue()
 
 
@@ -103,7 +103,7 @@ def table(rows, table_schema) -> pa.Table:
 
 
 class Page(HTMLParser):
-    """What a parser finds on a page: elements as (tag, attributes), text, faces by section."""
+    """The parsed page: elements as (tag, attributes), text, faces by section."""
 
     def __init__(self, source: str):
         super().__init__()
@@ -198,7 +198,7 @@ def test_every_face_shows_its_own_thumbnail_and_the_representative_a_larger_one(
         image = Image.open(io.BytesIO(base64.b64decode(data)))
         assert header == "data:image/jpeg;base64"
         assert image.size == ((160, 160) if "first" in face["class"] else (report.TILE_PX,) * 2)
-        expected = colour_of(schema.face_id(photo_id_of(uri), 0))
+        expected = color_of(schema.face_id(photo_id_of(uri), 0))
         difference = [abs(a - b) for a, b in zip(image.getpixel((50, 50)), expected, strict=True)]
         assert max(difference) < 12
 
@@ -212,7 +212,7 @@ def test_faces_beyond_the_cap_are_counted(tmp_path):
     assert " more" not in page_of(run, faces_per_person=30).text
 
 
-def test_faces_left_out_stand_apart_with_their_reasons(tmp_path):
+def test_faces_left_out_are_shown_apart_with_their_reasons(tmp_path):
     photos = {f"/p/{i}.jpg": ["-sharpness"] for i in range(3)}
     photos |= {"/p/small.jpg": ["-size", "ann"], "/p/ann.jpg": ["ann"], "/p/who.jpg": [None]}
     page = page_of(write_run(tmp_path / "a", photos))
@@ -308,7 +308,7 @@ def test_a_photo_under_two_names_is_shown_once(tmp_path):
     assert "twice" not in page.text
 
 
-def test_hostile_names_and_messages_stay_text(tmp_path):
+def test_hostile_names_and_messages_are_escaped(tmp_path):
     photos = {f"/p/{HOSTILE}": ["ann", None], "/p/\"' onload='x.jpg": ["<b>bob</b>"]}
     failures = [(f"/p/{HOSTILE}", "<i>step</i>", "<i>Error</i>", "</bdi><script>alert(2)</script>")]
     run = write_run(tmp_path / "<script>run", photos, failures)
@@ -349,7 +349,7 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path):
 
 
 @given(st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1))
-def test_a_local_path_comes_back_from_its_link(name):
+def test_a_local_path_can_be_recovered_from_its_link(name):
     path = f"/photos/{name}/x"
     link = urlsplit(report._link(path))
     assert (link.scheme, link.netloc, link.query, link.fragment) == ("file", "", "", "")
@@ -377,7 +377,7 @@ def test_an_empty_run_gives_a_page(tmp_path):
     assert "No person was found: no face appears in enough photos." in page.text
 
 
-def test_a_run_that_is_not_grouped_yet_shows_its_faces(tmp_path):
+def test_a_run_before_grouping_shows_its_faces(tmp_path):
     run = write_run(tmp_path, {"/p/1.jpg": ["ann"], "/p/2.jpg": ["ann"]}, people=False)
     page = page_of(run)
     assert "2 faces 0 people 2 unassigned faces" in page.text
@@ -412,8 +412,8 @@ def test_writing_again_writes_the_same_page(tmp_path):
     assert [p.name for p in (tmp_path / "report").iterdir()] == ["index.html"]
 
 
-# A page that opens the report at a phone's width and writes down what the browser made of it: the
-# report itself runs no script.
+# A page that opens the report at a phone's width and writes down what the browser displays, because
+# the report itself runs no script.
 PROBE = """<!doctype html><iframe src="index.html" style="width:390px;height:800px"></iframe>
 <p>waiting</p>
 <script>onload = () => {
@@ -450,9 +450,9 @@ def test_a_browser_shows_the_page(tmp_path):
     assert Page(dom).text.count("25 faces") == 1
     browse(tmp_path / "a", "--window-size=1200,900", f"--screenshot={screenshot}", path.as_uri())
     image = Image.open(screenshot).convert("RGB")
-    shown = {colour for count, colour in image.getcolors(1 << 24) if count > 500}
+    shown = {color for count, color in image.getcolors(1 << 24) if count > 500}
     for i in range(25):
-        expected = colour_of(schema.face_id(photo_id_of(f"/p/{i}.jpg"), 0))
+        expected = color_of(schema.face_id(photo_id_of(f"/p/{i}.jpg"), 0))
         distances = [max(abs(a - b) for a, b in zip(c, expected, strict=True)) for c in shown]
         assert min(distances) < 12, f"the face of /p/{i}.jpg is not on the screen"
 

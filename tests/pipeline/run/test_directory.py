@@ -87,7 +87,7 @@ def test_a_shard_is_complete_when_its_photos_file_is_there(tmp_path):
     assert table["uri"].to_pylist() == ["b.jpg"]
 
 
-def test_files_of_a_write_that_was_killed_are_no_shards(tmp_path):
+def test_files_of_an_interrupted_write_are_not_shards(tmp_path):
     run = RunDirectory(str(tmp_path))
     write_table(run.shard_path("photos", "a"), photos_table("x"))
     for name in ("b.parquet.0123abcd.tmp", "notes.txt", ".parquet.swp"):
@@ -109,7 +109,7 @@ def test_without_shards_a_table_is_empty_but_has_its_columns(tmp_path, table):
     assert (rows.num_rows, rows.column_names, stamp) == (0, columns, {})
 
 
-def test_a_complete_shard_that_lacks_a_table_is_an_error(tmp_path):
+def test_a_complete_shard_without_one_of_its_tables_is_an_error(tmp_path):
     run = RunDirectory(str(tmp_path))
     write_table(run.shard_path("photos", "a"), photos_table())
     with pytest.raises(TableError, match=r"faces.a\.parquet cannot be read"):
@@ -127,9 +127,12 @@ def test_a_table_that_is_written_again_is_replaced(tmp_path):
     assert [path.name for path in (tmp_path / "people").iterdir()] == ["people.parquet"]
 
 
-@pytest.mark.parametrize("table", ["people", "assignments"])
-def test_a_table_that_is_not_there_is_named(tmp_path, table):
-    with pytest.raises(TableError, match=rf"/{table}\b"):  # the path that was looked at
+@pytest.mark.parametrize(
+    ("table", "step"),
+    [("people", "cluster"), ("assignments", "cluster"), ("near_duplicates", "embed")],
+)
+def test_a_missing_table_is_named_with_the_step_that_writes_it(tmp_path, table, step):
+    with pytest.raises(TableError, match=rf"/{table} does not exist: run `facecluster {step}`"):
         RunDirectory(str(tmp_path)).read(table)
 
 
@@ -170,7 +173,7 @@ def test_a_step_is_recorded_beside_the_others(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_what_others_put_in_the_manifest_stays(tmp_path):
+def test_keys_that_others_add_to_the_manifest_are_kept(tmp_path):
     run = RunDirectory(str(tmp_path))
     content = {"manifest_version": 1, "note": "mine", "steps": {"other": {"a": 1}}}
     (tmp_path / "manifest.json").write_text(json.dumps(content))
@@ -195,7 +198,7 @@ def test_a_reader_never_sees_half_a_manifest(tmp_path):
         writing.result()
 
 
-# ---- whose folder it is ----
+# ---- run folders and other folders ----
 
 
 def full_run(root) -> RunDirectory:
@@ -215,7 +218,7 @@ def full_run(root) -> RunDirectory:
     return run
 
 
-def test_everything_of_ours_is_removed_and_nothing_else(tmp_path):
+def test_all_files_of_facecluster_are_removed_and_no_others(tmp_path):
     run = full_run(tmp_path)
     others = ["facecluster.log", "run.lock", "notes.txt", "photos/me.jpg", "photos/.hidden.parquet",
               "report/style.css", "grouping/diary.doc", "my people/people.parquet",
@@ -232,7 +235,7 @@ def test_everything_of_ours_is_removed_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("n", range(11))
-def test_removing_everything_may_be_killed_anywhere(tmp_path, monkeypatch, n):
+def test_removing_everything_may_be_interrupted_anywhere(tmp_path, monkeypatch, n):
     run = full_run(tmp_path)
     remove, left = os.remove, [n]
 
@@ -251,7 +254,7 @@ def test_removing_everything_may_be_killed_anywhere(tmp_path, monkeypatch, n):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["manifest.json"]
 
 
-def test_tables_elsewhere_are_removed_too(tmp_path):
+def test_tables_in_linked_folders_are_removed_too(tmp_path):
     run = full_run(tmp_path / "run")
     shutil.move(tmp_path / "run" / "photos", tmp_path / "large disk")
     (tmp_path / "run" / "photos").symlink_to(tmp_path / "large disk")
@@ -263,27 +266,27 @@ def test_tables_elsewhere_are_removed_too(tmp_path):
     "name",
     ["holiday.jpg", "photos/holiday.jpg", "photos/2020.parquet", "manifest.json", "plan.parquet"],
 )
-def test_a_folder_of_somebody_elses_is_refused(tmp_path, name):
+def test_a_folder_with_other_files_is_refused(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("{}")
     with pytest.raises(UsageError, match=f"holds other files, such as {name}: take an output"):
-        RunDirectory(str(tmp_path)).check_foreign()
+        RunDirectory(str(tmp_path)).check_output_folder()
 
 
-def test_a_run_with_other_files_in_it_and_a_folder_that_is_to_be_a_run_are_not_refused(tmp_path):
-    RunDirectory(str(tmp_path / "not there")).check_foreign()
+def test_a_run_with_other_files_and_an_empty_folder_are_accepted(tmp_path):
+    RunDirectory(str(tmp_path / "not there")).check_output_folder()
     for name in ("facecluster.log", "run.lock", ".DS_Store", f"manifest.json.{32 * 'a'}.tmp"):
         (tmp_path / name).write_text("")
     run = RunDirectory(str(tmp_path))
-    run.check_foreign()
+    run.check_output_folder()
     run.update_manifest(EmbedEntry.start())
     (tmp_path / "notes.txt").write_text("mine")
-    run.check_foreign()
+    run.check_output_folder()
 
 
-def test_in_a_bucket_somebody_elses_files_are_found_too(bucket):
+def test_other_files_in_a_bucket_are_found_too(bucket):
     bucket({"bucket://b/run/facecluster.log": b"", "bucket://b/run2/x.jpg": b""})
-    RunDirectory("bucket://b/run").check_foreign()
+    RunDirectory("bucket://b/run").check_output_folder()
     bucket({"bucket://b/run/a/x.jpg": b""})
     with pytest.raises(UsageError, match=r"such as a/x\.jpg"):
-        RunDirectory("bucket://b/run").check_foreign()
+        RunDirectory("bucket://b/run").check_output_folder()
