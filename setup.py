@@ -44,12 +44,18 @@ setup(
         "aws": ["apache-beam[aws]"],
         "torch": ["torch>=2.6"],
         "train": ["tensorboard>=2.20"],
+        "notebook": ["ipykernel>=6.29", "pandas>=2.2"],
         "bench": ["infomap>=2.8", "matplotlib>=3.9"],
         "test": [
+            "black>=25",  # formats the signatures in docs/api.md
             "build>=1.2",
+            "griffe2md>=1.5",
             "hypothesis>=6.130",
             "import-linter>=2.7",
+            "ipykernel>=6.29",
             "mtcnn==1.0.0",  # the published implementation that ours is compared with
+            "nbclient>=0.10",
+            "pandas>=2.2",
             "pre-commit>=4.2",
             "pyright[nodejs]==1.1.414",  # each release finds other errors
             "pytest>=8.3",

@@ -1,0 +1,91 @@
+"""Writes docs/api.md from the docstrings of the public names; `make docs` runs it."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import griffe
+from griffe2md import render_object_docs
+
+import facecluster
+
+SECTIONS = {
+    "Jobs": ("run", "embed", "cluster", "crops", "evaluate_people", "evaluate_pairs"),
+    "Options": ("EmbedOptions", "ClusterOptions", "WorkerOptions", "CropOptions"),
+    "Results": ("Run",),
+    "Your own vectors and photos": ("FaceClusterer", "load_model", "FaceModel", "Detections"),
+    "Beam transforms": (
+        "ReadPhotos", "DecodePhotos", "DetectFaces", "AlignFaces", "EmbedFaces", "WriteShards",
+        "SavedModel", "Photo", "Face", "Failure", "Shard",
+    ),
+    "Errors": ("FaceclusterError", "UsageError", "InputError", "JobError"),
+}  # fmt: skip
+STYLE = {
+    "docstring_section_style": "list",
+    "heading_level": 3,
+    "line_length": 80,
+    "load_external_modules": False,
+    "members_order": "source",
+    "separate_signature": True,
+    "show_object_full_path": False,
+    "show_root_full_path": False,
+    "show_root_members_full_path": False,
+    "show_signature_annotations": True,
+    "summary": False,
+}
+HEADER = """# API
+
+What `import facecluster` offers. Generated from the docstrings by `make docs`; do not edit.
+"""
+
+
+def main() -> None:
+    """Writes the page beside this file."""
+    Path(__file__).with_name("api.md").write_text(api_page())
+
+
+def api_page() -> str:
+    """The page as Markdown.
+
+    Raises:
+      ValueError: a public name is in no section, or a section has a name that is not public.
+    """
+    sectioned = {name for names in SECTIONS.values() for name in names}
+    if sectioned != set(facecluster.__all__):
+        different = ", ".join(sorted(sectioned ^ set(facecluster.__all__)))
+        raise ValueError(f"public names and the sections of docs/api.md differ in {different}")
+    folder = Path(facecluster.__file__).parents[1]
+    package = griffe.load("facecluster", search_paths=[folder], docstring_parser="google")
+    parts = [HEADER]
+    for title, names in SECTIONS.items():
+        parts.append(f"## {title}\n")
+        parts += [_entry(package, name) for name in names]
+    lines = (line.rstrip() for line in "\n".join(parts).splitlines())
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+def _entry(package: griffe.Module, name: str) -> str:
+    if name.endswith("Options"):
+        return _options_entry(name)
+    text = render_object_docs(package[name].final_target, STYLE)
+    # Links to types lead nowhere on this page.
+    return re.sub(r"\[([^\]]+)\]\(#[^)]*\)", r"\1", text)
+
+
+def _options_entry(name: str) -> str:
+    """An options class as a table: its defaults and help are those of the command line."""
+    options = getattr(facecluster, name)
+    rows = "\n".join(
+        f"| `{field.name}` | `{field.default!r}` | {_in_a_cell(field.metadata['help'])} |"
+        for field in dataclasses.fields(options)
+    )
+    docstring = re.sub(r"\s*\n\s*", " ", options.__doc__.strip())
+    return f"### `{name}`\n\n{docstring}\n\n| field | default | |\n|---|---|---|\n{rows}\n"
+
+
+def _in_a_cell(help: str) -> str:
+    return help.replace("%%", "%").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()
