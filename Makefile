@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help prepare format lint types imports check test slow-test
+.PHONY: help prepare format lint types imports check test docs slow-test
 
 EXTRAS = cpu train test
 BIN = .venv/bin
@@ -37,6 +37,9 @@ check: lint imports  ## before a commit: style, imports, tests of pure and of ch
 
 test: lint imports  ## what CI checks: style, imports, all tests
 	$(PYTEST)
+
+docs: prepare  ## generate docs/api.md and the outputs of docs/quickstart.ipynb
+	$(BIN)/python docs/generate.py
 
 slow-test: prepare  ## the tests that take minutes each
 	$(PYTEST) -m slow

@@ -44,7 +44,7 @@ setup(
         "aws": ["apache-beam[aws]"],
         "torch": ["torch>=2.6"],
         "train": ["tensorboard>=2.20"],
-        "notebook": ["ipykernel>=6.29", "pandas>=2.2"],
+        "notebook": ["ipykernel>=6.29", "pandas>=2.2,<3"],  # in notebooks, Beam needs pandas 2
         "bench": ["infomap>=2.8", "matplotlib>=3.9"],
         "test": [
             "black>=25",  # formats the signatures in docs/api.md
@@ -55,7 +55,7 @@ setup(
             "ipykernel>=6.29",
             "mtcnn==1.0.0",  # the published implementation that ours is compared with
             "nbclient>=0.10",
-            "pandas>=2.2",
+            "pandas>=2.2,<3",
             "pre-commit>=4.2",
             "pyright[nodejs]==1.1.414",  # each release finds other errors
             "pytest>=8.3",

@@ -28,7 +28,9 @@ from .model_export.face_model import FaceModel as FaceModel, load_model as load_
 from .transforms.faces.detect import Detections as Detections
 
 # Beam transforms
+from .transforms.faces.align import AlignFaces as AlignFaces
 from .transforms.faces.detect import DetectFaces as DetectFaces
+from .transforms.faces.embed import EmbedFaces as EmbedFaces
 from .transforms.faces.saved_model import SavedModel as SavedModel
 from .transforms.photos.decode import DecodePhotos as DecodePhotos
 from .transforms.photos.limits import DecodeLimits as DecodeLimits

@@ -112,7 +112,7 @@ def embed(
     Args:
       inputs: folders, files or globs of photos; tar, TFRecord and Parquet files that hold them;
         lists that name them; OUTPUT/failures to retry what failed. See docs/inputs.md.
-      output: the run's folder, local, gs:// or s3://; created if it does not exist.
+      output: the run's folder; created if it does not exist.
       options: how faces are found and embedded.
       overwrite: start again: first delete what facecluster wrote into the folder.
       max_failures: stop with an error when more inputs than this cannot be used: a number, or a
@@ -181,7 +181,8 @@ def crops(
       options: size, margin and file format of the crops, and how photos are labeled.
       inputs: labeled photos, as for `embed`; or else
       of_run: a run, whose faces are cut out of its photos and labeled with its people.
-      beam_arguments, progress: as for `embed`.
+      beam_arguments: options for Beam.
+      progress: where to report progress; by default nowhere.
 
     Returns:
       The content of crops.json: counts, seconds, options.

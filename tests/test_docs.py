@@ -3,17 +3,21 @@
 import importlib.util
 from pathlib import Path
 
-import nbclient
 import nbformat
 import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-def test_the_api_page_is_that_of_the_docstrings():
-    spec = importlib.util.spec_from_file_location("generate_api", DOCS / "generate_api.py")
-    generator = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generator)
+@pytest.fixture(scope="module")
+def generator():
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_api_page_is_that_of_the_docstrings(generator):
     page = (DOCS / "api.md").read_text()
     assert page == generator.api_page(), "run `make docs` and commit docs/api.md"
 
@@ -28,11 +32,8 @@ def pictures(notebook) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def executed(mtcnn_folder, facenet_folder, tmp_path_factory):
-    notebook = nbformat.read(DOCS / "quickstart.ipynb", as_version=4)
-    folder = tmp_path_factory.mktemp("notebook")
-    resources = {"metadata": {"path": str(folder)}}
-    return nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
+def executed(generator, mtcnn_folder, facenet_folder):
+    return generator.run_notebook(nbformat.read(DOCS / "quickstart.ipynb", as_version=4))
 
 
 def test_the_notebook_runs_from_top_to_bottom(executed):

@@ -32,7 +32,7 @@ class Run:
         run.faces_of(person).to_pandas()
 
     Args:
-      path: the run's folder, local, gs:// or s3://.
+      path: the run's folder.
 
     Raises:
       UsageError: the folder is not a run.
@@ -80,7 +80,7 @@ class Run:
         """The people, largest first.
 
         Raises:
-          TableError: the faces have not been grouped yet.
+          JobError: the faces have not been grouped yet.
         """
         return self.directory.read("people")
 
@@ -89,7 +89,7 @@ class Run:
         """The person of each face that was grouped, null for an unassigned face.
 
         Raises:
-          TableError: the faces have not been grouped yet.
+          JobError: the faces have not been grouped yet.
         """
         return self.directory.read("assignments")
 

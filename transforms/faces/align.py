@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from facecluster.transforms.faces.quality import LUMA_SIZE, measure_quality
-from facecluster.transforms.frozen_transform import frozen_transform
 from facecluster.transforms.metrics import timed
 from facecluster.transforms.records import Photo, step
 
@@ -17,8 +16,7 @@ THUMBNAIL_SIZE = 96  # px
 THUMBNAIL_QUALITY = 85  # JPEG
 
 
-@frozen_transform
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class AlignFaces(beam.PTransform):
     """Cuts faces out of their photos, and measures their quality.
 

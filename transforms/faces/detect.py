@@ -7,7 +7,6 @@ import apache_beam as beam
 
 from facecluster.transforms.faces.mtcnn import Detections, Detector
 from facecluster.transforms.faces.saved_model import SavedModel
-from facecluster.transforms.frozen_transform import frozen_transform
 from facecluster.transforms.metrics import count, timed
 from facecluster.transforms.records import Face, Photo, failure_of, mark_failed
 
@@ -16,8 +15,7 @@ PHOTOS_PER_BATCH = 32
 BYTES_PER_BATCH = 256 << 20  # of decoded pixels
 
 
-@frozen_transform
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class DetectFaces(beam.PTransform):
     """Finds the faces of photos.
 

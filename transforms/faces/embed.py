@@ -9,7 +9,6 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from facecluster.transforms.faces.saved_model import CROPS_MULTIPLE, SavedModel
-from facecluster.transforms.frozen_transform import frozen_transform
 from facecluster.transforms.metrics import count, timed
 from facecluster.transforms.records import Photo
 
@@ -17,8 +16,7 @@ PHOTOS_PER_BATCH = 32
 CROPS_PER_CALL = 64  # bounds the network's memory, however many faces a photo has
 
 
-@frozen_transform
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class EmbedFaces(beam.PTransform):
     """Embeds the faces of photos.
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 
 import apache_beam as beam
 
-from facecluster.transforms.frozen_transform import frozen_transform
 from facecluster.transforms.metrics import count, timed
 from facecluster.transforms.photos.decode_image import DecodedImage, decode_image
 from facecluster.transforms.photos.decoder_process import DecoderProcess
@@ -14,8 +13,7 @@ from facecluster.transforms.photos.perceptual_hash import perceptual_hash
 from facecluster.transforms.records import Photo, step
 
 
-@frozen_transform
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class DecodePhotos(beam.PTransform):
     """Decodes photos. One that crashes or hangs its decoder becomes a failure like any other.
 

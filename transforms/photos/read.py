@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import apache_beam as beam
 
-from facecluster.transforms.frozen_transform import frozen_transform
 from facecluster.transforms.inputs.containers import read_members
 from facecluster.transforms.inputs.paths import open_file, path_of_uri
 from facecluster.transforms.inputs.sources import Container, Source, TooLargeError
@@ -19,8 +18,7 @@ from facecluster.transforms.records import Photo, Shard, failure_of, mark_failed
 CHUNK_BYTES = 1 << 20
 
 
-@frozen_transform
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class ReadPhotos(beam.PTransform):
     """Reads the bytes of photos, spread over all workers.
 

@@ -13,7 +13,6 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from facecluster.transforms.frozen_transform import frozen_transform
 from facecluster.transforms.metrics import timed
 from facecluster.transforms.records import Photo
 from facecluster.transforms.tables import schema
@@ -113,8 +112,7 @@ class PhotoWriter(Protocol):
         """Writes the shard called `name`, given all its photos in any order."""
 
 
-@frozen_transform
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class WriteShards(beam.PTransform):
     """Writes each shard as soon as all its photos have arrived.
 

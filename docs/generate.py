@@ -1,32 +1,43 @@
-"""Writes docs/api.md from the docstrings of the public names; `make docs` runs it."""
+"""Generates docs: the API page from docstrings, the outputs of the notebook by running it.
+
+`make docs` runs it.
+"""
 
 import dataclasses
 import re
+import tempfile
 from pathlib import Path
 
 import griffe
+import nbclient
+import nbformat
 from griffe2md import render_object_docs
 
 import facecluster
 
 SECTIONS = {
-    "Jobs": ("run", "embed", "cluster", "crops", "evaluate_people", "evaluate_pairs"),
+    "Jobs": (
+        "run", "embed", "cluster", "crops", "evaluate_people", "evaluate_pairs",
+        "fetch_sample_photos",
+    ),
     "Options": ("EmbedOptions", "ClusterOptions", "WorkerOptions", "CropOptions"),
     "Results": ("Run",),
-    "Your own vectors and photos": ("FaceClusterer", "load_model", "FaceModel", "Detections"),
+    "Your own vectors and photos": ("load_model", "FaceModel", "Detections"),
     "Beam transforms": (
         "ReadPhotos", "DecodePhotos", "DetectFaces", "AlignFaces", "EmbedFaces", "WriteShards",
-        "SavedModel", "Photo", "Face", "Failure", "Shard",
+        "read_tasks", "ShardWriter", "SavedModel", "Photo", "Face", "Failure", "Shard",
     ),
     "Errors": ("FaceclusterError", "UsageError", "InputError", "JobError"),
 }  # fmt: skip
 STYLE = {
     "docstring_section_style": "list",
+    "filters": ["!^_", "!^expand$"],
     "heading_level": 3,
     "line_length": 80,
     "load_external_modules": False,
     "members_order": "source",
     "separate_signature": True,
+    "show_if_no_docstring": False,
     "show_object_full_path": False,
     "show_root_full_path": False,
     "show_root_members_full_path": False,
@@ -40,8 +51,25 @@ What `import facecluster` offers. Generated from the docstrings by `make docs`; 
 
 
 def main() -> None:
-    """Writes the page beside this file."""
+    """Writes api.md and quickstart.ipynb beside this file."""
     Path(__file__).with_name("api.md").write_text(api_page())
+    path = Path(__file__).with_name("quickstart.ipynb")
+    nbformat.write(run_notebook(nbformat.read(path, as_version=4)), path)
+
+
+def run_notebook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Runs a notebook and returns it with its outputs.
+
+    Messages on stderr are left out: TensorFlow and Beam write there about the machine.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        resources = {"metadata": {"path": folder}}
+        notebook = nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # the time
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    return notebook
 
 
 def api_page() -> str:

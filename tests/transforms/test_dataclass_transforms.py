@@ -1,19 +1,18 @@
-"""A PTransform that is a frozen dataclass works in a pipeline, and its options stay as they are."""
+"""PTransforms that are dataclasses, as ours are, work with the installed Beam.
+
+They need eq=False: Beam compares and hashes transforms by identity, and options may hold arrays.
+"""
 
 import copy
 import pickle
-from dataclasses import FrozenInstanceError, dataclass, replace
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 import numpy as np
-import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from facecluster.transforms.frozen_transform import frozen_transform
 
-
-@frozen_transform
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Scale(beam.PTransform):
     """Multiplies numbers."""
 
@@ -52,11 +51,8 @@ def test_its_label_is_its_class_and_type_hints_can_be_set():
         _ = pipeline | beam.Create([1]) | Scale().with_output_types(int)
 
 
-def test_options_cannot_be_assigned():
+def test_options_can_be_replaced_and_are_shown():
     scale = Scale(3)
-    with pytest.raises(FrozenInstanceError, match="factor"):
-        scale.factor = 4
-    assert scale.factor == 3
     assert replace(scale, factor=4).factor == 4
     assert repr(scale) == "Scale(factor=3, offsets=None)"
 
