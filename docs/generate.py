@@ -18,11 +18,11 @@ import facecluster
 SECTIONS = {
     "Jobs": (
         "run", "embed", "cluster", "crops", "evaluate_people", "evaluate_pairs",
-        "fetch_sample_photos",
+        "Progress", "fetch_sample_photos",
     ),
     "Options": ("EmbedOptions", "ClusterOptions", "WorkerOptions", "CropOptions"),
     "Results": ("Run",),
-    "Your own vectors and photos": ("load_model", "FaceModel", "Detections"),
+    "Your own vectors and photos": ("FaceClusterer", "load_model", "FaceModel", "Detections"),
     "Beam transforms": (
         "ReadPhotos", "DecodePhotos", "DetectFaces", "AlignFaces", "EmbedFaces", "WriteShards",
         "read_tasks", "ShardWriter", "SavedModel", "Photo", "Face", "Failure", "Shard",
@@ -83,7 +83,7 @@ def api_page() -> str:
         different = ", ".join(sorted(sectioned ^ set(facecluster.__all__)))
         raise ValueError(f"public names and the sections of docs/api.md differ in {different}")
     folder = Path(facecluster.__file__).parents[1]
-    package = griffe.load("facecluster", search_paths=[folder], docstring_parser="google")
+    package = griffe.load("facecluster", search_paths=[folder], docstring_parser="auto")
     parts = [HEADER]
     for title, names in SECTIONS.items():
         parts.append(f"## {title}\n")

@@ -3,6 +3,7 @@
 
 # Jobs
 from .pipeline.api import (
+    Progress as Progress,
     cluster as cluster,
     crops as crops,
     embed as embed,
@@ -26,6 +27,7 @@ from .pipeline.run.results import Run as Run
 # Your own vectors and photos
 from .model_export.face_model import FaceModel as FaceModel, load_model as load_model
 from .transforms.faces.detect import Detections as Detections
+from .transforms.grouping.estimator import FaceClusterer as FaceClusterer
 
 # Beam transforms
 from .transforms.faces.align import AlignFaces as AlignFaces

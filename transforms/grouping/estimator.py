@@ -71,7 +71,7 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
     Examples
     --------
     >>> import numpy as np
-    >>> from facecluster.transforms.grouping.estimator import FaceClusterer
+    >>> from facecluster import FaceClusterer
     >>> people = np.eye(3).repeat(4, axis=0)  # 3 people of 4 faces each
     >>> noise = np.random.default_rng(0).normal(size=(12, 3)) * 0.05
     >>> labels = FaceClusterer(chance_neighbors=0).fit_predict(people + noise)
