@@ -28,6 +28,7 @@ setup(
         "joblib>=1.4",
         "lazy-loader>=0.4",
         "lz4>=4.3",
+        "msgspec>=0.19",
         "numpy>=2.1",
         "pillow>=11.3",
         "pillow-heif>=1.1",

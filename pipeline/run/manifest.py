@@ -7,13 +7,13 @@ An entry of `steps` has the fields of its class below, without those that are No
 
 import json
 import platform
-import types
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar
 
+import msgspec
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import JobError
@@ -187,7 +187,7 @@ def read_manifest(path: str) -> Manifest:
         found = content.get("manifest_version")
         if found == MANIFEST_VERSION:
             return _parse(content)
-    except (ValueError, TypeError) as error:
+    except (ValueError, msgspec.ValidationError) as error:
         raise JobError(
             f"{path} is damaged ({error}): start again with --overwrite, or take another output "
             "folder"
@@ -255,53 +255,21 @@ def _without_none(entry: StepEntry) -> dict[str, Any]:
     return {name: value for name, value in asdict(entry).items() if value is not None}
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """The entries that facecluster writes, as they are under `steps` in the file."""
+
+    embed: EmbedEntry | None = None
+    cluster: ClusterEntry | None = None
+
+
 def _parse(content: Mapping[str, Any]) -> Manifest:
     known = ("manifest_version", "versions", "steps")
-    steps = _parse_value(dict[str, Any], content.get("steps"), "steps")
+    steps = msgspec.convert(content.get("steps"), _Steps)
     return Manifest(
-        versions=_parse_value(dict[str, str], content.get("versions", {}), "versions"),
+        steps.embed,
+        steps.cluster,
+        versions=msgspec.convert(content.get("versions", {}), dict[str, str]),
         other={key: value for key, value in content.items() if key not in known},
-        other_steps={key: value for key, value in steps.items() if key not in STEPS},
-        **{name: _parse_record(STEPS[name], steps[name], name) for name in STEPS if name in steps},
+        other_steps={key: value for key, value in content["steps"].items() if key not in STEPS},
     )
-
-
-def _parse_record(kind: Any, content: Any, where: str) -> Any:
-    """The record of a JSON object; keys that the class does not have are left out."""
-    if not isinstance(content, dict):
-        raise ValueError(f"{where} is not an object")
-    hints = get_type_hints(kind)
-    values = {}
-    for item in fields(kind):
-        name = f"{where}.{item.name}"
-        if item.name in content:
-            values[item.name] = _parse_value(hints[item.name], content[item.name], name)
-        elif item.default is MISSING and item.default_factory is MISSING:
-            raise ValueError(f"{name} is missing")
-    return kind(**values)
-
-
-def _parse_value(hint: Any, value: Any, where: str) -> Any:
-    """Checks and converts a JSON value to the type of a record's field."""
-    if isinstance(hint, types.UnionType):  # of a type and None
-        hint = get_args(hint)[0]
-    kind, arguments = get_origin(hint) or hint, get_args(hint)
-    if hint is Any:
-        return value
-    if is_dataclass(hint):
-        return _parse_record(hint, value, where)
-    if hint is datetime:
-        return datetime.fromisoformat(value)
-    if kind is dict and isinstance(value, dict):
-        return {key: _parse_value(arguments[1], item, where) for key, item in value.items()}
-    if kind is list and isinstance(value, list):
-        return [_parse_value(arguments[0], item, where) for item in value]
-    if kind is Literal:
-        is_valid = value in arguments
-    elif isinstance(value, bool):  # which is an int, too
-        is_valid = hint is bool
-    else:
-        is_valid = isinstance(value, (int, float) if hint is float else kind)
-    if not is_valid:
-        raise ValueError(f"{where} is {value!r}")
-    return value
