@@ -1,11 +1,11 @@
-"""A Keras network as what the workers load: a SavedModel with its model card beside it.
+"""Exports Keras networks to a model folder, which workers load; and loads them again for Keras.
 
 A model folder holds
 
-    saved_model/        what workers run: uint8 pixels in, results out
-    keras/NAME.keras    the same networks for Keras, to train on from or to export anew
-    model_card.json     what the model is and needs, see `ModelCard`
-    codec.npz           the 128-byte codec, where one was fitted
+    saved_model/        a TensorFlow SavedModel: uint8 pixels in, float32 results out
+    keras/NAME.keras    the same networks for Keras, to train further or to export again
+    model_card.json     the `ModelCard`
+    codec.npz           the 128-byte codec, if one was fitted
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import keras
 
 KERAS_FOLDER = "keras"
-# How pixels become a network's input, by the names that a card's `standardization` has for it.
+# How pixels become a network's input, by their names in a model card; see `export`.
 STANDARDIZATIONS = ("fixed", "per-image")
 
 
@@ -39,11 +39,11 @@ def export(
     *,
     float16: bool = False,
 ) -> None:
-    """Writes a model folder, whole or not at all; one that is already there is replaced.
+    """Writes a model folder, whole or not at all; an existing one is replaced.
 
-    Each network becomes an endpoint of its name, the first also the serving signature, that takes
-    uint8 RGB pixels (any batch size), standardizes them itself, and gives float32. The card's
-    `standardization` says how:
+    Each network becomes an endpoint of its name, and the first one also the serving signature. An
+    endpoint takes a batch of uint8 RGB pixels, standardizes them, and returns float32. The card's
+    `standardization` is one of
 
       fixed: (x - 127.5) / 128; the published CASIA-WebFace and VGGFace2 models, MTCNN.
       per-image: (x - mean) / max(standard deviation, 1 / sqrt(values)) of the crop; older published
@@ -53,7 +53,10 @@ def export(
       networks: endpoint name to network.
       card: the model card; `compute` is filled in here.
       codec: arrays of the 128-byte codec.
-      float16: half floats for weights and arithmetic, for GPUs with fast half-float units.
+      float16: use half-precision weights and arithmetic, for GPUs with fast float16 units.
+
+    Raises:
+      ValueError: the standardization is none of STANDARDIZATIONS.
     """
     import keras
     import tensorflow as tf
@@ -85,7 +88,7 @@ def export(
 
 
 def load_networks(folder: Path) -> dict[str, keras.Model]:
-    """The networks of a model folder for Keras: {endpoint name: network}.
+    """The Keras networks of a model folder: {endpoint name: network}.
 
     Raises:
       ModelError: the folder has none.
@@ -99,7 +102,7 @@ def load_networks(folder: Path) -> dict[str, keras.Model]:
 
 
 def standardize(pixels, standardization: str):
-    """Pixels (n, h, w, 3) of any kind of number to a network's float32 input; see `export`.
+    """Pixels (n, h, w, 3) of any dtype to a network's float32 input; see `export`.
 
     Raises:
       ValueError: the standardization is none of STANDARDIZATIONS.
@@ -115,12 +118,12 @@ def standardize(pixels, standardization: str):
         n_values = pixels.shape[1] * pixels.shape[2] * pixels.shape[3]
         return (pixels - mean) / ops.maximum(deviation, n_values**-0.5)
     raise ValueError(
-        f"no standardization is called {standardization!r}: there are {', '.join(STANDARDIZATIONS)}"
+        f"unknown standardization {standardization!r}: there are {', '.join(STANDARDIZATIONS)}"
     )
 
 
 def weights_sha256(network: keras.Model) -> str:
-    """The SHA-256 of a network's weights, by which tables know the model that made them."""
+    """The SHA-256 of a network's weights, which identifies the model in tables and cards."""
     digest = hashlib.sha256()
     for value in network.get_weights():
         digest.update(str(value.shape).encode())
@@ -129,9 +132,9 @@ def weights_sha256(network: keras.Model) -> str:
 
 
 def in_precision(network: keras.Model, policy: str) -> keras.Model:
-    """A copy of the network with a Keras dtype policy, but for layers that stay in float32.
+    """A copy of the network with a Keras dtype policy.
 
-    Those are what ends in unit vectors, whose sums of squares half floats cannot hold.
+    Layers that normalize to unit length stay in float32: float16 overflows in sums of squares.
     """
     import keras
 
@@ -143,7 +146,7 @@ def in_precision(network: keras.Model, policy: str) -> keras.Model:
 
 
 def with_weight_decay(network: keras.Model, weight_decay: float) -> keras.Model:
-    """A copy of the network, with w / 2 * sum(squares) of every kernel as a penalty; 0 for none."""
+    """A copy of the network with the penalty w / 2 * sum(squares) on each kernel; 0 for none."""
     import keras
 
     def decay(layer, config):
@@ -156,7 +159,7 @@ def with_weight_decay(network: keras.Model, weight_decay: float) -> keras.Model:
 
 
 def _reconfigured(network: keras.Model, change: Callable[[keras.Layer, dict], None]) -> keras.Model:
-    """A copy of the network with the configuration of each layer, in nested ones too, changed."""
+    """A copy of the network with the configuration of each layer changed, also of nested ones."""
     import keras
 
     def clone(layer):

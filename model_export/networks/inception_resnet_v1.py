@@ -3,11 +3,11 @@
 The architecture of Szegedy et al., "Inception-v4, Inception-ResNet and the Impact of Residual
 Connections on Learning" (arXiv 1602.07261, figures 10 to 15), in the variant of the published
 TensorFlow FaceNet: 160 x 160 input, average pooling over the last grid, a linear bottleneck to the
-embedding and L2 normalisation (arXiv 1503.03832, section 3). Layer names are the published
-checkpoints' scopes with dashes for slashes, as PyTorch, as a backend of Keras, refuses dots.
+embedding and L2 normalization (arXiv 1503.03832, section 3). Layer names are the published
+checkpoints' scopes with dashes in place of slashes: Keras's PyTorch backend refuses dots.
 
-It has two forms. For training, every convolution but the last of each residual block is followed by
-batch normalisation. For inference that is folded into the convolution, which carries a bias.
+The network has two forms. For training, each convolution except the last of a residual block is
+followed by batch normalization. For inference, that is folded into the convolution and its bias.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.995, 0.001  # published, src/models
 
 @dataclass(frozen=True)
 class _Form:
-    """What the forms of the network differ in."""
+    """The differences between the forms of the network."""
 
     is_training: bool = False
     width: float = 1.0
@@ -43,7 +43,7 @@ def inception_resnet_v1(
     Args:
       embedding_size: d, the dimensions of an embedding.
       input_size: px, height and width of a crop; the published networks have 160.
-      width: the share of the published number of filters in every layer.
+      width: the number of filters in every layer, as a fraction of the published number.
 
     Returns:
       A model from standardized crops (n, input_size, input_size, 3) float32, RGB, to unit vectors
@@ -63,20 +63,21 @@ def inception_resnet_v1_for_training(
     """Builds the network in its training form, with random weights.
 
     Args:
-      embedding_size, input_size, width: as above.
-      dropout: the share of the pooled features that a training step leaves out.
+      embedding_size, input_size, width: see `inception_resnet_v1`.
+      dropout: the fraction of the pooled features that a training step drops.
       weight_decay: w of the penalty w / 2 * sum(squares) on all kernels, as in the published code.
       seed: of the dropout.
 
     Returns:
-      A model as above, whose layer `prelogits` gives the vectors before normalisation.
+      A model like that of `inception_resnet_v1`, whose layer `prelogits` returns the vectors before
+      normalization.
     """
     form = _Form(is_training=True, width=width, weight_decay=weight_decay)
     return _build(embedding_size, input_size, form, dropout, seed)
 
 
 def fold(network: keras.Model, width: float = 1.0) -> keras.Model:
-    """The inference form of a network in training form of that width, with the same embeddings."""
+    """Converts a network of this width from training to inference form; same embeddings."""
     folded = inception_resnet_v1(network.output_shape[-1], network.input_shape[1], width)
     for layer in folded.layers:
         if layer.weights:
@@ -85,7 +86,7 @@ def fold(network: keras.Model, width: float = 1.0) -> keras.Model:
 
 
 def fold_batch_norm(kernel, beta, mean, variance, gamma=1.0) -> list:
-    """[kernel, bias] of the layer that does what kernel and batch normalisation did.
+    """Folds batch normalization into a layer: [kernel, bias] with the same outputs.
 
     (x W - mean) gamma / sqrt(variance + epsilon) + beta; FaceNet has no gamma.
 
@@ -100,7 +101,7 @@ def fold_batch_norm(kernel, beta, mean, variance, gamma=1.0) -> list:
 
 def _folded_weights(network: keras.Model, name: str) -> list:
     weights = network.get_layer(name).get_weights()
-    if len(weights) == 2:  # kernel and bias: no batch normalisation follows
+    if len(weights) == 2:  # kernel and bias: no batch normalization follows
         return weights
     norm = network.get_layer(f"{name}-BatchNorm")
     return fold_batch_norm(weights[0], *norm.get_weights())
@@ -144,7 +145,7 @@ def _batch_norm(x, name):
 
 
 def _conv(x, filters, kernel_size, name, form, strides=1, padding="same"):
-    """A convolution with batch normalisation, or what that was folded into, and ReLU."""
+    """A convolution, batch normalization unless it is folded, and ReLU."""
     x = layers.Conv2D(
         form.filters(filters),
         kernel_size,

@@ -1,18 +1,18 @@
 """MTCNN's three networks: proposal, refinement, output.
 
 Zhang et al., "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks"
-(arXiv 1604.02878, figure 2), with the layer sizes and padding of the published weights. How they
-form a detector is transforms/detect.py's matter.
+(arXiv 1604.02878, figure 2), with the layer sizes and padding of the published weights. The cascade
+that uses them is transforms/faces/mtcnn.py.
 """
 
 import keras
 from keras import layers
 
-P_NET_SIZE, R_NET_SIZE, O_NET_SIZE = 12, 24, 48  # px, what each network sees of a candidate
+P_NET_SIZE, R_NET_SIZE, O_NET_SIZE = 12, 24, 48  # px, input of each network
 
 
 def p_net() -> keras.Model:
-    """Fully convolutional: every 12 x 12 window, every 2 px, is a candidate.
+    """The proposal network, fully convolutional: windows of 12 x 12 with a stride of 2 px.
 
     Returns:
       A model from standardized photos (n, h, w, 3) to face probabilities (n, h', w', 1) and box
@@ -29,7 +29,12 @@ def p_net() -> keras.Model:
 
 
 def r_net() -> keras.Model:
-    """From standardized crops (n, 24, 24, 3) to probabilities (n, 1) and corrections (n, 4)."""
+    """The refinement network.
+
+    Returns:
+      A model from standardized crops (n, 24, 24, 3) to face probabilities (n, 1) and box
+      corrections (n, 4).
+    """
     crops = keras.Input((R_NET_SIZE, R_NET_SIZE, 3), name="crops")
     x = _conv(crops, 28, 3, "conv1")
     x = layers.MaxPooling2D(3, 2, padding="same", name="pool1")(x)
@@ -43,10 +48,12 @@ def r_net() -> keras.Model:
 
 
 def o_net() -> keras.Model:
-    """From standardized crops (n, 48, 48, 3) to probabilities (n, 1), corrections, landmarks.
+    """The output network.
 
-    Corrections are (n, 4). Landmarks are (n, 10): five x, then five y, as fractions of the crop's
-    width and height.
+    Returns:
+      A model from standardized crops (n, 48, 48, 3) to face probabilities (n, 1), box corrections
+      (n, 4) and landmarks (n, 10): five x, then five y, as fractions of the crop's width and
+      height.
     """
     crops = keras.Input((O_NET_SIZE, O_NET_SIZE, 3), name="crops")
     x = _conv(crops, 32, 3, "conv1")

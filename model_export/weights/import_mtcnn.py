@@ -1,4 +1,4 @@
-"""The published weights of MTCNN into our three networks, every array accounted for."""
+"""Imports the published weights of MTCNN into its three networks; every array must be used."""
 
 import os
 
@@ -7,45 +7,46 @@ import keras
 import numpy as np
 
 from facecluster.model_export.networks import mtcnn
-from facecluster.model_export.weights.import_weights import WeightsError
+from facecluster.model_export.weights.weight_files import WeightsError
 
 
-def mtcnn_from_published(folder: str | os.PathLike) -> dict[str, keras.Model]:
-    """MTCNN's networks with the weights that the PyPI package mtcnn 1.0.0 carries.
+def load_mtcnn(folder: str | os.PathLike) -> dict[str, keras.Model]:
+    """Builds MTCNN's networks with the weights of the PyPI package mtcnn 1.0.0.
 
     Args:
-      folder: holds pnet.lz4, rnet.lz4 and onet.lz4. They are pickles: pass only trusted files.
+      folder: contains pnet.lz4, rnet.lz4 and onet.lz4. They are pickles: pass only trusted files.
 
     Returns:
       {"p_net": ..., "r_net": ..., "o_net": ...}
 
     Raises:
-      WeightsError: names the file that has too many arrays or too few, or one of another shape.
+      WeightsError: names the file with a wrong number of arrays, or with one of a wrong shape.
     """
     networks = {"p_net": mtcnn.p_net(), "r_net": mtcnn.r_net(), "o_net": mtcnn.o_net()}
     for name, network in networks.items():
         path = os.path.join(folder, name.replace("_", "") + ".lz4")
         weights = joblib.load(path)
-        layers = _in_published_order(network)
+        layers = _sort_as_published(network)
         expected = sum(len(layer.weights) for layer in layers)
         if len(weights) != expected:
             raise WeightsError(f"{path} holds {len(weights)} arrays, {name} has {expected}")
         for layer in layers:
             values, weights = weights[: len(layer.weights)], weights[len(layer.weights) :]
-            if layer.name in ("fc4", "fc5"):  # flattened as width, height, channel; ours h, w, c
+            if layer.name in ("fc4", "fc5"):  # their input is flattened as width, height, channel
                 grid = network.get_layer("flatten").input.shape[1:]
-                values[0] = _height_first(values[0], grid)
+                values[0] = _swap_width_and_height(values[0], grid)
             _set_weights(layer, values, f"{path}: {layer.name}")
     return networks
 
 
-def _in_published_order(network: keras.Model) -> list[keras.Layer]:
-    """By name: each layer, its PReLU, then the heads by number (conv1, conv1-prelu, ...)."""
+def _sort_as_published(network: keras.Model) -> list[keras.Layer]:
+    """By name: each layer, its PReLU, then the outputs by number (conv1, conv1-prelu, ...)."""
     layers = [layer for layer in network.layers if layer.weights]
     return sorted(layers, key=lambda layer: layer.name.lstrip("convf"))
 
 
-def _height_first(kernel: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
+def _swap_width_and_height(kernel: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
+    """Reorders the rows of a dense kernel for an input flattened as height, width, channel."""
     height, width, channels = grid
     kernel = kernel.reshape(width, height, channels, -1)
     return kernel.transpose(1, 0, 2, 3).reshape(height * width * channels, -1)

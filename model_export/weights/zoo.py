@@ -1,7 +1,7 @@
-"""Known published models: where they come from, what they need, how good they are.
+"""The known published models: their sources, and how they are fetched and exported.
 
-Of some, published/ holds what was found out here: NAME.npz, the 128-byte codec, and NAME.json, what
-was measured, with the calibration of distances.
+For some of them, published/ contains results of this project: NAME.npz, the 128-byte codec, and
+NAME.json, the measured scores with a calibration of distances.
 """
 
 import io
@@ -25,8 +25,8 @@ class PublishedModel:
     """A published model.
 
     Attributes:
-      package, members: the package that carries the weights, and their paths inside it.
-      import_networks: from a folder of the members to {endpoint: Keras network}.
+      package, members: the package that contains the weights, and their paths in it.
+      import_networks: takes a folder with the members; returns {endpoint: Keras network}.
       card: the model card without `measured`, which `fetch` adds from published/.
     """
 
@@ -37,15 +37,15 @@ class PublishedModel:
 
 
 def _import_facenet(folder: Path):
-    from facecluster.model_export.weights.import_weights import load_facenet
+    from facecluster.model_export.weights.import_facenet import load_facenet
 
     return {"embed": load_facenet(folder / "graph_final.pb")}
 
 
 def _import_mtcnn(folder: Path):
-    from facecluster.model_export.weights.import_mtcnn import mtcnn_from_published
+    from facecluster.model_export.weights.import_mtcnn import load_mtcnn
 
-    return mtcnn_from_published(folder)
+    return load_mtcnn(folder)
 
 
 ZOO = {
@@ -90,12 +90,12 @@ ZOO = {
 
 
 def model_folder(name: str) -> Path:
-    """Where a fetched model lies, whether or not it is there yet."""
+    """The folder of a known model, whether or not it has been fetched."""
     return cache_folder() / "models" / name
 
 
 def is_fetched(name: str) -> bool:
-    """Whether the model is there, as this version of facecluster exports it."""
+    """Whether the model's folder exists, with the card that this version of facecluster writes."""
     try:
         card = read_model_card(str(model_folder(name)))
     except ModelError:
@@ -104,14 +104,16 @@ def is_fetched(name: str) -> bool:
 
 
 def fetch(name: str) -> Path:
-    """Downloads, imports and exports a model of the zoo, unless that is done already.
+    """Downloads, imports and exports a known model, unless it has been fetched already.
+
+    A model that another version of facecluster has fetched is replaced.
 
     Returns:
-      The folder with saved_model/ and model_card.json.
+      The model folder.
 
     Raises:
-      FetchError: the package cannot be had.
-      WeightsError: the weights are not the network's.
+      FetchError: the package cannot be downloaded.
+      WeightsError: the weights do not fit the network.
     """
     folder = model_folder(name)
     if not is_fetched(name):

@@ -56,7 +56,7 @@ def fetch_models(arguments: argparse.Namespace) -> int:
 
 def import_model(arguments: argparse.Namespace) -> int:
     """Weights that somebody published, in any of their forms, to a model folder."""
-    from facecluster.model_export.weights.import_weights import load_facenet  # it takes Keras along
+    from facecluster.model_export.weights.import_facenet import load_facenet  # it takes Keras along
 
     folder = _free_folder(arguments.model_folder)
     network = load_facenet(arguments.weights)

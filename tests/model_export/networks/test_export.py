@@ -1,4 +1,4 @@
-"""What is exported here is what transforms/saved_model.py loads: both sides of the same folder."""
+"""A model folder that `export` writes is read by `SavedModel`, and again by Keras."""
 
 import json
 import pickle
@@ -53,7 +53,7 @@ def standardized(pixels):
     return (pixels.astype(np.float32) - 127.5) / 128
 
 
-def test_an_endpoint_takes_any_number_of_uint8_images(tmp_path):
+def test_an_endpoint_takes_batches_of_any_size(tmp_path):
     network = tiny_network()
     export({"embed": network}, CARD, tmp_path / "model")
     model = SavedModel(str(tmp_path / "model"))
@@ -71,7 +71,7 @@ def test_several_networks_share_a_folder(tmp_path):
     for name, pixels in (("a", images(2, 8, 8, 3)), ("c", images(3, 12, 12, 3))):
         expected = networks[name](standardized(pixels)).numpy()
         assert model.call(name, pixels) == pytest.approx(expected, abs=1e-5)
-    for size in ((5, 9), (31, 17)):  # an input of any size stays one
+    for size in ((5, 9), (31, 17)):  # the input size is not fixed
         pixels = images(2, *size, 3)
         outputs = model.call("b", pixels)
         assert isinstance(outputs, list)
@@ -79,13 +79,13 @@ def test_several_networks_share_a_folder(tmp_path):
             assert output == pytest.approx(expected.numpy(), abs=1e-5)
 
 
-def test_the_card_says_what_was_given_and_its_version(tmp_path):
+def test_the_card_is_the_given_one(tmp_path):
     export({"embed": tiny_network()}, CARD, tmp_path / "deep" / "model")
     card = SavedModel(str(tmp_path / "deep" / "model")).card()
     assert card == replace(CARD, embedding_space="5a", compute="float32")
 
 
-def test_a_codec_comes_back_as_it_was(tmp_path):
+def test_a_codec_is_read_back_unchanged(tmp_path):
     codec = {"mean": np.arange(4, dtype=np.float32), "components": np.ones((4, 2), np.float32)}
     export({"embed": tiny_network()}, CARD, tmp_path / "with", codec)
     export({"embed": tiny_network()}, CARD, tmp_path / "without")
@@ -100,7 +100,7 @@ def test_a_codec_comes_back_as_it_was(tmp_path):
     assert np.array_equal(without.codec_arrays()["components"], codec["components"])
 
 
-def test_a_model_of_another_version_or_none_says_so(tmp_path):
+def test_a_missing_model_and_one_of_another_version_are_refused(tmp_path):
     model = SavedModel(str(tmp_path))
     with pytest.raises(ModelError, match=f"there is no model in {tmp_path}"):
         model.card()
@@ -140,11 +140,11 @@ def test_a_new_export_under_the_same_path_is_loaded(tmp_path):
 
 
 def outputs_of(folder, pixels):
-    loaded = tf.saved_model.load(str(folder / "saved_model"))  # anew, whatever was loaded before
+    loaded = tf.saved_model.load(str(folder / "saved_model"))  # not the cached one
     return loaded.embed(pixels).numpy()
 
 
-def test_an_export_replaces_what_was_there(tmp_path):
+def test_an_export_replaces_an_existing_model(tmp_path):
     folder = tmp_path / "model"
     export({"embed": tiny_network(1)}, CARD, folder, {"mean": np.zeros(4)})
     export({"embed": tiny_network(2)}, replace(CARD, name="new"), folder)
@@ -156,7 +156,7 @@ def test_an_export_replaces_what_was_there(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_an_export_that_fails_leaves_what_was_there(tmp_path):
+def test_a_failed_export_keeps_the_existing_model(tmp_path):
     folder = tmp_path / "model"
     cannot_be_written = replace(CARD, name=object())
     with pytest.raises(TypeError, match="JSON serializable"):
@@ -172,7 +172,7 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path):
     assert SavedModel(str(folder)).card().name == "tiny"
 
 
-def test_an_export_that_is_killed_leaves_no_model(tmp_path):
+def test_a_killed_export_leaves_no_model(tmp_path):
     script = f"""
         import os, sys
         from collections.abc import Mapping
@@ -181,7 +181,7 @@ def test_an_export_that_is_killed_leaves_no_model(tmp_path):
         from facecluster.model_export.networks.export import export
         from facecluster.transforms.faces.model_card import ModelCard
 
-        class Deadly(Mapping):  # a codec that is the end of whoever reads it
+        class Deadly(Mapping):  # a codec that ends the process when it is read
             def __len__(self): return 1
             def __iter__(self): os._exit(7)
             def __getitem__(self, key): os._exit(7)
@@ -199,7 +199,7 @@ def test_an_export_that_is_killed_leaves_no_model(tmp_path):
         SavedModel(str(tmp_path / "model")).card()
 
 
-# ---- what a card says about the network ----
+# ---- standardization and precision ----
 
 
 def prewhitened(pixels):
@@ -209,12 +209,12 @@ def prewhitened(pixels):
     ).astype(np.float32)
 
 
-def test_pixels_may_be_standardized_per_image(tmp_path):
+def test_pixels_are_standardized_per_image(tmp_path):
     network = tiny_network()
     card = replace(CARD, standardization="per-image")
     export({"embed": network}, card, tmp_path / "model")
     pixels = images(3, 8, 8, 3)
-    pixels[1] = 7  # a crop of one colour has no deviation to divide by
+    pixels[1] = 7  # a crop of one color has a standard deviation of 0
     output = SavedModel(str(tmp_path / "model")).call("embed", pixels)
     assert output == pytest.approx(network(prewhitened(pixels)).numpy(), abs=1e-5)
 
@@ -225,7 +225,7 @@ def test_an_unknown_standardization_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_half_floats_give_nearly_the_same_float32_vectors_in_half_the_space(tmp_path):
+def test_float16_gives_nearly_the_same_vectors_and_half_the_size(tmp_path):
     network = inception_resnet_v1(8, input_size=96, width=0.25)
     export({"embed": network}, CARD, tmp_path / "full")
     export({"embed": network}, CARD, tmp_path / "half", float16=True)
@@ -243,7 +243,7 @@ def size_of_variables(folder) -> int:
     return sum(path.stat().st_size for path in (folder / "saved_model" / "variables").iterdir())
 
 
-def test_the_networks_come_back_for_keras(tmp_path):
+def test_keras_networks_are_loaded_again(tmp_path):
     networks = {"a": tiny_network(1), "b": two_headed_network()}
     export(networks, CARD, tmp_path / "model")
     loaded = load_networks(tmp_path / "model")
@@ -254,7 +254,7 @@ def test_the_networks_come_back_for_keras(tmp_path):
         load_networks(tmp_path)
 
 
-def test_the_hash_is_of_the_weights():
+def test_the_hash_depends_on_the_weights():
     assert weights_sha256(tiny_network(1)) == weights_sha256(tiny_network(1))
     assert weights_sha256(tiny_network(1)) != weights_sha256(tiny_network(2))
 
@@ -274,7 +274,7 @@ def test_the_first_endpoint_is_the_serving_signature(tmp_path):
 
 
 def nested_network() -> keras.Model:
-    """Kernels in a network and in one inside it, dropout, and batch normalisation."""
+    """Kernels in a network and in one nested in it, dropout, and batch normalization."""
     pixels = keras.Input((8, 8, 3))
     x = keras.layers.Dropout(0.5, seed=7)(tiny_network()(pixels))
     x = keras.layers.Dense(5, kernel_regularizer="l1")(x)
@@ -293,14 +293,14 @@ def test_weight_decay_is_half_the_sum_of_squares_of_all_kernels():
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 2e-3])
-def test_a_copy_with_weight_decay_is_the_same_network_and_one_of_its_own(weight_decay):
+def test_a_copy_with_weight_decay_has_equal_but_separate_weights(weight_decay):
     network = nested_network()
     copy = with_weight_decay(network, weight_decay)
     assert weights_sha256(copy) == weights_sha256(network)
     x = standardized(images(4, 8, 8, 3))
-    for training in (False, True):  # with the same dropout
+    for training in (False, True):  # and with the same dropout
         assert np.array_equal(copy(x, training=training), network(x, training=training))
     sha256 = weights_sha256(network)
     copy.set_weights([value + 1 for value in copy.get_weights()])
     assert weights_sha256(network) == sha256
-    assert len(network.losses) == 1  # its own
+    assert len(network.losses) == 1  # only its own

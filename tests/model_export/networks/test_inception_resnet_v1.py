@@ -1,4 +1,4 @@
-"""The network and its export against the published graph, run as it was published."""
+"""The network and its export give the embeddings of the published frozen graph."""
 
 import hashlib
 import itertools
@@ -17,16 +17,16 @@ from facecluster.model_export.networks.inception_resnet_v1 import (
     inception_resnet_v1,
     inception_resnet_v1_for_training,
 )
-from facecluster.model_export.weights.import_weights import load_facenet
+from facecluster.model_export.weights.import_facenet import load_facenet
 from facecluster.model_export.weights.registry import fetch_files
 from facecluster.model_export.weights.zoo import ZOO
 from facecluster.transforms.faces.saved_model import SavedModel
 
 TOLERANCE = 1e-4  # of a component of a unit vector
 PARAMETERS = 23_467_824
-WIDTH = 0.15  # of the narrow network in some tests
+WIDTH = 0.15  # of the narrow network of some tests
 
-# The published graph was frozen for one face at a time: two constants hold the batch size.
+# The published graph is frozen for batches of one face, a size that two constants contain.
 BATCH_OF_ONE = {
     "InceptionResnetV1/Logits/Flatten/flatten/Reshape/shape/_1__cf__3": [-1, 1792],
     "InceptionResnetV1/Bottleneck/BatchNorm/Shape/_0__cf__2": [-1, 512],
@@ -45,7 +45,7 @@ def frozen_graph(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def crops(lfw_images) -> np.ndarray:
-    """(64, 160, 160, 3) uint8, the centres of as many people's photos."""
+    """(64, 160, 160, 3) uint8, the centers of photos of 64 people."""
     paths = itertools.islice(sorted(lfw_images.glob("*/*_0001.jpg")), 0, 64 * 60, 60)
     return np.stack([np.asarray(Image.open(path).crop((45, 45, 205, 205))) for path in paths])
 
@@ -72,22 +72,22 @@ def standardized(crops):
     return (crops.astype(np.float32) - 127.5) / 128
 
 
-def test_the_file_is_the_one_that_the_model_card_names(frozen_graph):
+def test_the_model_card_has_the_sha256_of_the_file(frozen_graph):
     sha256 = hashlib.sha256(frozen_graph.read_bytes()).hexdigest()
     assert sha256 == ZOO["facenet-casia-webface"].card.sha256
 
 
-def test_imported_embeddings_are_the_published_ones(imported, crops, published_embeddings):
+def test_imported_embeddings_equal_the_published_ones(imported, crops, published_embeddings):
     embeddings = imported(standardized(crops)).numpy()
     assert embeddings.shape == (64, 512)
     assert np.abs(embeddings - published_embeddings).max() <= TOLERANCE
-    # They are worth comparing: unit vectors, and no two people's the same.
+    # Unit vectors, which differ between people.
     assert np.linalg.norm(embeddings, axis=1) == pytest.approx(np.ones(64), abs=1e-5)
     assert np.sort(embeddings @ embeddings.T, axis=1)[:, -2].max() < 0.9
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_exported_embeddings_are_the_published_ones(
+def test_exported_embeddings_equal_the_published_ones(
     facenet_folder, crops, published_embeddings, batch_size
 ):
     model = SavedModel(facenet_folder)
@@ -96,7 +96,7 @@ def test_exported_embeddings_are_the_published_ones(
     assert np.abs(np.concatenate(parts) - published_embeddings).max() <= TOLERANCE
 
 
-def test_it_has_the_published_parameters(imported, frozen_graph):
+def test_the_number_of_parameters_is_the_published_one(imported, frozen_graph):
     graph = tf.compat.v1.GraphDef.FromString(frozen_graph.read_bytes())
     sizes = {
         node.name: tf.make_ndarray(node.attr["value"].tensor).size
@@ -108,7 +108,7 @@ def test_it_has_the_published_parameters(imported, frozen_graph):
     assert imported.count_params() == published == PARAMETERS
 
 
-def test_an_embedding_may_have_another_size():
+def test_another_embedding_size():
     network = inception_resnet_v1(embedding_size=128)
     assert network.output_shape == (None, 128)
     assert network.count_params() == PARAMETERS - (512 - 128) * (1792 + 1)
@@ -121,7 +121,7 @@ def test_an_embedding_may_have_another_size():
 
 @pytest.fixture(scope="module")
 def trained() -> keras.Model:
-    """A narrow network in training form whose batch normalisations have seen data."""
+    """A narrow network in training form, with moving averages as after training."""
     network = inception_resnet_v1_for_training(16, 96, WIDTH, dropout=0.5, weight_decay=5e-4)
     generator = np.random.default_rng(0)
     for layer in network.layers:
@@ -137,7 +137,7 @@ def trained() -> keras.Model:
     return network
 
 
-def test_folding_batch_normalisation_leaves_the_embeddings(trained):
+def test_folding_batch_normalization_keeps_the_embeddings(trained):
     folded = fold(trained, WIDTH)
     assert not [layer for layer in folded.layers if "BatchNorm" in layer.name]
     crops = np.random.default_rng(1).normal(size=(4, 96, 96, 3)).astype(np.float32)
@@ -147,7 +147,7 @@ def test_folding_batch_normalisation_leaves_the_embeddings(trained):
 
 
 def test_the_training_form_has_the_published_variables():
-    # slim's batch normalisation has no gamma: beta, and two moving averages that are not trained.
+    # slim's batch normalization has beta and two moving averages, which are not trained; no gamma.
     network = inception_resnet_v1_for_training(512)
     filters = sum(
         layer.weights[0].shape[0]
@@ -165,7 +165,7 @@ def test_weight_decay_is_half_the_sum_of_squares_of_the_kernels(trained):
     assert float(sum(trained.losses)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_prelogits_are_the_embeddings_before_normalisation(trained):
+def test_prelogits_are_the_embeddings_before_normalization(trained):
     prelogits = keras.Model(trained.input, trained.get_layer("prelogits").output)
     crops = np.random.default_rng(1).normal(size=(2, 96, 96, 3)).astype(np.float32)
     vectors = prelogits(crops, training=False).numpy()
@@ -173,7 +173,7 @@ def test_prelogits_are_the_embeddings_before_normalisation(trained):
     assert vectors == pytest.approx(trained(crops, training=False).numpy(), abs=1e-5)
 
 
-# ---- another backend of Keras ----
+# ---- Keras on PyTorch ----
 
 ON_TORCH = """
 import sys

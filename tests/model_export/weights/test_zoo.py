@@ -1,3 +1,5 @@
+"""Known models are fetched once, whole or not at all, with complete cards."""
+
 import hashlib
 import json
 import signal
@@ -38,7 +40,7 @@ def contents(folder):
     }
 
 
-def test_a_fetch_that_is_killed_is_as_if_it_had_not_been(cache, monkeypatch):
+def test_a_killed_fetch_leaves_no_model_and_can_be_repeated(cache, monkeypatch):
     code = "from facecluster.model_export.weights import zoo; zoo.fetch('mtcnn')"
     fetching = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     started = time.monotonic()
@@ -59,7 +61,7 @@ def test_a_fetch_that_is_killed_is_as_if_it_had_not_been(cache, monkeypatch):
     probability, corrections = model.call("r_net", np.zeros((2, 24, 24, 3), np.uint8))
     assert (probability.shape, corrections.shape) == ((2, 1), (2, 4))
 
-    # And what is there is not fetched again.
+    # A model that has been fetched is not fetched again.
     before = contents(folder)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
@@ -84,7 +86,7 @@ def test_a_model_with_a_card_of_an_older_version_is_fetched_again(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_network")
-def test_what_cannot_be_fetched_leaves_nothing(cache):
+def test_a_failed_fetch_leaves_nothing(cache):
     with pytest.raises(FetchError, match=r"could not download mtcnn==1\.0\.0"):
         zoo.fetch("mtcnn")
     assert not zoo.is_fetched("mtcnn")
@@ -92,7 +94,7 @@ def test_what_cannot_be_fetched_leaves_nothing(cache):
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
-def test_cards_name_what_they_are_about(name):
+def test_cards_are_complete(name):
     model = zoo.ZOO[name]
     assert model.card.name == name
     assert len(model.card.sha256) == len(model.package.sha256) == 64
@@ -100,10 +102,10 @@ def test_cards_name_what_they_are_about(name):
     assert {"architecture", "standardization", "source", "license"} <= written.keys()
     assert "unknown" not in written.values()
     base_names = [Path(member).name for member in model.members]
-    assert len(set(base_names)) == len(base_names)  # they are put into one folder
+    assert len(set(base_names)) == len(base_names)  # they are written to one folder
 
 
-def test_the_embedder_comes_with_its_codec_and_geometry(facenet_folder):
+def test_the_embedder_has_a_codec_and_measured_scores(facenet_folder):
     model = SavedModel(facenet_folder)
     card, codec = model.card(), model.codec_arrays()
     assert (card.input_size, card.margin, card.dimensions) == (160, 32, 512)

@@ -1,7 +1,7 @@
-"""What load_facenet does with graphs that are not the published one, and with what is no weights.
+"""load_facenet with frozen graphs other than the published one, and with unusable files.
 
-That it imports the published graph rightly is tested where the network is; each other form of file
-has its own test.
+The import of the published graph is tested with the network. Each other form of file has its own
+test module.
 """
 
 import re
@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from facecluster.errors import InputError
 from facecluster.model_export.networks.inception_resnet_v1 import inception_resnet_v1
-from facecluster.model_export.weights.import_weights import WeightsError, load_facenet
-from facecluster.model_export.weights.registry import FetchError
+from facecluster.model_export.weights.import_facenet import load_facenet
+from facecluster.model_export.weights.weight_files import WeightsError
 
 SCOPE = "InceptionResnetV1"
 FOLDED = f"{SCOPE}/Repeat_1/block17_3/Branch_1/Conv2d_0b_1x7"
@@ -35,10 +36,10 @@ def layers():
 
 
 @pytest.fixture(scope="module")
-def optimised(layers):
-    """The constants of a graph as optimised for inference, each of one value throughout.
+def optimized(layers):
+    """The constants of a graph optimized for inference, each filled with one value.
 
-    Batch normalisation is folded into all convolutions, but not into the bottleneck.
+    Batch normalization is folded into all convolutions, but not into the bottleneck.
     """
     random = np.random.default_rng(0)
     constants = {}
@@ -55,8 +56,8 @@ def optimised(layers):
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory, optimised):
-    return load_facenet(write_graph(tmp_path_factory.mktemp("optimised"), optimised))
+def imported(tmp_path_factory, optimized):
+    return load_facenet(write_graph(tmp_path_factory.mktemp("optimized"), optimized))
 
 
 def norm_values(shape, name):
@@ -70,7 +71,7 @@ def write_graph(folder, constants) -> Path:
     for name, value in constants.items():
         node = graph.node.add(name=name, op="Const")
         tensor = node.attr["value"].tensor
-        if value.size and value.min() == value.max():  # one value stands for all of a large array
+        if value.size and value.min() == value.max():  # a large array is stored as one value
             tensor.CopyFrom(tf.make_tensor_proto(value.flat[0], shape=value.shape))
         else:
             tensor.CopyFrom(tf.make_tensor_proto(value))
@@ -79,7 +80,7 @@ def write_graph(folder, constants) -> Path:
     return path
 
 
-def test_every_layer_gets_its_own_weights(imported, optimised):
+def test_each_layer_gets_its_weights(imported, optimized):
     assert imported.output_shape == (None, 8)
     n_read = 2
     for layer in imported.layers:
@@ -87,17 +88,17 @@ def test_every_layer_gets_its_own_weights(imported, optimised):
         if not layer.weights or scope == BOTTLENECK:
             continue
         kernel, bias = layer.get_weights()
-        given = optimised.get(f"{scope}/Conv2D_bn_offset", optimised.get(f"{scope}/biases"))
-        assert np.array_equal(kernel, optimised[f"{scope}/weights"])
+        given = optimized.get(f"{scope}/Conv2D_bn_offset", optimized.get(f"{scope}/biases"))
+        assert np.array_equal(kernel, optimized[f"{scope}/weights"])
         assert np.array_equal(bias, given)
         n_read += 2
     assert n_read == sum(len(layer.weights) for layer in imported.layers)
 
 
 @pytest.mark.parametrize(("scope", "has_gamma"), [(FOLDED, False), (BOTTLENECK, True)])
-def test_batch_normalisation_is_folded_in(tmp_path, optimised, scope, has_gamma):
-    # A graph as trained normalises after every convolution too.
-    constants = {k: v for k, v in optimised.items() if k != f"{scope}/Conv2D_bn_offset"}
+def test_batch_normalization_is_folded(tmp_path, optimized, scope, has_gamma):
+    # A graph as trained has batch normalization after every convolution, too.
+    constants = {k: v for k, v in optimized.items() if k != f"{scope}/Conv2D_bn_offset"}
     random = np.random.default_rng(0)
     kernel = random.normal(size=constants[f"{scope}/weights"].shape).astype(np.float32)
     constants[f"{scope}/weights"] = kernel
@@ -129,8 +130,8 @@ def test_batch_normalisation_is_folded_in(tmp_path, optimised, scope, has_gamma)
         (f"{BOTTLENECK}/BatchNorm/moving_variance", f"has no {BOTTLENECK}/BatchNorm/moving_var"),
     ],
 )
-def test_a_missing_variable_is_named(tmp_path, optimised, missing, message):
-    path = write_graph(tmp_path, {k: v for k, v in optimised.items() if k != missing})
+def test_a_missing_variable_is_named(tmp_path, optimized, missing, message):
+    path = write_graph(tmp_path, {k: v for k, v in optimized.items() if k != missing})
     with pytest.raises(WeightsError, match=rf"{re.escape(str(path))} {message}"):
         load_facenet(path)
 
@@ -138,45 +139,45 @@ def test_a_missing_variable_is_named(tmp_path, optimised, missing, message):
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        (f"{FOLDED}/weights", lambda value: value.swapaxes(0, 1)),  # 7 x 1 for 1 x 7
+        (f"{FOLDED}/weights", lambda value: value.swapaxes(0, 1)),  # 7 x 1 instead of 1 x 7
         (f"{BIASED}/biases", lambda value: value[None]),
         (f"{BOTTLENECK}/weights", np.ravel),
-        # These would broadcast to a network that runs, and is wrong.
+        # These would broadcast, to a network that runs but is wrong.
         (f"{BOTTLENECK}/BatchNorm/moving_mean", lambda value: value[:1]),
         (f"{BOTTLENECK}/BatchNorm/moving_variance", lambda value: value[0]),
     ],
 )
-def test_a_variable_of_another_shape_is_named(tmp_path, optimised, name, change):
-    path = write_graph(tmp_path, optimised | {name: np.asarray(change(optimised[name]))})
+def test_a_variable_of_a_wrong_shape_is_named(tmp_path, optimized, name, change):
+    path = write_graph(tmp_path, optimized | {name: np.asarray(change(optimized[name]))})
     message = f"{re.escape(str(path))}: {name} has shape .*, Inception-ResNet-v1 needs "
     with pytest.raises(WeightsError, match=message):
         load_facenet(path)
 
 
-def test_a_layer_both_folded_and_not_is_refused(tmp_path, optimised):
-    # Whether its bias was there before batch normalisation or comes from it cannot be told.
+def test_a_layer_with_bias_and_batch_normalization_is_refused(tmp_path, optimized):
+    # It is unknown whether the bias comes before batch normalization or results from folding.
     bias = {f"{BOTTLENECK}/biases": np.zeros(8, np.float32)}
-    path = write_graph(tmp_path, optimised | bias)
+    path = write_graph(tmp_path, optimized | bias)
     with pytest.raises(WeightsError, match=f"has both {BOTTLENECK}/biases and .*BatchNorm/beta"):
         load_facenet(path)
 
 
-def test_the_bottleneck_may_be_beside_the_network(tmp_path, optimised, imported):
-    """As the published models of early 2017 have it."""
-    early = {k.replace(BOTTLENECK, "Bottleneck"): v for k, v in optimised.items()}
+def test_a_bottleneck_outside_the_scope_of_the_network_is_read(tmp_path, optimized, imported):
+    """The published models of early 2017 have it there."""
+    early = {k.replace(BOTTLENECK, "Bottleneck"): v for k, v in optimized.items()}
     weights = load_facenet(write_graph(tmp_path, early)).get_layer("Bottleneck").get_weights()
     expected = imported.get_layer("Bottleneck").get_weights()
     assert all(np.array_equal(*pair) for pair in zip(weights, expected, strict=True))
 
 
-def test_a_bottleneck_beside_the_network_is_named_as_such(tmp_path, optimised):
-    early = {k.replace(BOTTLENECK, "Bottleneck"): v for k, v in optimised.items()}
+def test_a_bottleneck_outside_the_scope_is_named_as_in_the_file(tmp_path, optimized):
+    early = {k.replace(BOTTLENECK, "Bottleneck"): v for k, v in optimized.items()}
     early["Bottleneck/weights"] = early["Bottleneck/weights"].T
     with pytest.raises(WeightsError, match=r": Bottleneck/weights has shape .*1792, 1792"):
         load_facenet(write_graph(tmp_path, early))
 
 
-# ---- What is no weights ----
+# ---- Files that are not weights ----
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_a_bottleneck_beside_the_network_is_named_as_such(tmp_path, optimised):
     ],
 )
 @pytest.mark.parametrize("content", [b"<html>404 not found</html>", b"404"])
-def test_a_page_that_bears_the_name_is_named(tmp_path, suffix, kind, content):
+def test_a_file_of_another_type_with_the_suffix_is_named(tmp_path, suffix, kind, content):
     path = tmp_path / f"page{suffix}"
     path.write_bytes(content)
     named = re.escape(str(path.with_suffix("") if suffix == ".index" else path))
@@ -201,7 +202,7 @@ def test_a_page_that_bears_the_name_is_named(tmp_path, suffix, kind, content):
         load_facenet(path)
 
 
-def test_an_empty_graph_lacks_the_bottleneck(tmp_path):
+def test_an_empty_graph_has_no_bottleneck(tmp_path):
     path = tmp_path / "empty.pb"
     path.touch()
     with pytest.raises(WeightsError, match=rf"{re.escape(str(path))} has no {BOTTLENECK}/weights"):
@@ -218,7 +219,7 @@ def test_an_empty_graph_lacks_the_bottleneck(tmp_path):
         ("prefix", "does not exist"),
     ],
 )
-def test_what_is_no_weights_file_is_told_what_is(tmp_path, name, message):
+def test_the_error_lists_the_accepted_forms(tmp_path, name, message):
     path = tmp_path / name
     (tmp_path / "weights.onnx").touch()
     (tmp_path / "folder").mkdir()
@@ -227,5 +228,5 @@ def test_what_is_no_weights_file_is_told_what_is(tmp_path, name, message):
         load_facenet(path)
 
 
-def test_the_command_line_knows_the_error():
-    assert issubclass(WeightsError, FetchError)
+def test_unusable_weights_are_unusable_input():
+    assert issubclass(WeightsError, InputError)
