@@ -75,6 +75,7 @@ def run_lock(root: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock_file(root: str, path: str, holder: dict[str, Any]) -> Iterator[None]:
+    assert fcntl is not None
     # The file is never deleted: otherwise two jobs could lock two files of the same name.
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -45,6 +45,8 @@ def keep_central_face(photo: Photo) -> Photo:
     """
     if not photo.faces:
         return mark_failed(photo, NO_FACE)
+    assert photo.width is not None
+    assert photo.height is not None
     boxes = np.stack([face.box for face in photo.faces])
     best = np.argmax(prominence(boxes, photo.width, photo.height))
     return replace(photo, faces=(photo.faces[best],))
@@ -53,6 +55,7 @@ def keep_central_face(photo: Photo) -> Photo:
 @step("align")
 def cut_crops(photo: LabeledPhoto, size: int, margin: int) -> LabeledPhoto:
     """Fills in the crops (see `align.crop_face`); drops the image and the faces."""
+    assert photo.image is not None
     crops = [_encode_png(crop_face(photo.image, face.box, size, margin)) for face in photo.faces]
     return replace(photo, image=None, faces=(), crops=tuple(crops))
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 SUPPRESSION_BLOCK = 256  # boxes that are compared with all others at once, which bounds the memory
 
@@ -42,7 +43,7 @@ def non_maximum_suppression(
     return order[alive]
 
 
-def prominence(boxes: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
+def prominence(boxes: np.ndarray, width: ArrayLike, height: ArrayLike) -> np.ndarray:
     """Ranks faces by size and closeness to the center: a photo's label is about the highest.
 
     The box's area minus twice the squared distance of its center from the photo's center
@@ -56,15 +57,16 @@ def prominence(boxes: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.n
       (n,) float64, square pixels.
     """
     x0, y0, x1, y1 = np.asarray(boxes, np.float64).T
+    width, height = np.asarray(width), np.asarray(height)
     off_center = ((x0 + x1 - width) / 2) ** 2 + ((y0 + y1 - height) / 2) ** 2
     return (x1 - x0) * (y1 - y0) - 2 * off_center
 
 
 def overlaps_photo(boxes: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
     """(n,) whether at least 1 x 1 px of each box lies inside its photo of (width, height)."""
-    sizes = np.array(sizes, np.float32).reshape(-1, 2)
-    inside = np.minimum(boxes[:, 2:], sizes) - np.maximum(boxes[:, :2], 0)
-    return (inside >= 1).all(axis=1)
+    corners = np.array(sizes, np.float32).reshape(-1, 2)
+    inside = np.minimum(boxes[:, 2:], corners) - np.maximum(boxes[:, :2], 0)
+    return np.all(inside >= 1, axis=1)
 
 
 def apply_corrections(boxes: np.ndarray, corrections: np.ndarray) -> np.ndarray:

@@ -149,8 +149,8 @@ class Detector:
 def _reduce(image: Image.Image, reduction: float) -> Image.Image:
     if reduction == 1.0:
         return image
-    size = tuple(max(1, round(side / reduction)) for side in image.size)
-    return image.resize(size, Image.Resampling.BOX)
+    width, height = (max(1, round(side / reduction)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX)
 
 
 def _propose_boxes(canvas: Canvas, scores: np.ndarray, corrections: np.ndarray) -> np.ndarray:
@@ -178,12 +178,13 @@ def _propose_boxes(canvas: Canvas, scores: np.ndarray, corrections: np.ndarray) 
 def _cut(image: Image.Image, box: Sequence[float], size: int) -> Image.Image:
     """A box of the image, area-averaged to size x size; black beyond the image's edges."""
     x0, y0, x1, y1 = box
+    area = (x0, y0, x1, y1)
     if x0 < 0 or y0 < 0 or x1 > image.width or y1 > image.height:
         x0, y0 = int(np.floor(x0)), int(np.floor(y0))
         image = image.crop((x0, y0, int(np.ceil(x1)), int(np.ceil(y1))))
-        box = (box[0] - x0, box[1] - y0, x1 - x0, y1 - y0)
+        area = (box[0] - x0, box[1] - y0, x1 - x0, y1 - y0)
     # With a gap, Pillow first averages whole pixels of large boxes, which is faster.
-    return image.resize((size, size), choose_filter(x1 - x0, size), box, reducing_gap=2.0)
+    return image.resize((size, size), choose_filter(x1 - x0, size), area, reducing_gap=2.0)
 
 
 def _stack(cuts: Sequence[Image.Image], size: int) -> np.ndarray:

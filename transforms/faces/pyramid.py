@@ -47,7 +47,7 @@ class Canvas:
         sides = []  # (width, height) of each level, decreasing
         scale = P_NET_WINDOW / min_face_size
         while min(size) * scale >= P_NET_WINDOW:
-            sides.append(tuple(math.ceil(side * scale) for side in size))
+            sides.append((math.ceil(size[0] * scale), math.ceil(size[1] * scale)))
             scale *= PYRAMID_FACTOR
         canvas_height = _round_up_to_even(sides[0][1]) if sides else 0
         columns: list[_Column] = []
@@ -59,7 +59,9 @@ class Canvas:
                 left = columns[-1].x + columns[-1].width if columns else 0
                 columns.append(_Column(left, _round_up_to_even(width)))
                 position = columns[-1].place(width, height, canvas_height)
-            levels.append(Level(*position, width, height, width / size[0], height / size[1]))
+                assert position is not None  # the column is as wide as the level
+            x, y = position
+            levels.append(Level(x, y, width, height, width / size[0], height / size[1]))
         canvas_width = columns[-1].x + columns[-1].width if columns else 0
         return cls(canvas_width, canvas_height, tuple(levels))
 

@@ -75,7 +75,7 @@ class SavedModel:
         """Writes the arrays of a 128-byte codec into the folder; returns the file's path."""
         path = FileSystems.join(self.path, CODEC_NAME)
         content = io.BytesIO()
-        np.savez(content, **arrays)
+        np.savez(content, **arrays)  # pyright: ignore[reportArgumentType]
         write_bytes(path, content.getvalue())
         return path
 
