@@ -55,6 +55,7 @@ class Progress(Protocol):
         self, count: Callable[[], int], total: int
     ) -> contextlib.AbstractContextManager[None]:
         """A context in which `count()` of `total` photos are done at any time."""
+        ...
 
 
 class NoProgress:

@@ -258,8 +258,10 @@ def _write_labels(layout: TaskLayout, setup: SearchSetup) -> None:
     labels = label_forest(forest, graph["first_equal"], photos, embeddings, limits, options)
     recall = 1.0
     if not setup.cells.is_exact and nearest:
-        edges = (graph[name] for name in ("faces", "ids", "first_equal"))
-        recall = recall_of_edges(nearest, *edges, options.n_neighbors, limits.max_distance)
+        faces, ids, first_equal = (graph[name] for name in ("faces", "ids", "first_equal"))
+        recall = recall_of_edges(
+            nearest, faces, ids, first_equal, options.n_neighbors, limits.max_distance
+        )
     diagnostics = make_diagnostics(limits, recall, forest, n)
     names = _name_people(layout, labels.labels)
     for group in layout.groups:

@@ -38,7 +38,7 @@ class WorkFolder:
 
     def write(self, kind: str, name: str, **arrays: np.ndarray) -> None:
         content = io.BytesIO()
-        np.savez(content, **arrays)
+        np.savez(content, **arrays)  # pyright: ignore[reportArgumentType]
         write_bytes(self.path(kind, f"{name}.npz"), content.getvalue())
 
     def read(self, kind: str, name: str) -> dict[str, np.ndarray]:

@@ -125,18 +125,18 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
             A parameter has another type.
         """
         options = self._options()
-        X = validate_data(self, X, dtype=(np.float32, np.float16, np.int8))
-        X = _scaled(X)
+        vectors = _scaled(validate_data(self, X, dtype=(np.float32, np.float16, np.int8)))
+        n = len(vectors)
         if photos is None:
-            photo_numbers = np.arange(len(X))
+            photo_numbers = np.arange(n)
         else:
-            check_consistent_length(X, photos)
+            check_consistent_length(vectors, photos)
             photo_numbers = np.unique(column_or_1d(photos), return_inverse=True)[1]
-        order = np.argsort(hash_rows(X), kind="stable")
-        grouping = group_faces(X[order], photo_numbers[order], options)
-        self.labels_ = np.empty(len(X), np.int64)
+        order = np.argsort(hash_rows(vectors), kind="stable")
+        grouping = group_faces(vectors[order], photo_numbers[order], options)
+        self.labels_ = np.empty(n, np.int64)
         self.labels_[order] = grouping.labels.labels
-        self.probabilities_ = np.empty(len(X))
+        self.probabilities_ = np.empty(n)
         self.probabilities_[order] = grouping.labels.probabilities
         self.max_distance_ = grouping.diagnostics["max_distance"]
         return self

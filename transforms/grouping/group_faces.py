@@ -97,15 +97,16 @@ def group_faces(
     watch.lap("neighbors")
     progress(f"grouping {n:,} faces")
     core = core_distances(neighbors, options.min_samples)
-    graph = neighbors.rows(), neighbors.ids, neighbors.distances
+    rows, ids, distances = neighbors.rows(), neighbors.ids, neighbors.distances
     forests = CombineForests(EDGES_PER_STEP)
     accumulator = forests.create_accumulator()
     for s in row_slices(len(neighbors.ids), EDGES_PER_STEP):
-        part = (column[s] for column in graph)
-        edges = mutual_reachability(*part, core, options.min_distance, limits.max_distance)
+        edges = mutual_reachability(
+            rows[s], ids[s], distances[s], core, options.min_distance, limits.max_distance
+        )
         accumulator = forests.add_input(accumulator, edges)
     forest = forests.extract_output(accumulator)
-    del graph, accumulator
+    del rows, ids, distances, accumulator
     watch.lap("forest")
     first_equal = first_equal_faces(neighbors)
     constrained, repeated = find_cannot_links(photos, stored)

@@ -33,4 +33,5 @@ def group_sums(
             if len(groups):
                 vectors = unit_rows(stored[s][order])
                 sums[groups] += np.add.reduceat(vectors, starts, axis=0, dtype=np.float64)
+    assert sums is not None  # there is at least one part
     return sums

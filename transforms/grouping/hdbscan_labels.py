@@ -106,7 +106,7 @@ def _connect(
 def _select_clusters(tree: Edges, min_cluster_size: int) -> tuple[np.ndarray, np.ndarray]:
     """(labels, probabilities) of the points of a spanning tree."""
     order = np.argsort(tree.weight, kind="stable")
-    edges = np.empty(len(order), dtype=MST_edge_dtype)
+    edges: np.ndarray = np.empty(len(order), dtype=MST_edge_dtype)
     edges["current_node"], edges["next_node"] = tree.i[order], tree.j[order]
     edges["distance"] = tree.weight[order]
     merges = make_single_linkage(edges)

@@ -113,6 +113,7 @@ def fit_cells(sample: np.ndarray, n: int, probes: int, exact_up_to: int = EXACT_
         max_points_per_centroid=TRAINING_FACES_PER_CELL,
     )  # fmt: skip
     kmeans.train(points)
+    assert kmeans.centroids is not None
     return Cells(kmeans.centroids, basis, min(probes or n_cells, n_cells))
 
 
