@@ -150,12 +150,12 @@ def test_interruptions_and_retries_end_with_the_tables_of_an_uninterrupted_run(h
             uris = inputs_of(rows)
             assert len(uris) == len(set(uris))
             assert set(inputs) <= set(uris) <= seen
-            # Of what cannot be read, the newest message; what is readable now has been read.
+            # A failure in reading has the message of the last attempt.
             for row in rows["failures"]:
                 if row["uri"] in now["inputs"] and row["step"] == "read":
                     assert row["message"] == failures[row["uri"]].message
 
-        # What no input is in any more remains; the others are as if nothing had happened.
+        # Given all inputs again, the run has the same tables as an uninterrupted one.
         inputs = sorted(seen)
         failures = {NAMES[3]: BROKEN, NAMES[4]: unreadable("at the end")}
         job(root, inputs, failures, retry_all=True)
