@@ -36,7 +36,8 @@ class AlignFaces(beam.PTransform):
     margin: int
 
     def expand(self, photos: beam.PCollection[Photo]) -> beam.PCollection[Photo]:
-        return photos | beam.ParDo(_AlignFn(self.input_size, self.margin))
+        align = beam.ParDo(_AlignFn(self.input_size, self.margin))
+        return photos | align  # pyright: ignore[reportReturnType]
 
 
 class _AlignFn(beam.DoFn):
@@ -57,6 +58,8 @@ def align_faces(photo: Photo, input_size: int, margin: int) -> Photo:
     Converts boxes and landmarks from px of the image to px of the photo, which differ if the photo
     was decoded at a reduced scale.
     """
+    assert photo.image is not None
+    assert photo.width is not None
     faces = []
     scale = np.float32(photo.width / photo.image.width)
     for face in photo.faces:

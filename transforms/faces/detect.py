@@ -40,7 +40,7 @@ class DetectFaces(beam.PTransform):
     def expand(self, photos: beam.PCollection[Photo]) -> beam.PCollection[Photo]:
         min_bytes_per_photo = BYTES_PER_BATCH // PHOTOS_PER_BATCH
         detector = Detector(self.model, self.min_face_size, self.detection_size)
-        return (
+        return (  # pyright: ignore[reportReturnType]
             photos
             | beam.BatchElements(
                 min_batch_size=BYTES_PER_BATCH,
@@ -89,7 +89,8 @@ def _detect_alone(detector: Detector, photo: Photo) -> Photo:
 
 
 def _with_faces(detector: Detector, photos: Sequence[Photo]) -> list[Photo]:
-    detections: list[Detections] = detector.detect([photo.image for photo in photos])
+    images = [photo.image for photo in photos if photo.image is not None]
+    detections: list[Detections] = detector.detect(images)
     return [
         replace(
             photo,

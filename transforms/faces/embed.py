@@ -34,7 +34,8 @@ class EmbedFaces(beam.PTransform):
     model: SavedModel
 
     def expand(self, photos: beam.PCollection[Photo]) -> beam.PCollection[Photo]:
-        return photos | RunInference(FaceEmbedder(self.model))
+        embed = RunInference(FaceEmbedder(self.model))
+        return photos | embed  # pyright: ignore[reportReturnType]
 
 
 class FaceEmbedder(ModelHandler[Photo, Photo, Any]):
@@ -63,7 +64,7 @@ class FaceEmbedder(ModelHandler[Photo, Photo, Any]):
         return {"min_batch_size": PHOTOS_PER_BATCH, "max_batch_size": PHOTOS_PER_BATCH}
 
     def get_num_bytes(self, batch: Sequence[Photo]) -> int:
-        return sum(face.crop.nbytes for photo in batch for face in photo.faces)
+        return sum(crop.nbytes for crop in _crops(batch))
 
     def get_metrics_namespace(self) -> str:
         return "FaceEmbedder"
@@ -71,8 +72,7 @@ class FaceEmbedder(ModelHandler[Photo, Photo, Any]):
 
 def embed_photos(model: SavedModel, photos: Sequence[Photo]) -> list[Photo]:
     """Embeds the faces of several photos together and drops their crops."""
-    crops = [face.crop for photo in photos for face in photo.faces]
-    vectors = iter(embed_crops(model, crops))
+    vectors = iter(embed_crops(model, _crops(photos)))
     return [
         replace(
             photo,
@@ -80,6 +80,11 @@ def embed_photos(model: SavedModel, photos: Sequence[Photo]) -> list[Photo]:
         )
         for photo in photos
     ]
+
+
+def _crops(photos: Sequence[Photo]) -> list[np.ndarray]:
+    faces = (face for photo in photos for face in photo.faces)
+    return [face.crop for face in faces if face.crop is not None]
 
 
 def embed_crops(model: SavedModel, crops: Sequence[np.ndarray]) -> np.ndarray:
