@@ -1,4 +1,4 @@
-"""What the tests share: where the real photos are, the exported models, and no silent skips."""
+"""Fixtures of all tests: the real photos, the exported models, an object store, no silent skips."""
 
 import io
 import os
@@ -14,17 +14,17 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """With FACECLUSTER_TEST_NO_SKIPS set, a test that skips has failed."""
+    """With FACECLUSTER_TEST_NO_SKIPS set, a test that is skipped fails."""
     report = yield
     if report.skipped and os.environ.get("FACECLUSTER_TEST_NO_SKIPS"):
         report.outcome = "failed"
-        report.longrepr = f"skipped where nothing may be: {report.longrepr}"
+        report.longrepr = f"skipped, but FACECLUSTER_TEST_NO_SKIPS is set: {report.longrepr}"
     return report
 
 
 @pytest.fixture(scope="session")
 def lfw_images() -> Path:
-    """A folder of Name/Name_0001.jpg, 250 x 250 px, one labelled face each."""
+    """A folder of Name/Name_0001.jpg, 250 x 250 px, with one labeled face each."""
     return _data(SHARED / "lfw" / "images")
 
 
@@ -35,13 +35,13 @@ def lfw_pairs() -> Path:
 
 @pytest.fixture(scope="session")
 def group_photos() -> Path:
-    """A folder of real photos with several people, and truth.csv."""
+    """A folder of real photos with several people, and of their names in truth.csv."""
     return _data(SHARED / "photos")
 
 
 @pytest.fixture(scope="session")
 def mtcnn_folder() -> str:
-    """The exported detector, fetched when it is not there yet."""
+    """The exported detector; it is fetched if necessary."""
     from facecluster.model_export.weights import zoo
 
     return str(zoo.fetch("mtcnn"))
@@ -49,7 +49,7 @@ def mtcnn_folder() -> str:
 
 @pytest.fixture(scope="session")
 def facenet_folder() -> str:
-    """The exported default embedder, fetched when it is not there yet."""
+    """The exported default embedder; it is fetched if necessary."""
     from facecluster.model_export.weights import zoo
 
     return str(zoo.fetch("facenet-casia-webface"))
@@ -57,9 +57,9 @@ def facenet_folder() -> str:
 
 @pytest.fixture(scope="module")
 def hide_torch(tmp_path_factory):
-    """Programs that tests start do not find PyTorch, as where only facecluster[cpu] is installed.
+    """Hides PyTorch from the programs that tests start, as if only facecluster[cpu] were installed.
 
-    Beam imports PyTorch where it can, which costs every process some seconds.
+    Beam imports PyTorch if it is installed, which takes 2 s of CPU time in every process.
     """
     folder = tmp_path_factory.mktemp("without_torch")
     (folder / "torch.py").write_text("raise ModuleNotFoundError('hidden', name='torch')\n")
@@ -70,7 +70,7 @@ def hide_torch(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def copy_people(lfw_images) -> Callable[[Path, int, int], None]:
-    """Copies photos into a folder: the first n_photos of the first n_people who have as many."""
+    """Copies the first n_photos of the first n_people who have that many into a folder."""
 
     def copy(folder: Path, n_people: int, n_photos: int) -> None:
         people = [p for p in sorted(lfw_images.iterdir()) if len(list(p.iterdir())) >= n_photos]
@@ -84,7 +84,7 @@ def copy_people(lfw_images) -> Callable[[Path, int, int], None]:
 
 @pytest.fixture
 def bucket(monkeypatch) -> Callable[[dict[str, bytes]], None]:
-    """Fills the object store bucket:// with {name: content}, for as long as the test runs."""
+    """Fills the object store bucket:// with {name: content} until the test ends."""
     return lambda objects: monkeypatch.setattr(BucketFileSystem, "objects", objects)
 
 
@@ -122,5 +122,5 @@ class BucketFileSystem(FileSystem):
 
 def _data(path: Path) -> Path:
     if not path.exists():
-        pytest.skip(f"the test data {path} is not there")
+        pytest.skip(f"the test data {path} does not exist")
     return path
