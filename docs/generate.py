@@ -25,7 +25,8 @@ SECTIONS = {
     "Your own vectors and photos": ("FaceClusterer", "load_model", "FaceModel", "Detections"),
     "Beam transforms": (
         "ReadPhotos", "DecodePhotos", "DetectFaces", "AlignFaces", "EmbedFaces", "WriteShards",
-        "read_tasks", "ShardWriter", "SavedModel", "Photo", "Face", "Failure", "Shard",
+        "read_tasks", "DecodeLimits", "ShardWriter", "SavedModel", "Photo", "Face", "Failure",
+        "Shard",
     ),
     "Errors": ("FaceclusterError", "UsageError", "InputError", "JobError"),
 }  # fmt: skip

@@ -60,13 +60,13 @@ def _add_time(stage: str, seconds: float) -> None:
 # Beam takes more than a second to import. The steps are used without it, too.
 @cache
 def _counter(name: str):
-    from apache_beam.metrics import Metrics
+    from apache_beam.metrics.metric import Metrics
 
     return Metrics.counter(NAMESPACE, name)
 
 
 @cache
 def _distribution(name: str):
-    from apache_beam.metrics import Metrics
+    from apache_beam.metrics.metric import Metrics
 
     return Metrics.distribution(NAMESPACE, name)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from facecluster.transforms.inputs import tar, tfrecord
 from facecluster.transforms.inputs.parquet import (
@@ -140,7 +140,7 @@ def list_container(path: str, format: str) -> ContainerContents:
                 _list_parquet(raw, path, contents)
                 return contents
             container = Container(path, format, gzipped=start.startswith(GZIP_MAGIC))
-            file = stack.enter_context(gzip.GzipFile(fileobj=raw)) if container.gzipped else raw
+            file = stack.enter_context(_decompress(raw)) if container.gzipped else raw
             list_members = tar.list_members if format == "tar" else tfrecord.list_records
             uri_of_member = _MemberUris(path)
             for member in list_members(file):
@@ -166,7 +166,7 @@ def read_members(
         try:
             file = stack.enter_context(open_file(container.path))
             if container.gzipped:
-                file = stack.enter_context(gzip.GzipFile(fileobj=file))
+                file = stack.enter_context(_decompress(file))
         except Exception as error:
             yield from ((source, error) for source in sources)
             return
@@ -187,10 +187,14 @@ def read_members(
             yield source, content
 
 
+def _decompress(file: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+
+
 def _list_parquet(file: BinaryIO, path: str, contents: ContainerContents) -> None:
     parquet, checksum = open_parquet(file)
     contents.layout = layout = find_layout(parquet.schema_arrow)
-    if layout.kind in ("uris", "failures"):
+    if layout.kind in ("uris", "failures") and layout.column:
         contents.uris += read_uris(parquet, layout.column)
     elif layout.kind == "photos":
         groups = [

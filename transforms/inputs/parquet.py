@@ -150,23 +150,26 @@ def read_rows(
     Args:
       sources: the photos, sorted by row.
     """
+    column_name, row_group = container.column, container.row_group
+    assert column_name is not None
+    assert row_group is not None
     waiting = list(reversed(sources))
     try:
         parquet, checksum = open_parquet(file)
         if any(source.checksum != checksum for source in sources):
-            raise ChangedError(container)
+            raise ChangedError(container.path)
         metadata = parquet.metadata
-        row = sum(metadata.row_group(i).num_rows for i in range(container.row_group))
-        group = metadata.row_group(container.row_group)
+        row = sum(metadata.row_group(i).num_rows for i in range(row_group))
+        group = metadata.row_group(row_group)
         per_row = group.total_byte_size // max(group.num_rows, 1)
         batches = parquet.iter_batches(
             min(MAX_BATCH_ROWS, max(1, BATCH_BYTES // max(per_row, 1))),
-            row_groups=[container.row_group],
-            columns=[container.column],
+            row_groups=[row_group],
+            columns=[column_name],
             use_threads=False,
         )
         for batch in batches:
-            column = _leaf(batch, container.column)
+            column = _leaf(batch, column_name)
             while waiting and waiting[-1].offset < row + len(column):
                 source = waiting.pop()
                 yield source, _content(column[source.offset - row], max_bytes)

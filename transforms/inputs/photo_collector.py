@@ -271,7 +271,7 @@ class PhotoCollector:
         if layout is not None and layout.kind in ("table", "none", "ambiguous"):
             problem = problem or ValueError(layout.message)
         if not is_used and request.folder is not None:
-            if layout is not None and layout.kind == "ambiguous":
+            if problem and layout is not None and layout.kind == "ambiguous":
                 self._add_failure(request.path, problem)
             else:
                 self._add_other_file(request.path)

@@ -5,7 +5,7 @@ A member of a container has the URI CONTAINER!/MEMBER.
 
 from typing import NamedTuple
 
-from facecluster.transforms.inputs.paths import uri_of_path
+from facecluster.transforms.inputs.paths import path_of_uri, uri_of_path
 from facecluster.transforms.records import Failure
 
 SEPARATOR = "!/"
@@ -72,6 +72,11 @@ class Source(NamedTuple):
     checksum: int = 0
     failure: Failure | None = None
 
+    @property
+    def path(self) -> str:
+        """The file that holds it."""
+        return self.container.path if self.container else path_of_uri(self.uri)
+
 
 class DamagedError(ValueError):
     """A container or a member of it violates its format."""
@@ -80,9 +85,9 @@ class DamagedError(ValueError):
 class ChangedError(ValueError):
     """A container has changed since it was listed."""
 
-    def __init__(self, container: Container):
+    def __init__(self, path: str):
         super().__init__(
-            f"{uri_of_path(container.path)} has changed since it was listed: run the command "
+            f"{uri_of_path(path)} has changed since it was listed: run the command "
             "again, and do not change the file while it runs"
         )
 

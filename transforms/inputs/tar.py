@@ -2,7 +2,7 @@
 
 import tarfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import google_crc32c
 
@@ -32,10 +32,11 @@ def list_members(file: BinaryIO) -> Iterator[Member]:
     headers = _Headers(file)
     try:
         with tarfile.open(
-            fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape"
+            fileobj=cast(Any, headers), mode="r:", encoding="utf-8", errors="surrogateescape"
         ) as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # tarfile would keep all headers in memory
+                # tarfile would keep all headers in memory.
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
                 header = headers.take(member.offset, member.offset_data)
                 if member.isreg():
                     size = SPARSE if member.issparse() else member.size
@@ -71,7 +72,7 @@ def read_member(file: BinaryIO, source: Source, max_bytes: int) -> bytes:
     file.seek(source.offset)
     header = file.read(source.header_size)
     if len(header) < source.header_size or google_crc32c.value(header) != source.checksum:
-        raise ChangedError(source.container)
+        raise ChangedError(source.path)
     if source.size == SPARSE:
         raise DamagedError("it is stored as a sparse file: make the tar without --sparse")
     if source.size > max_bytes:

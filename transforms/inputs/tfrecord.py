@@ -64,14 +64,14 @@ def read_photo_of_record(file: BinaryIO, source: Source, max_bytes: int) -> byte
     """
     file.seek(source.offset)
     if record_size(file.read(HEADER_BYTES)) != source.size:
-        raise ChangedError(source.container)
+        raise ChangedError(source.path)
     if source.size > max_bytes:
         raise TooLargeError(source.size, max_bytes)
     content, footer = file.read(source.size), file.read(FOOTER_BYTES)
     if len(footer) < FOOTER_BYTES:
         raise DamagedError("its file is truncated within its record")
     if int.from_bytes(footer, "little") != source.checksum:
-        raise ChangedError(source.container)
+        raise ChangedError(source.path)
     if masked_crc32c(content) != source.checksum:
         raise DamagedError("its record is damaged: the checksum does not match")
     features = parse_example(content)

@@ -30,7 +30,7 @@ class DecodePhotos(beam.PTransform):
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
     def expand(self, photos: beam.PCollection[Photo]) -> beam.PCollection[Photo]:
-        return photos | beam.ParDo(_DecodePhoto(self.limits))
+        return photos | beam.ParDo(_DecodePhoto(self.limits))  # pyright: ignore[reportReturnType]
 
 
 class _DecodePhoto(beam.DoFn):
@@ -55,6 +55,7 @@ class _DecodePhoto(beam.DoFn):
 @step("decode")
 def decode_photo(photo: Photo, decode: Callable[[bytes], DecodedImage] = decode_image) -> Photo:
     """Fills in what the file holds and the perceptual hash, and drops the content."""
+    assert photo.content is not None
     image, (width, height), taken_at, n_frames = decode(photo.content)
     return replace(
         photo, content=None, image=image, width=width, height=height,

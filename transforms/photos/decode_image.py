@@ -88,12 +88,13 @@ def decode_image(
         is_reduced = jpeg_size is not None and _reduce_scale(image, jpeg_size)
         image.load()  # which turns a TIFF upright and removes its orientation
         exif = _read_exif(image)
-        orientation = exif.get(ExifTags.Base.Orientation)
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
         transposition = TRANSPOSITIONS.get(orientation)
         upright = _to_rgb(image if transposition is None else image.transpose(transposition))
         size = upright.size
         if is_reduced:
-            size = full_size[::-1] if orientation in SIDEWAYS else full_size
+            width, height = full_size
+            size = (height, width) if orientation in SIDEWAYS else (width, height)
         return DecodedImage(upright, size, _taken_at(exif), n_frames)
 
 
@@ -157,7 +158,7 @@ def _count_frames(image: Image.Image, content: bytes) -> int:
         return max(1, min(getattr(image, "n_frames", 1), MAX_FRAMES))
     with _open_image(content) as image:
         try:
-            return image.n_frames
+            return image.n_frames  # pyright: ignore[reportAttributeAccessIssue]
         except Exception:  # Pillow raises many types for damaged files
             return image.tell() + 1
 

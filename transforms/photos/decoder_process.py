@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from importlib import import_module
+from typing import NamedTuple
 
 import pyarrow as pa
 from PIL import Image
@@ -79,8 +80,7 @@ class DecoderProcess:
         self.limits = limits
         self.function = function
         self._lock = threading.Lock()
-        self._process: subprocess.Popen | None = None
-        self._socket: socket.socket | None = None
+        self._child: _Child | None = None
 
     def start(self) -> None:
         """Starts the process unless it runs. `decode` does this, too.
@@ -116,14 +116,14 @@ class DecoderProcess:
     def close(self) -> None:
         """Ends the process."""
         with self._lock:
-            if self._process:
-                self._stop()
+            if self._child:
+                self._stop(self._child)
 
-    def _start(self) -> None:
-        if self._process:
-            if self._process.poll() is None:
-                return
-            self._stop()  # it ended after the last photo
+    def _start(self) -> "_Child":
+        if self._child:
+            if self._child.process.poll() is None:
+                return self._child
+            self._stop(self._child)  # it ended after the last photo
         # The parent's module path, since the package may not be installed.
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
@@ -131,56 +131,58 @@ class DecoderProcess:
         )
         arguments = [self.function, json.dumps(asdict(self.limits))]
         try:
-            self._socket, child_socket = socket.socketpair()
+            connection, child_socket = socket.socketpair()
             with child_socket:
-                self._process = subprocess.Popen(
+                process = subprocess.Popen(
                     [sys.executable, "-c", program, *arguments],
-                    stdin=child_socket, stdout=2, env={**os.environ, **ENVIRONMENT},
+                    stdin=child_socket.fileno(), stdout=2, env={**os.environ, **ENVIRONMENT},
                 )  # fmt: skip
         except OSError as error:  # no more processes, memory or open files
             raise DecoderUnavailableError(
                 f"the process that decodes photos does not start: {error}"
             ) from error
+        self._child = child = _Child(process, connection)
         try:
-            self._socket.settimeout(START_TIMEOUT)
-            _receive(self._socket, 1)
+            connection.settimeout(START_TIMEOUT)
+            _receive(connection, 1)
         except (OSError, EOFError) as error:
-            exit_code = self._stop(kill=isinstance(error, TimeoutError))
+            exit_code = self._stop(child, kill=isinstance(error, TimeoutError))
             raise DecoderUnavailableError(
                 f"the process that decodes photos does not start: it {_describe_exit(exit_code)}; "
                 "its output is in the log"
             ) from error
         except BaseException:  # its first byte would be taken for a reply
-            self._stop(kill=True)
+            self._stop(child, kill=True)
             raise
+        return child
 
     def _try_decode(self, content: bytes) -> tuple[dict, mmap.mmap | None]:
         """Like `_request`, but starts the process if needed, and ends it if it fails."""
-        self._start()
+        child = self._start()
         try:
-            return self._request(content)
+            return self._request(child.connection, content)
         except TimeoutError:
-            self._stop(kill=True)
+            self._stop(child, kill=True)
             raise DecoderHung(f"decoding took longer than {self.limits.max_seconds:g} s") from None
         except (OSError, EOFError, ValueError, LookupError, TypeError):
-            raise DecoderCrashed(f"the decoder {_describe_exit(self._stop())}") from None
+            raise DecoderCrashed(f"the decoder {_describe_exit(self._stop(child))}") from None
         except BaseException:  # its reply would be taken for the next photo's
-            self._stop(kill=True)
+            self._stop(child, kill=True)
             raise
 
-    def _stop(self, kill: bool = False) -> int:
+    def _stop(self, child: "_Child", kill: bool = False) -> int:
         """Ends the process; returns its exit code, or minus the signal that ended it."""
-        process, self._process = self._process, None
-        self._socket.close()  # which ends the process unless it hangs
+        self._child = None
+        child.connection.close()  # which ends the process unless it hangs
         try:
             if not kill:
-                return process.wait(STOP_TIMEOUT)
+                return child.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             pass
-        process.kill()
-        return process.wait()
+        child.process.kill()
+        return child.process.wait()
 
-    def _request(self, content: bytes) -> tuple[dict, mmap.mmap | None]:
+    def _request(self, connection: socket.socket, content: bytes) -> tuple[dict, mmap.mmap | None]:
         """Sends a photo; returns the reply and the pixels, None if the reply is an error.
 
         Raises:
@@ -190,14 +192,14 @@ class DecoderProcess:
           DecoderUnavailableError: there is no room for the pixels.
         """
         deadline = time.monotonic() + self.limits.max_seconds
-        self._socket.settimeout(self.limits.max_seconds)
-        self._socket.sendall(struct.pack(">Q", len(content)))
-        self._socket.sendall(content)
-        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-        header, files, *_ = socket.recv_fds(self._socket, 4, 1)
+        connection.settimeout(self.limits.max_seconds)
+        connection.sendall(struct.pack(">Q", len(content)))
+        connection.sendall(content)
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        header, files, *_ = socket.recv_fds(connection, 4, 1)
         try:
-            (length,) = struct.unpack(">I", header + _receive(self._socket, 4 - len(header)))
-            reply = json.loads(_receive(self._socket, length))
+            (length,) = struct.unpack(">I", header + _receive(connection, 4 - len(header)))
+            reply = json.loads(_receive(connection, length))
             if "no_room" in reply:
                 raise DecoderUnavailableError(
                     f"there is no room for a photo's pixels: {reply['no_room']}"
@@ -212,6 +214,11 @@ class DecoderProcess:
         finally:
             for file in files:
                 os.close(file)
+
+
+class _Child(NamedTuple):
+    process: subprocess.Popen
+    connection: socket.socket
 
 
 def serve(function: str, limits_json: str) -> None:
@@ -296,7 +303,8 @@ def _image_from_pixels(pixels: mmap.mmap, size: tuple[int, int]) -> Image.Image:
     """The RGB image of mapped pixels, without a copy."""
     values = pa.Array.from_buffers(pa.uint8(), len(pixels), [None, pa.py_buffer(pixels)])
     array = pa.FixedSizeListArray.from_arrays(values, BYTES_PER_PIXEL)
-    return Image.fromarrow(array, "RGB", tuple(size))
+    width, height = size
+    return Image.fromarrow(array, "RGB", (width, height))
 
 
 def _receive(connection: socket.socket, length: int) -> bytes:

@@ -22,7 +22,8 @@ class DecodeLimits:
       max_bytes: size of the file.
       max_pixels: width times height. Photos over it are refused before their pixels are decoded.
       max_seconds: time to decode it.
-      jpeg_size: see `decode_image`; None decodes JPEGs in full.
+      jpeg_size: JPEGs are decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 at which the
+        longer side has at least this many px. None decodes them in full.
     """
 
     max_bytes: int = MAX_PHOTO_BYTES

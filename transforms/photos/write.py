@@ -54,8 +54,9 @@ class ShardWriter:
 
     def faces_table(self, photos: Sequence[Photo]) -> pa.Table:
         rows = [
-            (schema.face_id(photo.photo_id, index), photo.photo_id, face)
+            (schema.face_id(photo_id, index), photo_id, face)
             for photo in photos
+            if (photo_id := photo.photo_id) is not None
             for index, face in enumerate(photo.faces)
         ]
         vectors = np.empty((len(rows), self.dimensions), np.float32)
@@ -160,7 +161,7 @@ class _WriteWholeShards(beam.DoFn):
         for shard, photos in self.waiting.items():
             for photo in photos:
                 pair = (shard.name, photo)
-                yield WindowedValue(pair, window.max_timestamp(), [window])
+                yield WindowedValue(pair, window.max_timestamp(), (window,))
 
 
 def _write_shard(writer: PhotoWriter, name: str, photos: Iterable[Photo]) -> None:

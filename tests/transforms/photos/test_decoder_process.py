@@ -233,7 +233,7 @@ def test_messages_are_short_and_valid_utf_8(obedient):
 
 def test_a_process_that_is_killed_between_photos_fails_none(obedient):
     assert_decodes(obedient)
-    pid = obedient._process.pid
+    pid = obedient._child.process.pid
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_running(pid))
     assert_decodes(obedient)
@@ -250,7 +250,7 @@ def test_no_room_for_pixels_is_an_error_of_the_job():
     step = _DecodePhoto(LIMITS)
     step.setup()
     step.decoder.start()
-    resource.prlimit(step.decoder._process.pid, resource.RLIMIT_FSIZE, (100, 100))
+    resource.prlimit(step.decoder._child.process.pid, resource.RLIMIT_FSIZE, (100, 100))
     photo = Photo("a.png", Shard("s", 1), content=SOUND)
     with pytest.raises(DecoderUnavailableError, match="no room for a photo's pixels"):
         next(step.process(photo))
@@ -264,7 +264,7 @@ def test_no_room_for_pixels_is_an_error_of_the_job():
 def test_close_ends_the_process_and_the_next_photo_starts_another():
     decoder = DecoderProcess(LIMITS)
     decoder.start()
-    pid = decoder._process.pid
+    pid = decoder._child.process.pid
     assert is_running(pid)
     decoder.close()
     assert not is_running(pid)
@@ -285,7 +285,7 @@ def test_the_process_ends_with_its_parent(is_decoding, tmp_path):
         from facecluster.transforms.photos.limits import DecodeLimits
         decoder = DecoderProcess(DecodeLimits(1 << 20, 1000, 3.0), {OBEY!r})
         decoder.start()
-        print(decoder._process.pid, flush=True)
+        print(decoder._child.process.pid, flush=True)
         if {content!r}:
             threading.Thread(target=decoder.decode, args=({content!r},)).start()
         time.sleep({DEADLINE})

@@ -3,7 +3,7 @@
 import io
 import pickle
 import tarfile
-from dataclasses import FrozenInstanceError
+from dataclasses import fields
 
 import apache_beam as beam
 import numpy as np
@@ -137,10 +137,9 @@ WRITER = ShardWriter("run", CODEC, 256, "model", "space")
 )
 def test_options_are_fields(make, name, value):
     transform = make()
+    assert [field.name for field in fields(transform)] == [name]
     assert getattr(transform, name) == value
     assert transform.label == type(transform).__name__
-    with pytest.raises(FrozenInstanceError):
-        setattr(transform, name, None)
     assert transform == transform
     assert transform != make()  # of the same options, but another place in a pipeline
     assert len({transform, make()}) == 2
