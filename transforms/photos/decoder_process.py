@@ -1,8 +1,8 @@
 """Decodes photos in a separate process, so that a photo that crashes or hangs it harms no other.
 
-Decoders are C libraries that get whatever files people have. A damaged photo may crash the process,
+Decoders are C libraries, and photos come from anywhere. A damaged photo may crash the process,
 exhaust its memory, or hang. Each worker therefore sends the bytes to a process that only decodes,
-and that is restarted when a photo ends it. That process imports neither Beam nor TensorFlow and
+and that is restarted if a photo crashes it. That process imports neither Beam nor TensorFlow and
 starts in half a second.
 
 Bytes and replies go through a socket. Pixels come back as a file in memory, which the image maps
@@ -38,8 +38,8 @@ DECODE_FUNCTION = "facecluster.transforms.photos.decode_image:decode_image"
 START_TIMEOUT, STOP_TIMEOUT = 120, 5  # seconds
 BYTES_PER_PIXEL = 4  # Pillow stores RGB with an unused fourth byte
 MAX_MESSAGE_LENGTH = 1000  # characters
-# One thread for each library, as there is a decoder process for each worker; and no memory that
-# allocators reserve for threads.
+# Libraries use one thread each, since each worker has a decoder process, and allocators reserve no
+# memory for further threads.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -67,8 +67,8 @@ class DecoderUnavailableError(JobError):
 class DecoderProcess:
     """Decodes photos like `decode_image`, in a process that is reused for the next photo.
 
-    Threads may share it, and wait for each other. The process ends with `close`, when this object
-    is deleted, and when the current process ends in any way.
+    Threads may share it; they wait for each other. The process ends when `close` is called, when
+    this object is deleted, and when the current process ends, even if that is killed.
 
     Args:
       limits: what a photo may cost.

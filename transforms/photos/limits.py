@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-# Cameras write smaller files and photos of fewer pixels. A worker holds several files, and a few
-# times the pixels of one photo at 4 bytes each.
+# Cameras write smaller files with fewer pixels. A worker must have memory for several files, and for
+# a few copies of one photo's pixels at 4 bytes each.
 MAX_PHOTO_BYTES = 100 << 20
 MAX_PHOTO_PIXELS = 200_000_000
 MAX_DECODE_SECONDS = 60.0
 
-# Memory that decoding takes beside what the process has at its start. The most was measured for
-# lossless WebP with alpha, 31 bytes a pixel.
+# Memory that decoding needs in addition to that of the process at startup. Lossless WebP with alpha
+# needs the most, 31 bytes a pixel by our measurement.
 DECODE_BYTES_PER_PIXEL = 40
 DECODE_BASE_BYTES = 256 << 20
 
@@ -33,5 +33,5 @@ class DecodeLimits:
 
     @property
     def max_memory(self) -> int:
-        """Bytes that the decoder process may allocate beside what it has at its start."""
+        """Bytes that the decoder process may allocate after startup."""
         return DECODE_BYTES_PER_PIXEL * self.max_pixels + 2 * self.max_bytes + DECODE_BASE_BYTES
