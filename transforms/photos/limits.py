@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-# Cameras write smaller files with fewer pixels. A worker must have memory for several files, and for
-# a few copies of one photo's pixels at 4 bytes each.
+# Cameras write smaller files with fewer pixels. A worker must have memory for several files, and
+# for a few copies of one photo's pixels at 4 bytes each.
 MAX_PHOTO_BYTES = 100 << 20
 MAX_PHOTO_PIXELS = 200_000_000
 MAX_DECODE_SECONDS = 60.0
