@@ -36,16 +36,13 @@ class Execution:
     threads: int
 
 
-def choose_execution(
-    beam_arguments: Sequence[str], n_items: int, worth_processes: int = PHOTOS_WORTH_PROCESSES
-) -> Execution:
+def choose_execution(beam_arguments: Sequence[str], n_photos: int) -> Execution:
     """The runner that the Beam arguments name, otherwise this machine with all its cores.
 
     Args:
       beam_arguments: options for Beam, as on its command line.
-      n_items: how many photos (or other items) the job processes.
-      worth_processes: with fewer items, a job on this machine runs in this process unless the Beam
-        arguments say otherwise.
+      n_photos: photos in the job; with few, a job on this machine runs in this process unless the
+        Beam arguments say otherwise.
 
     Raises:
       UsageError: the runner is not installed, or an argument is unknown or has a wrong value.
@@ -62,7 +59,7 @@ def choose_execution(
     local = _local_options(arguments)
     mode, n_workers = local.direct_running_mode, local.direct_num_workers
     if n_workers is None:
-        worth_it = n_items >= worth_processes and mode != "in_memory"
+        worth_it = n_photos >= PHOTOS_WORTH_PROCESSES and mode != "in_memory"
         n_workers = cores if worth_it else 1
     elif n_workers < 0:
         raise UsageError(f"--direct_num_workers={n_workers} is negative: 0 takes all cores")

@@ -9,10 +9,13 @@ from threadpoolctl import threadpool_limits
 from facecluster.pipeline.beam.run import run_pipeline
 from facecluster.pipeline.beam.runner import choose_execution
 from facecluster.pipeline.distributed.work_folder import WorkFolder
+from facecluster.transforms.cores import usable_cores
 
 # With fewer faces, starting worker processes on this machine costs more than it saves: each of the
-# job's six pipelines starts its own, in some three seconds.
+# job's pipelines starts its own, in some three seconds.
 FACES_WORTH_PROCESSES = 100_000
+# Options with which the user decides where tasks run.
+EXECUTION_OPTIONS = ("--runner", "--direct_num_workers", "--direct_running_mode")
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,9 @@ class TaskRunner:
     Attributes:
       work: the folder that the files are written to.
       beam_arguments: options for Beam, as on its command line.
-      n_faces: faces in the collection. Without other options, a large collection is processed by
-        one worker process per core of this machine, a small one in this process.
+      n_faces: faces in the collection. Unless the Beam arguments say otherwise, tasks of a large
+        collection run in one worker process per core of this machine, at most one per task; those
+        of a small one run in this process.
     """
 
     work: WorkFolder
@@ -69,11 +73,19 @@ class TaskRunner:
         missing = [name for name in names if name not in done]
         if not missing:
             return
-        execution = choose_execution(self.beam_arguments, self.n_faces, FACES_WORTH_PROCESSES)
+        execution = choose_execution(self._arguments(len(missing)), 0)
         run_pipeline(execution, lambda pipeline: build(pipeline, missing, execution.threads))
         not_done = set(names) - set(self.work.names(kind))
         if not_done:  # a runner may end a cancelled job without an error
             raise RuntimeError(f"{len(not_done)} of {len(names)} tasks were not done")
+
+    def _arguments(self, n_tasks: int) -> list[str]:
+        """The Beam arguments, with the number of worker processes if they leave it open."""
+        arguments = list(self.beam_arguments)
+        is_chosen = any(argument.startswith(EXECUTION_OPTIONS) for argument in arguments)
+        if is_chosen or self.n_faces < FACES_WORTH_PROCESSES:
+            return arguments
+        return [*arguments, f"--direct_num_workers={min(usable_cores(), n_tasks)}"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The job on workers against the job in memory: the same tables, whatever happens on the way."""
+"""Grouping on workers gives the tables of grouping in memory, even after being killed."""
 
 import contextlib
 import hashlib
@@ -51,7 +51,7 @@ def writer_of(dimensions=DIMENSIONS, codec="float32"):
 
 
 def photo_of(uri, vectors, content=None):
-    """A photo of faces with these embeddings; photos of equal content are copies."""
+    """A photo of faces with these embeddings; photos of equal content are duplicates."""
     faces = tuple(
         Face(
             np.zeros(4),
@@ -69,7 +69,7 @@ def photo_of(uri, vectors, content=None):
 
 
 def album(n_photos=60, dimensions=DIMENSIONS, seed=0, repeat=True):
-    """Photos of up to four people each, and all that a collection has in store.
+    """Photos of up to four people each, with all special cases of a collection.
 
     Some people have many photos and some one. There are photos without faces, faces that a photo
     repeats, faces that are the same to the bit in different photos, and photos in twice or thrice
@@ -77,15 +77,15 @@ def album(n_photos=60, dimensions=DIMENSIONS, seed=0, repeat=True):
     """
     rng = np.random.default_rng(seed)
     n_people = n_photos // 3
-    centres = rng.normal(size=(n_people, dimensions))
+    centers = rng.normal(size=(n_people, dimensions))
     often = 1 / (1 + np.arange(n_people))
     photos, before = [], None
     for number in range(n_photos):
         people = rng.choice(n_people, rng.integers(0, 5), replace=False, p=often / often.sum())
-        vectors = list(centres[people] + rng.normal(size=(len(people), dimensions)) * 0.6)
-        if number % 10 == 3 and vectors:  # a mirror
+        vectors = list(centers[people] + rng.normal(size=(len(people), dimensions)) * 0.6)
+        if number % 10 == 3 and vectors:  # a face twice in the photo: a mirror
             vectors.append(vectors[0] + rng.normal(size=dimensions) * 0.02)
-        if number % 10 == 5 and before is not None:  # a print of an earlier photo
+        if number % 10 == 5 and before is not None:  # the same vector as in an earlier photo
             vectors.append(before)
         before = vectors[0] if vectors else before
         photos.append(photo_of(f"{seed}/{number}.jpg", vectors))
@@ -95,15 +95,15 @@ def album(n_photos=60, dimensions=DIMENSIONS, seed=0, repeat=True):
     return photos
 
 
-def unfit(photos, share):
-    """The photos with such a share of the faces unfit for grouping; copies alike."""
+def unfit(photos, fraction):
+    """The photos with this fraction of the faces too poor for grouping; the same in duplicates."""
 
     def one(photo):
         rng = np.random.default_rng(int(photo.photo_id[:8], 16))
         bad = (("size_px", 5.0), ("sharpness", 0.01), ("yaw", 80.0))
         faces = tuple(
             replace(face, quality=replace(GOOD, **dict([bad[rng.integers(3)]])))
-            if rng.uniform() < share
+            if rng.uniform() < fraction
             else face
             for face in photo.faces
         )
@@ -136,13 +136,13 @@ def assert_same(found, expected):
         for name in mine.column_names:
             if pa.types.is_floating(mine[name].type):
                 a, b = (t[name].to_numpy(zero_copy_only=False) for t in (mine, other))
-                np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)  # nan: nobody's
+                np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)  # nan: unassigned
             else:
                 assert mine[name].to_pylist() == other[name].to_pylist(), name
 
 
 def assert_as_in_memory(tmp_path, photos, n_shards=3, writer=None, options=None):
-    """Groups the photos in both ways; returns the run on workers."""
+    """Groups the photos in memory and on workers; returns the second run."""
     runs = [write_run(tmp_path / name, photos, n_shards, writer) for name in ("memory", "workers")]
     expected, found = (cluster(run, options, run is runs[1]) for run in runs)
     assert_same(tables_of(runs[1]), tables_of(runs[0]))
@@ -155,13 +155,13 @@ def assert_as_in_memory(tmp_path, photos, n_shards=3, writer=None, options=None)
 
 @pytest.fixture
 def small_workers(monkeypatch):
-    """As many blocks and parts as if workers had little memory, or were to hold little of it."""
+    """Many blocks and parts, as if workers had very little memory."""
     monkeypatch.setattr(task_layout, "MEMORY_FACTOR", 5000)
 
 
 @pytest.fixture
 def many_cells(monkeypatch):
-    """Cells from so few faces on as a test has."""
+    """Several cells even for the few faces of a test."""
     monkeypatch.setattr(f"{GROUP_FACES}.EXACT_UP_TO", 20)
     monkeypatch.setattr(fit_cells, "__defaults__", (20,))
 
@@ -173,11 +173,11 @@ def parts_of(run, table="people"):
 # ---- the same tables ----
 
 
-def test_on_one_worker_of_enough_memory(tmp_path):
+def test_on_one_worker_with_enough_memory(tmp_path):
     run = assert_as_in_memory(tmp_path, album())
     assert parts_of(run) == parts_of(run, "assignments") == ["part-00000-of-00001.parquet"]
     people, assignments = tables_of(run)
-    # It is worth comparing: people of several photos, some in none, some twice in one.
+    # The example is diverse: large people, unassigned faces, faces repeated in a photo.
     assert len(people) > 10
     assert pc.max(people["n_photos"]).as_py() > 10
     assert assignments["person_id"].null_count > 2
@@ -210,7 +210,7 @@ def test_in_more_blocks_than_there_are_cells(tmp_path):
     ("dimensions", "codec", "min_samples"),
     [(512, "float32", 1), (512, "float16", 3), (160, "pca128", 1), (160, "pca128", 3)],
 )
-def test_however_faces_are_stored(tmp_path, monkeypatch, dimensions, codec, min_samples):
+def test_with_every_codec(tmp_path, monkeypatch, dimensions, codec, min_samples):
     monkeypatch.setattr(task_layout, "MEMORY_FACTOR", 1000)
     options = ClusterOptions(probes=3, min_samples=min_samples, max_distance=1.0)
     writer = writer_of(dimensions, codec)
@@ -218,7 +218,7 @@ def test_however_faces_are_stored(tmp_path, monkeypatch, dimensions, codec, min_
     assert len(run.read("people")) > 3
 
 
-def test_recall_is_told_where_cells_miss_something(tmp_path, many_cells):
+def test_recall_is_measured_if_not_all_cells_are_probed(tmp_path, many_cells):
     run = write_run(tmp_path, album(90))
     options = ClusterOptions(probes=1, chance_neighbors=0)
     assert 0.2 < cluster(run, options, distribute=True)["diagnostics"]["recall"] < 1
@@ -227,27 +227,27 @@ def test_recall_is_told_where_cells_miss_something(tmp_path, many_cells):
 
 
 @pytest.mark.usefixtures("small_workers", "many_cells")
-def test_however_the_collection_is_cut_into_shards(tmp_path):
+def test_the_division_into_shards_does_not_matter(tmp_path):
     photos = album(40)
     found = []
     for n_shards, order in ((1, photos), (2, photos[::-1]), (7, photos)):
         run = write_run(tmp_path / str(n_shards), order, n_shards)
         entry = cluster(run, ClusterOptions(probes=3), distribute=True)
         found.append((tables_of(run), entry["counts"], entry["diagnostics"]))
-    for tables, *said in found[1:]:
+    for tables, *message in found[1:]:
         assert_same(tables, found[0][0])
-        assert said == [*found[0][1:]]
+        assert message == [*found[0][1:]]
 
 
 @pytest.mark.slow  # seven jobs of two processes each
 def test_in_several_processes(tmp_path, small_workers, many_cells):
     photos = album(40)
     options = ClusterOptions(probes=3)
-    alone, together = (write_run(tmp_path / name, photos) for name in ("alone", "together"))
+    alone, several = (write_run(tmp_path / name, photos) for name in ("alone", "several"))
     beam = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
     cluster(alone, options, distribute=True)
-    cluster(together, options, distribute=True, beam=beam)
-    assert_same(tables_of(together), tables_of(alone))
+    cluster(several, options, distribute=True, beam=beam)
+    assert_same(tables_of(several), tables_of(alone))
 
 
 def test_photos_under_two_names_count_once(tmp_path, small_workers):
@@ -264,12 +264,12 @@ def test_photos_under_two_names_count_once(tmp_path, small_workers):
 
 
 @pytest.mark.usefixtures("small_workers", "many_cells")
-@pytest.mark.parametrize("share", [0.2, 0.7])
-def test_faces_left_out_are_in_the_same_tables(tmp_path, share):
-    run = assert_as_in_memory(tmp_path, unfit(album(), share), options=ClusterOptions(probes=4))
+@pytest.mark.parametrize("fraction", [0.2, 0.7])
+def test_faces_left_out_are_in_the_same_tables(tmp_path, fraction):
+    run = assert_as_in_memory(tmp_path, unfit(album(), fraction), options=ClusterOptions(probes=4))
     rows = run.read("assignments").to_pylist()
     reasons = [row["left_out"] for row in rows]
-    assert share - 0.15 < 1 - reasons.count(None) / len(rows) < share + 0.15
+    assert fraction - 0.15 < 1 - reasons.count(None) / len(rows) < fraction + 0.15
     assert set(reasons) == {None, "size", "sharpness", "pose"}
     assert all(row["person_id"] is None for row in rows if row["left_out"])
     assert len(run.read("people")) > 3
@@ -279,14 +279,14 @@ def test_faces_left_out_are_in_the_same_tables(tmp_path, share):
 
 
 @pytest.mark.usefixtures("many_cells")
-def test_a_sample_that_filter_and_copies_leave_too_small_is_taken_anew(tmp_path, monkeypatch):
+def test_a_sample_that_is_too_small_after_filtering_is_taken_again(tmp_path, monkeypatch):
     monkeypatch.setattr(group_on_workers, "_sample_fraction", lambda n: 0.05)
     assert_as_in_memory(tmp_path, unfit(album(), 0.5), options=ClusterOptions(probes=4))
 
 
-@pytest.mark.parametrize("share", [0.5, 1])
-def test_limits_may_be_lifted_and_set_again(tmp_path, share):
-    run = write_run(tmp_path, unfit(album(30), share))
+@pytest.mark.parametrize("fraction", [0.5, 1])
+def test_limits_may_be_removed_and_set_again(tmp_path, fraction):
+    run = write_run(tmp_path, unfit(album(30), fraction))
     every_face = ClusterOptions(min_face_px=0, min_sharpness=0, min_detection_score=0, max_yaw=90)
     found = []
     for options in (every_face, ClusterOptions(), every_face):
@@ -298,11 +298,11 @@ def test_limits_may_be_lifted_and_set_again(tmp_path, share):
     assert len(found[1][0]) < len(found[0][0])
 
 
-# ---- of nothing, or little ----
+# ---- no or few faces ----
 
 
 def test_shards_without_faces(tmp_path, small_workers):
-    """The first and the last of them, one of no photos, one of photos that others have too."""
+    """Also the first and the last shard, one without photos, and one of duplicates only."""
     photos = album(30)
     bare = [photo_of("bare.jpg", [])]
     shards = {"a": bare, "b": photos[:20], "c": [], "d": photos[15:], "e": photos[:4], "f": bare}
@@ -316,7 +316,7 @@ def test_shards_without_faces(tmp_path, small_workers):
 
 
 @pytest.mark.parametrize("n_faces", [0, 1, 2])
-def test_no_faces_or_hardly_any(tmp_path, n_faces):
+def test_no_faces_or_very_few(tmp_path, n_faces):
     photos = [photo_of(f"{i}.jpg", [np.eye(DIMENSIONS)[0]]) for i in range(n_faces)]
     run = assert_as_in_memory(tmp_path, [photo_of("bare.jpg", []), *photos], n_shards=2)
     assert len(run.read("assignments")) == n_faces
@@ -341,7 +341,7 @@ def test_a_run_that_holds_nothing_says_what_to_do(tmp_path):
 
 
 def with_earlier_people(root, photos, earlier=40):
-    """A run whose first photos have been grouped, into people that have been given names."""
+    """A run whose first photos have been grouped, into people with names of their own."""
     run = write_run(root, photos[:earlier], 1)
     cluster(run)
     named = run.read("assignments")
@@ -362,7 +362,7 @@ def test_person_ids_are_kept_as_in_memory(tmp_path):
     kept = [name for name in people["person_id"].to_pylist() if name.startswith("someone")]
     assert 5 < len(kept) < len(people)
     assert_same(tables_of(runs[1]), tables_of(runs[0]))
-    # And those of a grouping on workers, when other options make other people.
+    # Also the ids of a grouping on workers, with options that give other people.
     for run in runs:
         cluster(run, replace(options, max_distance=0.7), distribute=run is runs[0])
     assert_same(tables_of(runs[1]), tables_of(runs[0]))
@@ -431,9 +431,9 @@ def in_one_process(runner, kind, task, names):
 
 @pytest.mark.usefixtures("small_workers", "many_cells")
 @pytest.mark.parametrize("every", [15, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_it_goes_on(tmp_path, monkeypatch, every):
-    """Before each change that the job makes to the disk, what is there is put aside: a job that was
-    killed then would have left that. From each, the same job ends with the same tables."""
+def test_a_job_killed_at_any_moment_can_be_continued(tmp_path, monkeypatch, every):
+    """Copies the run before each change that the job makes to the disk, as a job that is killed at
+    that moment would leave it. Continued from each copy, the job ends with the same tables."""
     monkeypatch.setattr(TaskRunner, "run_tasks", in_one_process)
     options = ClusterOptions(probes=4)
     run = with_earlier_people(tmp_path / "run", unfit(album(30), 0.1), earlier=20)
@@ -456,7 +456,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, monkeypatch, every):
     expected = tables_of(run)
     assert len(parts_of(run)) > 1
     assert any(name.startswith("someone") for name in expected[0]["person_id"].to_pylist())
-    assert len(tables_aside) == 2 * len(parts_of(run)) + 3  # each that comes, each that goes
+    assert len(tables_aside) == 2 * len(parts_of(run)) + 3  # each part that is added or removed
     for folder in aside:
         left = RunDirectory(str(folder))
         cluster(left, options, distribute=True)
@@ -467,7 +467,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, monkeypatch, every):
         shutil.rmtree(folder)
 
 
-def test_killed_from_outside_it_goes_on(tmp_path):
+def test_a_job_killed_by_a_signal_can_be_continued(tmp_path):
     photos = album(40)
     run = write_run(tmp_path / "killed", photos)
     undisturbed = write_run(tmp_path / "undisturbed", photos)
@@ -491,7 +491,7 @@ def _count_files(folder):
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-# ---- a work folder that was left behind ----
+# ---- the work folder of a job that failed ----
 
 
 @contextlib.contextmanager
@@ -505,7 +505,7 @@ def failing(monkeypatch, module, function):
 
 
 def files_of(run):
-    """{path: what tells one writing of the file from another} of the work folder."""
+    """{path: (inode, time)} of the files in the work folder, which change when one is rewritten."""
     return {
         os.path.join(parent, name): (status.st_ino, status.st_mtime_ns)
         for parent, _, names in os.walk(run.path("grouping"))
@@ -516,7 +516,7 @@ def files_of(run):
 
 @pytest.fixture
 def left_behind(tmp_path, monkeypatch):
-    """A run whose grouping failed when it came to write the tables."""
+    """A run whose grouping failed in its last step, writing the tables."""
     run = write_run(tmp_path, album(30))
     with failing(monkeypatch, tasks, "make_people_tables"), pytest.raises(JobError):
         cluster(run, distribute=True)
@@ -525,14 +525,14 @@ def left_behind(tmp_path, monkeypatch):
     return run
 
 
-def test_what_is_done_is_not_done_again(left_behind, monkeypatch):
+def test_finished_tasks_are_not_run_again(left_behind, monkeypatch):
     before = files_of(left_behind)
     with failing(monkeypatch, tasks, "make_people_tables"), pytest.raises(JobError):
         cluster(left_behind, distribute=True)
     assert files_of(left_behind) == before
 
 
-def test_other_options_begin_anew(left_behind, monkeypatch):
+def test_other_options_start_anew(left_behind, monkeypatch):
     before = files_of(left_behind)
     other = ClusterOptions(max_distance=0.5)
     with (
@@ -549,7 +549,7 @@ def test_other_options_begin_anew(left_behind, monkeypatch):
     assert_same(found, tables_of(left_behind))
 
 
-def test_other_shards_begin_anew(left_behind, tmp_path_factory):
+def test_more_shards_start_anew(left_behind, tmp_path_factory):
     replace(writer_of(), root=left_behind.root).write("one more", album(20, seed=1))
     cluster(left_behind, distribute=True)
     found = tables_of(left_behind)
@@ -559,7 +559,7 @@ def test_other_shards_begin_anew(left_behind, tmp_path_factory):
 
 
 def test_a_folder_whose_name_is_a_pattern(tmp_path):
-    """Over an earlier grouping and a work folder, of which all must go."""
+    """Also with an earlier grouping and another work folder, whose files must all be removed."""
     run = write_run(tmp_path / "run[1]", album(20))
     cluster(run)
     expected = tables_of(run)
@@ -573,12 +573,12 @@ def test_a_folder_whose_name_is_a_pattern(tmp_path):
     assert_same(tables_of(run), expected)
 
 
-# ---- a task needs little ----
+# ---- what a task reads ----
 
 
 @pytest.fixture
 def partitioned(tmp_path, monkeypatch, many_cells):
-    """The plan of a job that failed when it came to search."""
+    """The task layout of a job that failed in its search step."""
     monkeypatch.setattr(task_layout, "MEMORY_FACTOR", 20_000)
     run = write_run(tmp_path, album())
     options = ClusterOptions(probes=3)
@@ -589,26 +589,26 @@ def partitioned(tmp_path, monkeypatch, many_cells):
     return TaskLayout(run, work, options, {}, {}, n_blocks, 1, 1)
 
 
-def test_every_visit_of_every_face_is_in_one_block(partitioned):
+def test_each_probe_of_each_face_is_in_one_block(partitioned):
     work, setup = partitioned.work, partitioned.read_setup()
     n, cells = setup.n, setup.cells
     assert len(cells.centroids) > 40
     assert partitioned.n_blocks > 4
-    visits = np.zeros((n, len(cells.centroids)), int)
-    lives = np.zeros(n, int)
+    n_probes = np.zeros((n, len(cells.centroids)), int)
+    n_assigned = np.zeros(n, int)
     for block in partitioned.blocks:
         probing = work.read_concatenated(f"probing/{block}", work.names(f"probing/{block}"))
-        lives[probing["numbers"][probing["probed"][:, 0] >= 0]] += 1
+        n_assigned[probing["numbers"][probing["probed"][:, 0] >= 0]] += 1
         row, column = np.nonzero(probing["probed"] >= 0)
-        visits[probing["numbers"][row], probing["probed"][row, column]] += 1
+        n_probes[probing["numbers"][row], probing["probed"][row, column]] += 1
         held = np.unique(probing["probed"][row, column])
         assert held[-1] - held[0] < len(cells.centroids) / partitioned.n_blocks + 1
-    assert (lives == 1).all()
-    assert (visits.sum(axis=1) == cells.probes).all()
-    assert visits.max() == 1
+    assert (n_assigned == 1).all()
+    assert (n_probes.sum(axis=1) == cells.probes).all()
+    assert n_probes.max() == 1
 
 
-def test_a_block_is_searched_from_its_own_files(partitioned):
+def test_searching_a_block_reads_only_its_own_files(partitioned):
     work = partitioned.work
     for block in partitioned.blocks[:3]:
         Disk.opened = []
@@ -622,7 +622,7 @@ def test_a_block_is_searched_from_its_own_files(partitioned):
         assert len(work.read("neighbors", block)["faces"])
 
 
-# ---- what the user is told ----
+# ---- messages ----
 
 
 def command(run, *arguments):
@@ -642,12 +642,12 @@ def test_the_command_groups_on_workers(some_run, tmp_path, capfd):
     assert_same(tables_of(some_run), tables_of(in_memory))
 
 
-def test_a_task_that_fails_ends_in_a_sentence(some_run, monkeypatch, capfd):
+def test_the_error_of_a_task_is_one_line(some_run, monkeypatch, capfd):
     with failing(monkeypatch, tasks, "search_cell"):
         assert command(some_run) != 0
-    said = capfd.readouterr().err.splitlines()[-1]
-    assert said.startswith("facecluster: neighbors: ")
-    assert "no search_cell today" in said
+    message = capfd.readouterr().err.splitlines()[-1]
+    assert message.startswith("facecluster: neighbors: ")
+    assert "no search_cell today" in message
     assert not some_run.exists("people")
     with failing(monkeypatch, group_on_workers, "CombineForests"):
         assert command(some_run) != 0
@@ -658,11 +658,11 @@ def test_a_task_that_fails_ends_in_a_sentence(some_run, monkeypatch, capfd):
 
 def test_a_runner_that_does_not_exist_is_refused(some_run, capfd):
     assert command(some_run, "--runner=NoSuchRunner") == 2
-    said = capfd.readouterr().err.splitlines()[-1]
-    assert said.startswith("facecluster: --runner=NoSuchRunner: ")
+    message = capfd.readouterr().err.splitlines()[-1]
+    assert message.startswith("facecluster: --runner=NoSuchRunner: ")
 
 
-def test_an_option_that_nobody_knows_is_refused(some_run, capfd):
+def test_an_unknown_option_is_refused(some_run, capfd):
     assert command(some_run, "--no-such-option=1") == 2
     assert "--no-such-option" in capfd.readouterr().err
 
@@ -674,24 +674,24 @@ def test_too_little_memory_is_refused(some_run, capfd):
     assert "argument --worker-memory: 1 is less than 64" in capfd.readouterr().err
 
 
-def test_help_tells_of_workers(capsys):
+def test_help_describes_distribute(capsys):
     with pytest.raises(SystemExit):
         cli.main(["cluster", "--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "--distribute group on Beam's workers" in said
-    assert "the memory of a worker, MiB (default: 2048)" in said
+    message = " ".join(capsys.readouterr().out.split())
+    assert "--distribute group on Beam's workers" in message
+    assert "the memory of a worker, MiB (default: 2048)" in message
 
 
 def test_a_damaged_shard_is_named(some_run, capfd):
     path = some_run.shard_path("faces", "shard1")
-    with open(path, "r+b") as file:  # its footer is whole, what is before it is not
+    with open(path, "r+b") as file:  # its footer is intact, its columns are not
         size = file.seek(0, os.SEEK_END)
         file.seek(4)
         file.write(b"\xff" * (size // 3))
     assert command(some_run) != 0
-    said = capfd.readouterr().err.splitlines()[-1]
-    assert said.startswith("facecluster: ")
-    assert f"{path} cannot be read" in said
+    message = capfd.readouterr().err.splitlines()[-1]
+    assert message.startswith("facecluster: ")
+    assert f"{path} cannot be read" in message
     with open(path, "wb") as file:
         file.write(b"PAR1 but no more")
     with pytest.raises(TableError, match=r"shard1\.parquet cannot be read"):
@@ -713,14 +713,14 @@ def test_two_models_or_codecs_are_refused(some_run, other):
 
 
 def test_progress_and_the_manifest(some_run):
-    said = []
+    message = []
     workers = WorkerOptions(True, 64)
-    entry = cluster_run(some_run, ClusterOptions(), said.append, workers)
+    entry = cluster_run(some_run, ClusterOptions(), message.append, workers)
     n = entry.counts.faces
-    assert [words.split()[0] for words in said] == [
+    assert [words.split()[0] for words in message] == [
         "reading", "sorting", "finding", "joining", "grouping", "writing",
     ]  # fmt: skip
-    assert all(f"{n:,} faces" in words for words in said[1:])
+    assert all(f"{n:,} faces" in words for words in message[1:])
     recorded = some_run.manifest().cluster
     assert recorded.counts == entry.counts
     assert recorded.options["max_distance"] == ClusterOptions.max_distance

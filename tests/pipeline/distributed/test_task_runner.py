@@ -9,6 +9,7 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from facecluster.pipeline.beam import runner
+from facecluster.pipeline.distributed import task_runner
 from facecluster.pipeline.distributed.task_runner import FACES_WORTH_PROCESSES, TaskRunner
 from facecluster.pipeline.distributed.work_folder import WorkFolder
 
@@ -85,27 +86,44 @@ class RecordProcess:
         self.work.write("processes", name, pid=np.array(os.getpid()), threads=np.array(n_threads))
 
 
-def processes_of(work, n_faces, beam_arguments=()):
-    """{process id: the threads that its libraries may use} of eight tasks."""
-    names = [str(number) for number in range(8)]
+def processes_of(work, n_faces, beam_arguments=(), n_tasks=8):
+    """{process id: the threads that its libraries may use} of the processes that run tasks."""
+    names = [str(number) for number in range(n_tasks)]
     TaskRunner(work, beam_arguments, n_faces).run_tasks("processes", RecordProcess(work), names)
     files = work.read_all("processes", names)
     return {int(file["pid"]): int(file["threads"]) for file in files}
 
 
-def test_a_large_collection_is_grouped_by_a_process_per_core(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "usable_cores", lambda: 2)
-    processes = processes_of(WorkFolder(str(tmp_path)), MANY)
+@pytest.fixture
+def cores(monkeypatch):
+    """Sets the number of cores that may be used."""
+
+    def use(n_cores):
+        for module in (runner, task_runner):
+            monkeypatch.setattr(module, "usable_cores", lambda: n_cores)
+
+    return use
+
+
+@pytest.mark.parametrize(("n_cores", "n_tasks", "n_threads"), [(2, 8, 1), (4, 2, 2)])
+def test_a_large_collection_is_grouped_by_all_cores(tmp_path, cores, n_cores, n_tasks, n_threads):
+    """In as many processes as there are cores or tasks, which share the cores."""
+    cores(n_cores)
+    processes = processes_of(WorkFolder(str(tmp_path)), MANY, n_tasks=n_tasks)
     assert len(processes) == 2
     assert os.getpid() not in processes
-    assert set(processes.values()) == {1}  # two processes of two threads each would be too many
+    assert max(processes.values()) <= n_threads
 
 
-def test_a_small_collection_is_grouped_in_this_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "usable_cores", lambda: 2)
-    assert processes_of(WorkFolder(str(tmp_path)), FEW).keys() == {os.getpid()}
+@pytest.mark.parametrize(("n_faces", "n_tasks"), [(FEW, 8), (MANY, 1)])
+def test_a_small_collection_or_a_single_task_needs_no_processes(tmp_path, cores, n_faces, n_tasks):
+    cores(2)
+    processes = processes_of(WorkFolder(str(tmp_path)), n_faces, n_tasks=n_tasks)
+    assert processes.keys() == {os.getpid()}
 
 
-def test_the_number_of_processes_can_be_chosen(tmp_path):
-    work = WorkFolder(str(tmp_path))
-    assert processes_of(work, MANY, ["--direct_num_workers=1"]).keys() == {os.getpid()}
+@pytest.mark.parametrize("argument", ["--direct_num_workers=1", "--direct_running_mode=in_memory"])
+def test_the_user_can_choose_another_number_of_processes(tmp_path, cores, argument):
+    cores(2)
+    processes = processes_of(WorkFolder(str(tmp_path)), MANY, [argument])
+    assert processes.keys() == {os.getpid()}

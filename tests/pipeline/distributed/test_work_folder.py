@@ -22,7 +22,7 @@ def all_files(folder):
 
 
 @FOLDERS
-def test_arrays_come_back_as_they_were(tmp_path, name):
+def test_arrays_are_read_as_written(tmp_path, name):
     work = WorkFolder(str(tmp_path / name))
     arrays = {
         "ids": np.array(["a", "bcd"]),
@@ -39,7 +39,7 @@ def test_arrays_come_back_as_they_were(tmp_path, name):
         assert found[key].shape == array.shape
 
 
-def test_names_are_sorted_and_of_one_kind(tmp_path):
+def test_names_of_a_kind_are_sorted(tmp_path):
     work = WorkFolder(str(tmp_path))
     assert work.names("a") == []
     for name in ("c", "a.b", "b"):
@@ -50,7 +50,7 @@ def test_names_are_sorted_and_of_one_kind(tmp_path):
     assert work.names("a/deeper") == ["d"]
 
 
-def test_what_is_half_written_is_not_there(tmp_path, monkeypatch):
+def test_a_partly_written_file_does_not_exist(tmp_path, monkeypatch):
     work = WorkFolder(str(tmp_path))
     work.write("a", "old", x=np.arange(3))
 
@@ -62,12 +62,12 @@ def test_what_is_half_written_is_not_there(tmp_path, monkeypatch):
         for name in ("old", "new"):
             with pytest.raises(KeyboardInterrupt):
                 work.write("a", name, x=np.arange(5))
-    assert len(all_files(tmp_path)) == 3  # two that nobody will look at
+    assert len(all_files(tmp_path)) == 3  # two temporary files, which are ignored
     assert work.names("a") == ["old"]
     assert work.read("a", "old")["x"].tolist() == [0, 1, 2]
 
 
-def test_files_are_put_end_to_end_in_the_order_asked_for(tmp_path):
+def test_files_are_concatenated_in_the_given_order(tmp_path):
     work = WorkFolder(str(tmp_path))
     for number in range(20):
         work.write("a", str(number), x=np.full((2, 3), number), y=np.array([str(number)]))
@@ -79,7 +79,7 @@ def test_files_are_put_end_to_end_in_the_order_asked_for(tmp_path):
 
 
 def test_files_are_parsed_one_at_a_time(tmp_path, monkeypatch):
-    """numpy parses by `ast`, which some Pythons fail at in several threads at once."""
+    """numpy parses headers by `ast`, which fails in some Python releases in several threads."""
     work = WorkFolder(str(tmp_path))
     names = [str(number) for number in range(20)]
     for name in names:
@@ -97,7 +97,7 @@ def test_files_are_parsed_one_at_a_time(tmp_path, monkeypatch):
 
 
 @FOLDERS
-def test_a_folder_of_another_mark_is_emptied_and_one_of_the_same_is_not(tmp_path, name):
+def test_only_a_folder_of_another_fingerprint_is_emptied(tmp_path, name):
     beside = tmp_path / "beside"
     beside.write_text("not ours")
     work = WorkFolder(str(tmp_path / name))
@@ -116,8 +116,8 @@ def test_a_folder_of_another_mark_is_emptied_and_one_of_the_same_is_not(tmp_path
     assert beside.exists()
 
 
-def test_what_a_killed_removal_leaves_is_not_gone_on_with(tmp_path):
-    """Whatever it is killed at: files go one by one, in no order to rely on."""
+def test_a_job_does_not_continue_from_what_a_killed_removal_leaves(tmp_path):
+    """Files are removed one by one, in an order that is not specified."""
     work = WorkFolder(str(tmp_path / "work"))
     for kill_at in range(1, 6):
         work.remove()
@@ -163,7 +163,7 @@ sys.addaudithook(_DyingAtRemoval.hook)
 
 
 def test_an_object_store_is_emptied_too(monkeypatch):
-    """Stores know no folders: only with a slash at its end is a name one."""
+    """An object store has no folders: a name is a prefix only if it ends in a slash."""
     store = {"bucket://run/work/fingerprint/one.npz": b"", "bucket://run/work/a/x.npz": b"",
              "bucket://run/worked.txt": b""}  # fmt: skip
 

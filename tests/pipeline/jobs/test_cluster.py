@@ -30,13 +30,13 @@ def unit(vectors):
 
 
 def face_of(person, seed, noise=0.4):
-    """A unit vector near the person's axis; strangers have axes that nobody shares."""
+    """A unit vector near the person's axis."""
     spread = np.random.default_rng(seed).normal(size=DIMENSIONS) * noise / np.sqrt(DIMENSIONS)
     return unit(np.eye(DIMENSIONS)[person] + spread)
 
 
 def photo(uri, people, content=None, quality=GOOD):
-    """A photo of faces of the people (numbers of axes); photos of equal content are copies."""
+    """A photo of these people (numbers of axes); photos of equal content are duplicates."""
     name = _name(content or uri)
     vectors = [face_of(person, [index, *name.encode()]) for index, person in enumerate(people)]
     return photo_of(uri, vectors, name, quality)
@@ -83,7 +83,7 @@ def people_of(run):
     )
 
 
-# People 0 and 1 twice or more, person 2 and strangers 8 and 9 once.
+# People 0 and 1 appear twice or more; 8 and 9 appear once.
 ALBUM = [
     photo("a/1.jpg", [0, 1]),
     photo("a/2.jpg", [0]),
@@ -115,7 +115,7 @@ def test_faces_become_people(tmp_path):
     assert [row["n_photos"] for row in people.values()] == [3, 2]
 
 
-def test_the_manifest_records_it_beside_the_other_steps(tmp_path):
+def test_the_manifest_keeps_the_entries_of_other_steps(tmp_path):
     run = write_run(tmp_path, ALBUM)
     run.update_manifest(EmbedEntry.start().finish(counts=EmbedCounts(photos=6)))
     entry = cluster(run, min_samples=2, max_distance=0.7)
@@ -126,15 +126,15 @@ def test_the_manifest_records_it_beside_the_other_steps(tmp_path):
     assert manifest.cluster.options["min_samples"] == 2
 
 
-def test_progress_is_told(tmp_path):
-    said = []
-    cluster_run(write_run(tmp_path, ALBUM), ClusterOptions(), said.append)
-    assert [words.split()[0] for words in said] == ["reading", "finding", "grouping", "writing"]
-    assert said[1].endswith("7 faces: 100%")
+def test_progress_is_reported(tmp_path):
+    messages = []
+    cluster_run(write_run(tmp_path, ALBUM), ClusterOptions(), messages.append)
+    assert [words.split()[0] for words in messages] == ["reading", "finding", "grouping", "writing"]
+    assert messages[1].endswith("7 faces: 100%")
 
 
-def test_copies_of_a_photo_count_once(tmp_path):
-    # The copies lie in one shard and in another.
+def test_duplicates_count_once(tmp_path):
+    # In one shard and in another.
     copies = [photo(f"copy {i}.jpg", [0, 3], content="a/2.jpg") for i in range(3)]
     alone = write_run(tmp_path / "alone", [copies[0], *ALBUM])
     thrice = write_run(tmp_path / "thrice", [*copies, *ALBUM], n_shards=2)
@@ -162,7 +162,7 @@ def test_grouping_again_keeps_the_ids(tmp_path):
     run = write_run(tmp_path, photos[:6], n_shards=1)
     cluster(run)
     before, _ = people_of(run)
-    # Photos whose names sort before and after those there are, of the same people and a new one.
+    # Photos whose names sort before and after the others, of the same people and a new one.
     more = [photo(f"{name}{person}.jpg", [person]) for name in "!~" for person in range(4)]
     replace(WRITER, root=run.root).write("more", [*photos[6:], *more])
     cluster(run)
@@ -184,7 +184,7 @@ def test_options_may_change_between_groupings(tmp_path):
     assert people_of(run) == before
 
 
-def test_grouping_again_keeps_the_ids_that_an_earlier_version_gave(tmp_path):
+def test_grouping_again_keeps_the_ids_of_an_earlier_version(tmp_path):
     run = write_run(tmp_path, ALBUM)
     cluster(run)
     before, _ = people_of(run)
@@ -202,7 +202,7 @@ BLURRED, SMALL, TURNED = (
 EVERY_FACE = {"min_face_px": 0, "min_sharpness": 0, "min_detection_score": 0, "max_yaw": 90}
 
 
-def test_faces_that_cannot_be_recognised_are_not_grouped_but_in_the_table(tmp_path):
+def test_faces_that_cannot_be_recognized_are_not_grouped_but_keep_their_rows(tmp_path):
     bad = {"blurred.jpg": BLURRED, "small.jpg": SMALL, "turned.jpg": TURNED}
     photos = [photo(name, [0, 1], quality=quality) for name, quality in bad.items()]
     alone = write_run(tmp_path / "alone", ALBUM)
@@ -248,7 +248,7 @@ def test_if_all_faces_are_left_out_there_are_no_people(tmp_path, min_cluster_siz
 
 
 def test_people_keep_their_ids_when_the_limits_change(tmp_path):
-    # The first face by id of person 0 is one that comes and goes, so the person's name is of it.
+    # Person 0 is named after a face that one limit leaves out and another does not.
     blurred = [photo("!.jpg", [0], quality=BLURRED), photo("~.jpg", [1, 5], quality=BLURRED)]
     run = write_run(tmp_path, [*blurred, *ALBUM])
     cluster(run, **EVERY_FACE)
@@ -265,7 +265,7 @@ def test_people_keep_their_ids_when_the_limits_change(tmp_path):
     assert people_of(run)[0] == before
 
 
-# ---- what lets one doubt the people ----
+# ---- diagnostics ----
 
 
 def diagnostics_of(run, **options):
@@ -274,7 +274,7 @@ def diagnostics_of(run, **options):
     return entry["diagnostics"]
 
 
-def test_a_grouping_that_went_well_gives_nothing_to_doubt(tmp_path):
+def test_a_good_grouping_has_no_suspicious_people(tmp_path):
     found = diagnostics_of(write_run(tmp_path, ALBUM))
     assert found["max_distance"] == ClusterOptions.max_distance
     assert found["recall"] == 1
@@ -285,7 +285,7 @@ def test_a_grouping_that_went_well_gives_nothing_to_doubt(tmp_path):
     assert found["most_heterogeneous"] == found["giant_people"] == []
 
 
-def test_the_distance_that_the_collection_came_to_is_told(tmp_path):
+def test_the_reduced_distance_is_recorded(tmp_path):
     run = write_run(tmp_path, [photo(f"{i}.jpg", [i % 8]) for i in range(60)])
     least, most = (
         diagnostics_of(run, chance_neighbors=per_face)["max_distance"] for per_face in (1e-4, 1e-3)
@@ -293,8 +293,8 @@ def test_the_distance_that_the_collection_came_to_is_told(tmp_path):
     assert least < most < ClusterOptions.max_distance
 
 
-def test_a_chain_of_strangers_is_a_giant_that_differs_too_much(tmp_path):
-    # Each 0.8 from the next, all around a circle; and a person of as many faces.
+def test_a_chain_of_impostors_is_a_giant_person(tmp_path):
+    # Faces around a circle, 0.8 from one to the next; and a person of as many faces.
     chain = [photo_of(f"{i}.jpg", [at_angle(i * 360 / 7.6)]) for i in range(7)]
     person = [photo(f"ann/{i}.jpg", [5]) for i in range(7)]
     run = write_run(tmp_path, [*chain, *person])
@@ -307,14 +307,14 @@ def test_a_chain_of_strangers_is_a_giant_that_differs_too_much(tmp_path):
     vectors = np.array([p.faces[0].embedding for p in chain], np.float64)
     pairs = [np.linalg.norm(a - b) for a, b in itertools.combinations(vectors, 2)]
     assert people[giant]["spread"] == pytest.approx(np.sqrt(np.mean(np.square(pairs))), abs=1e-5)
-    # At a distance below the chain's steps, none of it is left.
+    # At a smaller distance the chain falls apart.
     found = diagnostics_of(run, max_distance=0.75)
     assert found["heterogeneous_people"] == 0
     assert found["giant_people"] == []
     assert found["fraction_unassigned"] == 0.5
 
 
-def test_a_heterogeneous_person_of_few_of_many_faces_is_no_giant(tmp_path):
+def test_a_small_heterogeneous_person_is_no_giant(tmp_path):
     chain = [photo_of(f"{i}.jpg", [at_angle(i * 360 / 7.6)]) for i in range(7)]
     others = [photo(f"{person}/{i}.jpg", [person]) for person in range(4, 12) for i in range(4)]
     run = write_run(tmp_path, [*chain, *others])
@@ -323,8 +323,8 @@ def test_a_heterogeneous_person_of_few_of_many_faces_is_no_giant(tmp_path):
     assert found["giant_people"] == []
 
 
-def test_faces_that_a_photo_repeats_are_marked_and_counted(tmp_path):
-    # A face and its mirror image, then two look-alikes, each pair in one photo.
+def test_repeated_faces_are_flagged_and_counted(tmp_path):
+    # A face and its mirror image in one photo, and two similar faces in another.
     mirror = photo_of("mirror.jpg", [at_angle(0), at_angle(10)])
     alike = photo_of("alike.jpg", [at_angle(180), at_angle(222)])
     run = write_run(tmp_path, [mirror, alike], n_shards=1)
@@ -335,12 +335,12 @@ def test_faces_that_a_photo_repeats_are_marked_and_counted(tmp_path):
     marked = {row["face_id"] for row in rows if row["repeated_in_photo"]}
     assert marked == {schema.face_id(mirror.photo_id, index) for index in (0, 1)}
     assert {row["face_id"] for row in rows if row["person_id"]} == marked
-    together = diagnostics_of(run, ignore_photos=True)
-    assert together["same_photo_violations"] == 2
-    assert together["fraction_unassigned"] == 0
+    ignoring = diagnostics_of(run, ignore_photos=True)
+    assert ignoring["same_photo_violations"] == 2
+    assert ignoring["fraction_unassigned"] == 0
 
 
-# ---- tables that are damaged, or of nothing ----
+# ---- missing, empty and damaged tables ----
 
 
 def test_a_run_without_faces_says_what_to_do(tmp_path):
@@ -348,7 +348,7 @@ def test_a_run_without_faces_says_what_to_do(tmp_path):
         cluster(RunDirectory(str(tmp_path / "nothing here")))
 
 
-def test_a_shard_that_is_not_complete_is_not_there(tmp_path):
+def test_an_incomplete_shard_is_ignored(tmp_path):
     run = write_run(tmp_path, ALBUM)
     (tmp_path / "photos" / "shard0.parquet").unlink()
     n_faces = sum(len(p.faces) for p in ALBUM[1::2])
@@ -359,7 +359,7 @@ def test_a_shard_that_is_not_complete_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("photos", [[], ALBUM[5:], ALBUM[4:5]])
-def test_photos_of_no_or_one_face_are_no_error(tmp_path, photos):
+def test_no_or_one_face_is_not_an_error(tmp_path, photos):
     run = write_run(tmp_path, photos)
     n_faces = sum(len(p.faces) for p in photos)
     assert cluster(run)["counts"] == {
@@ -411,6 +411,6 @@ def test_tables_are_plain_parquet_files(tmp_path):
     assert leftovers == []
 
 
-def test_more_samples_than_neighbours_are_refused(tmp_path):
+def test_more_samples_than_neighbors_are_refused(tmp_path):
     with pytest.raises(UsageError, match="--min-samples 5 is more than --n-neighbors 4"):
         cluster(write_run(tmp_path, ALBUM), min_samples=5, n_neighbors=4)

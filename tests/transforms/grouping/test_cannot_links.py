@@ -14,24 +14,24 @@ from facecluster.transforms.grouping.cannot_links import (
 from facecluster.transforms.grouping.spanning_forest import Edges
 from facecluster.transforms.tables.codec import unit_rows
 
-# ---- which photo keeps a face apart ----
+# ---- finding cannot-links ----
 
 
 def at(*distances_from_the_first):
-    """Unit vectors in a plane, so far from the first of them."""
+    """Unit vectors in a plane, at these distances from its first axis."""
     angles = 2 * np.arcsin(np.array(distances_from_the_first) / 2)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
-def test_a_face_alone_in_its_photo_is_free():
+def test_a_face_alone_in_its_photo_has_no_cannot_link():
     photos, repeated = find_cannot_links(np.array([4, 7, 4, 2]), at(0, 0, 1.2, 0))
     assert photos.tolist() == [4, NO_PHOTO, 4, NO_PHOTO]
     assert repeated.tolist() == [False] * 4
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
-def test_a_repeated_face_keeps_only_its_first_apart(kind):
-    # 0 and 2 are one face twice in a photo, 1 another person in it.
+def test_of_a_repeated_face_only_the_first_has_cannot_links(kind):
+    # 0 and 2 are one face twice in a photo, 1 is another person in it.
     stored = 100 * at(0, 1.2, 0.3)
     photos, repeated = find_cannot_links(np.array([5, 5, 5]), stored.astype(kind))
     assert photos.tolist() == [5, 5, NO_PHOTO]
@@ -39,7 +39,7 @@ def test_a_repeated_face_keeps_only_its_first_apart(kind):
 
 
 @pytest.mark.parametrize("distance", [SAME_FACE - 1e-3, SAME_FACE + 1e-3])
-def test_how_near_is_the_same_face(distance):
+def test_the_distance_at_which_two_faces_in_a_photo_are_one(distance):
     photos, repeated = find_cannot_links(np.array([0, 0]), at(0, distance))
     same = distance < SAME_FACE
     assert repeated.tolist() == [same, same]
@@ -47,7 +47,7 @@ def test_how_near_is_the_same_face(distance):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 25))
-def test_cannot_links_by_definition(seed, n):
+def test_cannot_links_are_those_of_the_definition(seed, n):
     random = np.random.default_rng(seed)
     photos = random.integers(0, 8, n)
     vectors = unit_rows(np.eye(3)[random.integers(0, 3, n)] + random.normal(size=(n, 3)) * 0.2)
@@ -60,11 +60,11 @@ def test_cannot_links_by_definition(seed, n):
         assert constrained[face] == (NO_PHOTO if free else photos[face])
 
 
-# ---- the forest ----
+# ---- applying cannot-links to a forest ----
 
 
 def kruskal(forest, photos):
-    """Which edges are kept, in plain Python."""
+    """The edges that are kept, in plain Python."""
     group = [{face} for face in range(len(photos))]
     kept = set()
     for edge in sorted(range(len(forest.i)), key=lambda edge: (forest.weight[edge], edge)):
@@ -78,7 +78,7 @@ def kruskal(forest, photos):
 
 
 def random_forest(random, n, weights):
-    """Any forest over n faces, edges in any order and direction."""
+    """A random forest over n faces, edges in any order and direction."""
     names = random.permutation(n)
     child = np.flatnonzero((np.arange(n) > 0) & (random.random(n) < 0.9))
     ends = np.stack([names[child], names[random.integers(0, np.maximum(child, 1))]])
@@ -93,9 +93,9 @@ def rows_of(edges):
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.integers(1, 60))
-def test_edges_are_taken_from_the_lightest_on(seed, n, n_photos):
+def test_edges_are_taken_in_the_order_of_their_weights(seed, n, n_photos):
     random = np.random.default_rng(seed)
-    # Few weights make many ties, which go by the order of the edges.
+    # Few weights make many ties, which are taken in the order of the edges.
     weights = random.uniform(0.6, 0.9, random.choice([2, 100]))
     forest = random_forest(random, n, weights)
     photos = np.where(random.random(n) < 0.3, NO_PHOTO, random.integers(0, n_photos, n))
@@ -104,8 +104,8 @@ def test_edges_are_taken_from_the_lightest_on(seed, n, n_photos):
     assert rows_of(kept) == [row for e, row in enumerate(rows_of(forest)) if e in expected]
 
 
-def test_two_faces_of_a_photo_are_kept_apart_at_their_farthest():
-    # 0 - 1 - 2 - 3, and 0 and 3 are in one photo.
+def test_two_faces_in_a_photo_are_separated_at_the_longest_edge_between_them():
+    # A chain 0 - 1 - 2 - 3; 0 and 3 are in one photo.
     forest = Edges(np.arange(3), np.arange(1, 4), np.array([0.65, 0.8, 0.7]))
     kept = apply_cannot_links(forest, np.array([9, NO_PHOTO, NO_PHOTO, 9]))
     assert rows_of(kept) == [(0, 1, 0.65), (2, 3, 0.7)]
@@ -116,8 +116,8 @@ def test_two_faces_of_a_photo_are_kept_apart_at_their_farthest():
     (9, 1, False), (10, 1, True), (19, 2, False), (20, 2, True), (29, 3, False), (30, 3, True),
     (70, 7, True), (70, 8, False),
 ])  # fmt: skip
-def test_large_groups_may_share_a_tenth_of_their_photos(n, common, joined):
-    # Two chains of faces, the second of 100, joined last.
+def test_large_groups_may_have_a_tenth_of_their_photos_in_common(n, common, joined):
+    # Two chains of faces, the second of 100; the edge between them is the longest.
     chain = np.concatenate([np.arange(n - 1), n + np.arange(99), [0]])
     to = np.concatenate([np.arange(n - 1) + 1, n + np.arange(99) + 1, [n]])
     weight = np.concatenate([np.full(n + 98, 0.65), [0.8]])
@@ -127,7 +127,7 @@ def test_large_groups_may_share_a_tenth_of_their_photos(n, common, joined):
     assert len(kept.i) == n + 98 + joined
 
 
-def test_without_edges_or_photos_nothing_happens():
+def test_without_edges_or_photos_nothing_changes():
     nothing = Edges(np.empty(0, int), np.empty(0, int), np.empty(0))
     for n in (0, 1, 3):
         assert rows_of(apply_cannot_links(nothing, np.zeros(n, int))) == []
@@ -139,10 +139,10 @@ def test_without_edges_or_photos_nothing_happens():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(1, 6), st.integers(0, 12))
-def test_photos_in_common_are_those_of_sets(seed, n, n_labels, n_pairs):
+def test_common_photos_are_counted_as_with_sets(seed, n, n_labels, n_pairs):
     random = np.random.default_rng(seed)
     labels = random.integers(0, n_labels, n)
-    labels[-1:] = n_labels - 1  # there are faces up to the last label
+    labels[-1:] = n_labels - 1  # the last label has a face
     photos = random.integers(NO_PHOTO, 10, n)
     a, b = random.integers(0, n_labels if n else 1, (2, n_pairs))
     held = [set(photos[labels == label]) - {NO_PHOTO} for label in range(n_labels)]

@@ -30,7 +30,7 @@ def triples_of(edges):
 
 @st.composite
 def graphs(draw, n_nodes=12):
-    """Parts of a graph: an edge may come twice and in two parts, weights may be equal."""
+    """Parts of a graph: an edge may be there twice, also in two parts; weights may be equal."""
     nodes = st.integers(0, n_nodes - 1)
     ends = draw(st.lists(st.tuples(nodes, nodes).filter(lambda pair: pair[0] != pair[1])))
     n_weights = draw(st.sampled_from([2, 5, 1000]))
@@ -40,7 +40,7 @@ def graphs(draw, n_nodes=12):
 
 
 def combined(data, combine, parts):
-    """What comes of parts in any order, in any number of accumulators merged in any bracketing."""
+    """Combines parts in any order, in any number of accumulators, merged in any grouping."""
     parts = data.draw(st.permutations(parts))
     accumulators = []
     for part in parts:
@@ -60,7 +60,7 @@ def combined(data, combine, parts):
 
 @settings(deadline=None)
 @given(graphs(), st.integers(0, 40), st.data())
-def test_any_order_and_bracketing_gives_the_forest_of_all(parts, buffer, data):
+def test_any_order_and_grouping_of_merges_gives_the_forest_of_all(parts, buffer, data):
     expected = triples_of(minimum_spanning_forest(concatenate_edges(parts)))
     assert triples_of(combined(data, CombineForests(buffer), parts)) == expected
 
@@ -81,7 +81,7 @@ def test_no_accumulator_holds_more_than_its_bound(parts, buffer):
     assert len(combine.compact(merged)[0].i) <= max(n_nodes - 1, 0)
 
 
-def test_edges_are_dropped_only_when_there_are_many():
+def test_edges_are_dropped_only_when_the_buffer_is_full():
     triangle = edges_of([(0, 1, 1.0), (1, 2, 2.0), (0, 2, 3.0)])
     patient, hasty = (
         combine.add_input(combine.create_accumulator(), triangle)[0]
@@ -100,7 +100,7 @@ def test_no_edges_have_an_empty_forest():
 
 
 @pytest.mark.parametrize("buffer", [0, 50])
-def test_beam_combines_forests_as_one_would_alone(buffer):
+def test_beam_gives_the_same_forest(buffer):
     rng = np.random.default_rng(0)
     ends = rng.integers(0, 100, (2, 600))
     edges = Edges(*ends[:, ends[0] != ends[1]], rng.random((ends[0] != ends[1]).sum()))

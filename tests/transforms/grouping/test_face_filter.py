@@ -1,4 +1,4 @@
-"""The filter leaves out what fails a limit, for the first reason that holds."""
+"""The filter leaves out faces that fail a limit, for the first reason that holds."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ EVERY_FACE = FaceFilterOptions(0.0, 0.0, 0.0, 90.0)
 
 
 def faces_table(rows) -> pa.Table:
-    """A faces table's columns of (size_px, sharpness, detection_score, yaw)."""
+    """A faces table from rows of (size_px, sharpness, detection_score, yaw)."""
     columns = np.array(rows, np.float32).reshape(-1, len(FILTER_COLUMNS)).T
     return pa.table(dict(zip(FILTER_COLUMNS, columns, strict=True)))
 
@@ -30,14 +30,14 @@ def faces_table(rows) -> pa.Table:
     ("face", "reason"),
     [
         ((100, 0.2, 0.99, 0), None),
-        ((24, 0.08, 0.9, 60), None),  # at every limit
+        ((24, 0.08, 0.9, 60), None),  # exactly at each limit
         ((24, 0.08, 0.9, -60), None),
         ((23.9, 0.2, 0.99, 0), "size"),
         ((100, 0.079, 0.99, 0), "sharpness"),
         ((100, 0.2, 0.899, 0), "score"),
         ((100, 0.2, 0.99, 60.1), "pose"),
         ((100, 0.2, 0.99, -60.1), "pose"),
-        ((100, 0.2, 0.99, np.nan), None),  # of no known pose
+        ((100, 0.2, 0.99, np.nan), None),  # the pose is unknown
         ((1, 0, 0, 90), "size"),
         ((100, 0, 0, 90), "sharpness"),
         ((100, 0.2, 0, 90), "score"),
@@ -55,7 +55,7 @@ limits = st.builds(
 
 
 @given(st.lists(qualities, max_size=20), limits)
-def test_each_face_is_judged_alone_and_by_every_criterion(faces, options):
+def test_each_face_is_checked_independently_and_by_every_limit(faces, options):
     found = find_left_out_reasons(faces_table(faces), options).to_pylist()
     assert found == [
         find_left_out_reasons(faces_table([face]), options)[0].as_py() for face in faces
@@ -76,6 +76,6 @@ def test_no_faces():
     assert find_left_out_reasons(faces_table([]), LIMITS).to_pylist() == []
 
 
-def test_reasons_in_words():
+def test_counts_of_reasons_as_text():
     assert format_left_out_counts({"size": 0, "sharpness": 0, "score": 0, "pose": 0}) == ""
     assert format_left_out_counts({"size": 2, "pose": 1234}) == "turned away 1,234, too small 2"

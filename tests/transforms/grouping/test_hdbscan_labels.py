@@ -33,7 +33,7 @@ def reachabilities(points, min_samples, min_distance, max_distance):
     np.fill_diagonal(distances, np.inf)
     ids = np.argsort(distances, axis=1, kind="stable")[:, :-1]
     rows = np.repeat(np.arange(len(points)), len(points) - 1)
-    # As float64: the published implementation's distances are.
+    # float64, as in the published implementations.
     graph = neighbors_from_edges(len(points), rows, ids.ravel(), distances[rows, ids.ravel()])
     core = core_distances(graph, min_samples)
     return mutual_reachability(rows, ids.ravel(), graph.distances, core, min_distance, max_distance)
@@ -46,31 +46,31 @@ def cluster(points, min_cluster_size=2, min_samples=1, min_distance=TINY, max_di
 
 
 def renamed(labels):
-    """Clusters numbered as they come up, so that equal groupings are equal arrays."""
+    """Renumbers clusters by first appearance, so that equal groupings are equal lists."""
     numbers = {NOISE: NOISE}
     return [numbers.setdefault(label, len(numbers) - 1) for label in np.asarray(labels).tolist()]
 
 
 def blobs(random):
-    """One to six blobs of all sizes and densities, near and far, and some strays."""
+    """One to six blobs of various sizes, densities and distances, and some single points."""
     n_dimensions = random.integers(2, 6)
-    centres = random.normal(size=(random.integers(1, 7), n_dimensions)) * random.uniform(0.5, 6)
+    centers = random.normal(size=(random.integers(1, 7), n_dimensions)) * random.uniform(0.5, 6)
     parts = [
-        random.normal(centre, random.uniform(0.1, 1.5), (random.integers(1, 40), n_dimensions))
-        for centre in centres
+        random.normal(center, random.uniform(0.1, 1.5), (random.integers(1, 40), n_dimensions))
+        for center in centers
     ]
     strays = 5 * random.normal(size=(random.integers(2, 15), n_dimensions))
     return np.concatenate([*parts, strays])
 
 
-# ---- against the package hdbscan ----
+# ---- against the public estimators of hdbscan and scikit-learn ----
 
 
 def published_labels_of_edges(edges, n, min_cluster_size, max_distance):
-    """The package's own tree and labels, of the full matrix of the same distances.
+    """The labels and probabilities of hdbscan's estimator, on the matrix of the same distances.
 
-    It refuses a graph that is not connected, so components count as just farther apart than
-    max_distance, and one alone gets company; faces of small components are left out.
+    It does not accept a graph that is not connected. So components count as just farther apart than
+    max_distance, a single one gets a second one, and points in small components are left out.
     """
     apart = max_distance * (1 + 1e-6)
     matrix = np.full((n, n), np.inf)
@@ -87,13 +87,13 @@ def published_labels_of_edges(edges, n, min_cluster_size, max_distance):
         matrix = np.pad(matrix, (0, min_cluster_size), constant_values=apart)
         matrix[m:, m:] = max_distance
     np.fill_diagonal(matrix, 0)
-    # With one sample, the reachability of these distances is these distances.
+    # With one sample, the reachabilities of these distances are the distances themselves.
     found = hdbscan.HDBSCAN(min_cluster_size, min_samples=1, metric="precomputed").fit(matrix)
     labels[large], probabilities[large] = found.labels_[:m], found.probabilities_[:m]
     return labels, probabilities
 
 
-def test_labels_are_those_of_the_package_on_the_same_distances():
+def test_labels_are_those_of_hdbscan_on_the_same_distances():
     n_found = set()
     for seed in range(300):
         random = np.random.default_rng(seed)
@@ -109,11 +109,10 @@ def test_labels_are_those_of_the_package_on_the_same_distances():
         assert renamed(ours.labels) == renamed(labels), seed
         assert ours.probabilities == pytest.approx(probabilities, abs=1e-6), seed
         n_found.add(ours.labels.max() + 1)
-    assert n_found >= set(range(7))  # the sets are worth comparing on
+    assert n_found >= set(range(7))  # the examples are diverse
 
 
 def test_labels_are_those_of_scikit_learn_on_the_same_distances():
-    """The public estimators of both packages whose private functions we call, on a full graph."""
     n_found = set()
     for seed in range(100):
         random = np.random.default_rng(seed)
@@ -122,14 +121,14 @@ def test_labels_are_those_of_scikit_learn_on_the_same_distances():
         edges = reachabilities(points, min_samples, TINY, np.inf)
         top = edges.weight.max() * 2
         ours = cluster(points, min_cluster_size, min_samples, max_distance=top)
-        # The root is never selected: a group of points far away makes all of ours a part of it.
+        # The root is never selected; with a group of points far away, all others can be.
         n = len(points)
         matrix = np.full((n + min_cluster_size,) * 2, top * (1 + 1e-6))
         matrix[edges.i, edges.j] = matrix[edges.j, edges.i] = edges.weight
         matrix[n:, n:] = top
         np.fill_diagonal(matrix, 0)
-        # In scikit-learn a point is the first of its own samples. With two, the reachability of
-        # these distances is these distances.
+        # In scikit-learn, a point is the first of its own samples. With two samples, the
+        # reachabilities of these distances are the distances themselves.
         public = sklearn.cluster.HDBSCAN(
             min_cluster_size=int(min_cluster_size), min_samples=2, metric="precomputed", copy=True
         ).fit(matrix)
@@ -161,7 +160,7 @@ def test_private_functions_of_other_packages_are_imported_here_only():
 
 
 def published_labels_of_points(points, min_cluster_size, min_samples):
-    """The package's labels from points, and the distance at which it split them off from others.
+    """hdbscan's labels and probabilities of points, and the distance that joins them to the rest.
 
     It never selects all points as one cluster; other points far away make them a part of the whole.
     """
@@ -170,7 +169,7 @@ def published_labels_of_points(points, min_cluster_size, min_samples):
     far[:, 0], far[:, -1] = 1e-3 * np.arange(len(far)), 50
     points = np.concatenate([np.pad(points, ((0, 0), (0, 1))), far])
     distances = cdist(points, points)
-    core = np.sort(distances, axis=1)[:, min_samples]  # the 0th is the point itself
+    core = np.sort(distances, axis=1)[:, min_samples]  # index 0 is the point itself
     reachability = np.maximum(distances, np.maximum(core[:, None], core[None]))
     found = hdbscan.HDBSCAN(
         min_cluster_size, min_samples, metric="euclidean", approx_min_span_tree=False
@@ -178,7 +177,7 @@ def published_labels_of_points(points, min_cluster_size, min_samples):
     return found.labels_[:n], found.probabilities_[:n], reachability[:n, n:].min()
 
 
-def test_with_one_sample_labels_are_those_of_the_package_on_the_same_points():
+def test_with_one_sample_labels_are_those_of_hdbscan_on_the_same_points():
     for seed in range(200):
         random = np.random.default_rng(seed)
         points, min_cluster_size = blobs(random), random.integers(2, 7)
@@ -188,9 +187,9 @@ def test_with_one_sample_labels_are_those_of_the_package_on_the_same_points():
         assert ours.probabilities == pytest.approx(probabilities, abs=1e-5), seed
 
 
-def test_with_more_samples_labels_differ_from_the_package_only_by_its_ties():
-    # A core distance is the reachability of several pairs. The package joins such pairs in any
-    # order, and the order decides what splits off as a cluster; here the nearer pair joins first.
+def test_with_more_samples_labels_differ_from_hdbscan_only_by_ties():
+    # One core distance is the reachability of several pairs. The package takes such pairs in any
+    # order, which affects the clusters; here the nearer pair comes first.
     n_equal = 0
     for seed in range(200):
         random = np.random.default_rng(seed)
@@ -199,21 +198,21 @@ def test_with_more_samples_labels_differ_from_the_package_only_by_its_ties():
         labels, _, apart = published_labels_of_points(points, min_cluster_size, min_samples)
         ours = cluster(points, min_cluster_size, min_samples, max_distance=apart)
         n_equal += renamed(ours.labels) == renamed(labels)
-    assert n_equal >= 160  # 175 of 200; without ties all, as tested above
+    assert n_equal >= 160  # 175 of 200; all of them without ties, as above
 
 
-# ---- what a collection of photos brings ----
+# ---- collections of faces ----
 
 
 def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def faces(random, n_people, n_each, n_strangers=0, noise=0.4, n_dimensions=32):
+def faces(random, n_people, n_each, n_singletons=0, noise=0.4, n_dimensions=32):
     """People in all directions, each face about `noise` from its person's direction."""
     people = np.repeat(unit(random.normal(size=(n_people, n_dimensions))), n_each, axis=0)
     spread = noise / np.sqrt(n_dimensions) * random.normal(size=people.shape)
-    return unit(np.concatenate([people + spread, random.normal(size=(n_strangers, n_dimensions))]))
+    return unit(np.concatenate([people + spread, random.normal(size=(n_singletons, n_dimensions))]))
 
 
 FACES = {"min_distance": 0.3, "max_distance": 0.8}
@@ -222,7 +221,7 @@ FACES = {"min_distance": 0.3, "max_distance": 0.8}
 @pytest.mark.parametrize("min_samples", [1, 3])
 def test_people_are_found_in_any_order_of_the_faces(min_samples):
     random = np.random.default_rng(0)
-    vectors = faces(random, n_people=12, n_each=6, n_strangers=20)
+    vectors = faces(random, n_people=12, n_each=6, n_singletons=20)
     labels = cluster(vectors, min_samples=min_samples, **FACES).labels
     assert renamed(labels) == [*np.repeat(np.arange(12), 6), *[NOISE] * 20]
     for _ in range(10):
@@ -231,7 +230,7 @@ def test_people_are_found_in_any_order_of_the_faces(min_samples):
         assert renamed(shuffled) == renamed(labels[order])
 
 
-def test_hard_cases_do_not_depend_on_the_order_either():
+def test_hard_cases_do_not_depend_on_the_order():
     for seed in range(30):
         random = np.random.default_rng(seed)
         points = blobs(random)
@@ -251,8 +250,8 @@ def test_a_collection_of_one_person_is_one_person(n):
     assert np.all(found.probabilities > 0)
 
 
-def test_two_people_alone_who_hang_together_are_two_people():
-    # One component of the graph, split by excess of mass: numbers start at 0 all the same.
+def test_two_people_in_one_component_are_two_people():
+    # One component, split by excess of mass; labels still start at 0.
     random = np.random.default_rng(0)
     ann, bob = (0.1 * random.normal(size=(10, 4)) + [x, 0, 0, 0] for x in (0, 1))
     found = cluster(np.concatenate([ann, bob]), min_cluster_size=5)
@@ -268,8 +267,8 @@ def test_cluster_numbers_have_no_gaps(seed):
         assert sorted(set(labels) - {NOISE}) == list(range(labels.max() + 1))
 
 
-def test_strangers_do_not_regroup_the_others():
-    # Two strangers who are near each other and far from everybody.
+def test_two_more_impostors_do_not_change_other_labels():
+    # Two people who are near each other and far from all others.
     for seed in range(60):
         random = np.random.default_rng(seed)
         vectors = faces(random, random.integers(1, 5), 8, noise=random.uniform(0.3, 0.9))
@@ -281,17 +280,17 @@ def test_strangers_do_not_regroup_the_others():
         assert after.labels[-1] == after.labels[-2] != NOISE
 
 
-def test_near_copies_of_a_photo_do_not_become_a_person_of_their_own():
+def test_near_duplicates_do_not_become_a_person_of_their_own():
     random = np.random.default_rng(0)
     vectors = faces(random, n_people=2, n_each=10)
-    vectors[5:10] = vectors[5] + 1e-4 * random.normal(size=(5, 32))  # as files saved again
+    vectors[5:10] = vectors[5] + 1e-4 * random.normal(size=(5, 32))  # as in photos saved again
     found = cluster(vectors, **FACES)
     assert renamed(found.labels) == [0] * 10 + [1] * 10
     without_a_floor = cluster(vectors, **FACES | {"min_distance": TINY})
     assert len(set(without_a_floor.labels)) > 2
 
 
-def test_twenty_thousand_pairs_are_as_many_people():
+def test_twenty_thousand_pairs_are_twenty_thousand_people():
     pairs = np.arange(40_000).reshape(-1, 2)
     forest = Edges(pairs[:, 0], pairs[:, 1], np.random.default_rng(0).uniform(0.3, 0.8, 20_000))
     found = forest_labels(forest, 40_000, 2, 0.9)
@@ -301,15 +300,15 @@ def test_twenty_thousand_pairs_are_as_many_people():
     assert np.all(found.probabilities == 1)
 
 
-def test_components_of_one_weight_stay_whole():
-    # Rings of faces all at the floor: every component has the same, single density.
+def test_components_of_equal_weights_are_one_cluster():
+    # Rings whose edges all have the minimum weight: all components have the same density.
     parts = [np.arange(start, start + 4) for start in range(0, 400, 4)]
     i = np.concatenate([part[:-1] for part in parts])
     found = forest_labels(Edges(i, i + 1, np.full(len(i), 0.65)), 400, 2, 0.9)
     assert renamed(found.labels) == np.repeat(np.arange(100), 4).tolist()
 
 
-def test_groups_below_the_least_size_are_noise():
+def test_groups_below_min_cluster_size_are_noise():
     random = np.random.default_rng(0)
     vectors = faces(random, n_people=4, n_each=3)
     assert np.all(cluster(vectors, min_cluster_size=3, **FACES).labels >= 0)
@@ -329,7 +328,7 @@ def test_without_edges_all_are_noise(n):
 # ---- noise ----
 
 
-def test_separate_noise_gives_each_face_left_a_cluster_of_its_own():
+def test_separate_noise_makes_each_noise_face_a_cluster():
     labels = Labels(np.array([NOISE, 0, NOISE, 0, 1, NOISE]), np.array([0, 0.5, 0, 0.9, 1, 0]))
     separate = separate_noise(labels)
     assert separate.labels.tolist() == [2, 0, 3, 0, 1, 4]

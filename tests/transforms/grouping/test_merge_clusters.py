@@ -11,7 +11,7 @@ from facecluster.transforms.tables.codec import unit_rows
 
 
 def join(labels, vectors, edges, photos=None, max_distance=0.9, min_cluster_size=2, at_once=10**6):
-    """Joins faces with probability 0.5 along edges (i, j) or (i, j, weight)."""
+    """Merges faces of probability 0.5, along edges (i, j) or (i, j, weight)."""
     labels = np.array(labels, int)
     n = len(labels)
     ends = np.array([edge[:2] for edge in edges], int).reshape(-1, 2)
@@ -33,13 +33,13 @@ def join(labels, vectors, edges, photos=None, max_distance=0.9, min_cluster_size
 
 
 def renamed(labels):
-    """Clusters numbered as they come up, so that equal groupings are equal lists."""
+    """Renumbers clusters by first appearance, so that equal groupings are equal lists."""
     numbers = {NOISE: NOISE}
     return [numbers.setdefault(label, len(numbers) - 1) for label in np.asarray(labels).tolist()]
 
 
 def apart(*distances_from_the_first):
-    """Unit vectors in a plane, so far from the first of them."""
+    """Unit vectors in a plane, at these distances from its first axis."""
     angles = 2 * np.arcsin(np.array(distances_from_the_first) / 2)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
@@ -48,7 +48,7 @@ def apart(*distances_from_the_first):
 
 
 def expected_groups(labels, vectors, edges, photos, max_distance):
-    """Which faces come together, as sets; gives examples up that rounding would decide."""
+    """The groups as sets, in plain Python; rejects examples that depend on rounding."""
     groups = {}
     for face, label in enumerate(labels):
         groups.setdefault((0, label) if label != NOISE else (1, face), set()).add(face)
@@ -96,7 +96,9 @@ def expected_groups(labels, vectors, edges, photos, max_distance):
     min_cluster_size=st.integers(1, 5),
     at_once=st.integers(1, 50),
 )
-def test_rounds_of_each_others_nearest(seed, n, n_labels, max_distance, min_cluster_size, at_once):
+def test_mutually_nearest_groups_are_merged_in_rounds(
+    seed, n, n_labels, max_distance, min_cluster_size, at_once
+):
     random = np.random.default_rng(seed)
     people = random.normal(size=(3, 8))
     vectors = unit_rows(people[random.integers(0, 3, n)] + random.normal(size=(n, 8)) * 0.7)
@@ -121,26 +123,26 @@ def test_rounds_of_each_others_nearest(seed, n, n_labels, max_distance, min_clus
     assert joined.probabilities == pytest.approx(probabilities)
 
 
-# ---- one thing at a time ----
+# ---- single rules ----
 
 
 @pytest.mark.parametrize(("a", "b"), [(1, 1), (2, 2), (1, 30), (30, 30)])
-def test_how_near_groups_must_be(a, b):
+def test_the_distance_at_which_groups_merge(a, b):
     limit = 0.9 * np.sqrt(0.75 + 0.25 * (1 / a + 1 / b) / 2)
     labels = [0 if a > 1 else NOISE] * a + [int(a > 1) if b > 1 else NOISE] * b
-    for distance, together in [(limit - 1e-4, True), (limit + 1e-4, False)]:
+    for distance, is_merged in [(limit - 1e-4, True), (limit + 1e-4, False)]:
         vectors = apart(*[0] * a, *[distance] * b)
         joined = join(labels, vectors, [(0, a)])
-        assert (joined.labels[0] == joined.labels[-1] != NOISE) == together
+        assert (joined.labels[0] == joined.labels[-1] != NOISE) == is_merged
 
 
-def test_only_groups_with_an_edge_are_looked_at():
+def test_only_groups_connected_by_an_edge_are_merged():
     vectors = apart(0, 0.1, 0.2)
     assert join([NOISE] * 3, vectors, [(0, 1)]).labels.tolist() == [0, 0, NOISE]
     assert join([NOISE] * 3, vectors, []).labels.tolist() == [NOISE] * 3
 
 
-def test_a_distance_of_zero_joins_nothing():
+def test_a_distance_of_zero_merges_nothing():
     labels = [1, 1, NOISE, 0, 0, NOISE]
     vectors = apart(*[0] * 6)
     edges = [(i, i + 1) for i in range(5)]
@@ -150,24 +152,24 @@ def test_a_distance_of_zero_joins_nothing():
     assert join(labels, vectors, edges).labels.tolist() == [0] * 6
 
 
-def test_people_who_were_in_a_photo_together_stay_apart():
+def test_people_with_photos_in_common_are_not_merged():
     labels, vectors, edges = [0, 0, 1, 1], apart(0, 0, 0.3, 0.3), [(1, 2)]
     assert renamed(join(labels, vectors, edges, [7, 8, 9, 10]).labels) == [0, 0, 0, 0]
     assert renamed(join(labels, vectors, edges, [7, 8, 9, 8]).labels) == [0, 0, 1, 1]
-    # One photo of ten faces is as little as a mistake.
+    # One photo in ten faces is within the tolerance.
     labels, photos = [0] * 10 + [1] * 10, [*range(10), 0, *range(10, 19)]
     joined = join(labels, apart(*[0] * 10, *[0.3] * 10), [(1, 12)], photos)
     assert joined.labels.tolist() == [0] * 20
 
 
-def test_who_may_not_join_is_not_in_the_way_of_others():
-    # 1 is nearest to 0, with whom it was in a photo; 2 comes next.
+def test_a_cannot_link_does_not_block_other_merges():
+    # 1 is nearest to 0, but they are in one photo; 2 is the next nearest.
     vectors = apart(0, 0.1, 0.4)
     joined = join([NOISE] * 3, vectors, [(0, 1), (1, 2)], [5, 5, NO_PHOTO])
     assert joined.labels.tolist() == [NOISE, 0, 0]
 
 
-def test_a_face_that_comes_has_what_is_left_of_the_distance():
+def test_the_probability_of_a_merged_noise_face():
     joined = join([0, 0, NOISE, NOISE], apart(0, 0, 0.3, 0.35),
                   [(0, 1, 0.2), (1, 2, 0.6), (2, 3, 0.45)])  # fmt: skip
     assert joined.labels.tolist() == [0, 0, 0, 0]
@@ -176,7 +178,7 @@ def test_a_face_that_comes_has_what_is_left_of_the_distance():
     assert joined.probabilities == pytest.approx([0.5, 0.5, 1 - 0.75 / 0.9])
 
 
-def test_groups_below_the_least_size_are_noise():
+def test_groups_below_min_cluster_size_are_noise():
     vectors = apart(0, 0, 0.3, 1.5, 1.5)
     for least, expected in [(2, [0, 0, 0, 1, 1]), (3, [0, 0, 0, -1, -1]), (4, [-1] * 5)]:
         joined = join([0, 0, NOISE, 1, 1], vectors, [(1, 2)], min_cluster_size=least)
@@ -185,19 +187,19 @@ def test_groups_below_the_least_size_are_noise():
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_without_others_nobody_is_joined(n):
+def test_one_face_or_none_is_not_merged(n):
     assert join([NOISE] * n, np.ones((n, 4), np.float32), []).labels.tolist() == [NOISE] * n
 
 
 def test_a_chain_of_a_thousand_pairs():
-    # Faces in pairs along a line; each round halves what is left to join.
+    # Pairs of faces along a line; each round halves the number of groups.
     vectors = apart(*np.repeat(np.linspace(0, 0.2, 1000), 2))
     labels = np.repeat(np.arange(1000), 2)
     edges = [(2 * k + 1, 2 * k + 2) for k in range(999)]
     assert np.all(join(labels, vectors, edges).labels == 0)
 
 
-def test_stored_vectors_of_any_length_count_alike():
+def test_the_length_of_stored_vectors_does_not_matter():
     random = np.random.default_rng(0)
     vectors = unit_rows(np.repeat(random.normal(size=(10, 16)), 4, axis=0)
                         + 0.5 * random.normal(size=(40, 16)))  # fmt: skip

@@ -26,7 +26,7 @@ def search(stored, k, max_distance=EVERYWHERE, probes=0, exact_up_to=50_000):
 
 
 def as_lists(neighbors):
-    """[(neighbour, distance), ...] of each face."""
+    """[(neighbor, distance), ...] of each face."""
     rows = zip(neighbors.starts[:-1], neighbors.starts[1:], strict=True)
     return [
         list(zip(neighbors.ids[a:b].tolist(), neighbors.distances[a:b].tolist(), strict=True))
@@ -35,7 +35,7 @@ def as_lists(neighbors):
 
 
 def true_distances(stored):
-    """(n, n) float64, by differences; a vector is infinitely far from itself."""
+    """(n, n) float64 distances; a vector is infinitely far from itself."""
     vectors = stored.astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     distances = cdist(vectors, vectors)
@@ -44,7 +44,7 @@ def true_distances(stored):
 
 
 def check_form(found, n, k, max_distance=EVERYWHERE):
-    """What holds of any graph, exact or not."""
+    """Checks the properties of any graph, exact or not."""
     assert len(found) == n
     assert (found.ids.dtype, found.distances.dtype) == (np.int64, np.float32)
     assert found.starts[0] == 0
@@ -77,7 +77,7 @@ def as_type(vectors, kind):
 
 
 def check_exact(found, stored, k, max_distance=EVERYWHERE):
-    """The distances are those of brute force; so are the faces, but where two are as near."""
+    """Checks a graph against brute force: distances, and faces unless two are equally near."""
     check_form(found, len(stored), k, max_distance)
     expected = true_distances(stored)
     for face, row in enumerate(as_lists(found)):
@@ -106,7 +106,7 @@ def test_vectors_of_any_length_are_measured_as_unit_vectors():
     check_exact(search(vectors * lengths, 5), vectors, 5)
 
 
-# Few small whole numbers: many equal distances, and copies, which leave fewer to find.
+# Small integers make many equal distances and equal vectors, which leave fewer neighbors.
 @settings(deadline=None)
 @given(
     st.integers(1, 4).flatmap(
@@ -122,7 +122,7 @@ def test_vectors_of_any_length_are_measured_as_unit_vectors():
 def test_any_small_collection(rows, k, max_distance):
     stored = np.array(rows, np.int8)
     expected = true_distances(stored)
-    # Rounding decides what becomes of a distance that is the limit.
+    # Rounding decides whether a distance equal to the limit is included.
     assume(np.abs(expected - max_distance).min() > 1e-5)
     found = search(stored, k, max_distance)
     check_form(found, len(stored), k, max_distance)
@@ -140,15 +140,15 @@ def test_any_small_collection(rows, k, max_distance):
 
 
 @pytest.mark.parametrize("exact_up_to", CELLS.values(), ids=CELLS)
-def test_long_vectors_are_measured_in_full(exact_up_to):
-    # Searched by 128 components of 512, and half of what tells people apart is in the others.
+def test_distances_of_long_vectors_are_those_of_whole_vectors(exact_up_to):
+    # Searched by 128 components of 512; half of the variance is in the others.
     stored = faces_of_people(60, 10, 512, noise=0.8).astype(np.float16)
     found = search(stored, 9, 0.95, exact_up_to=exact_up_to)
     check_form(found, 600, 9, 0.95)
     expected = true_distances(stored)
     rows, ids = found.rows(), found.ids
     np.testing.assert_allclose(found.distances, expected[rows, ids], atol=1e-6)
-    # The nearest in the reduced space are not quite the nearest; recall says how nearly.
+    # The nearest in the reduced space are not always the nearest; the recall tells how often.
     near = np.count_nonzero(np.sort(expected, axis=1)[:, :9] < 0.95)
     assert 0.97 * near <= len(ids) <= near
 
@@ -159,7 +159,7 @@ def test_long_vectors_of_few_dimensions_lose_nothing():
     check_exact(search(stored, 8), stored, 8)
 
 
-def test_the_search_space_brings_no_two_faces_farther_apart():
+def test_reducing_vectors_increases_no_distance():
     stored = faces_of_people(30, 10, 300, noise=0.8)
     cells = fit_cells(stored, 300, 0)
     assert cells.basis.shape == (300, 128)
@@ -170,7 +170,7 @@ def test_the_search_space_brings_no_two_faces_farther_apart():
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("n_dimensions", [3, 64, 200])
-def test_distances_are_the_same_bits_from_either_side(kind, n_dimensions):
+def test_distances_are_the_same_bits_in_both_directions(kind, n_dimensions):
     stored = as_type(faces_of_people(40, 10, n_dimensions, noise=0.5), kind)
     found = search(stored, 30, 1.2, probes=3, exact_up_to=10)
     distance = dict(zip(zip(found.rows().tolist(), found.ids.tolist(), strict=True),
@@ -185,36 +185,36 @@ def test_distances_are_the_same_bits_from_either_side(kind, n_dimensions):
 
 @pytest.mark.parametrize("n_dimensions", [1, 8, 200])
 @pytest.mark.parametrize("n", [0, 1])
-def test_without_others_there_are_no_neighbours(n, n_dimensions):
+def test_one_face_or_none_has_no_neighbors(n, n_dimensions):
     stored = np.ones((n, n_dimensions), np.int8)
     found = search(stored, 5)
     check_form(found, n, 0)
 
 
-def test_two_faces_are_each_others_neighbour():
+def test_two_faces_are_neighbors_of_each_other():
     found = search(np.array([[3, 4], [4, 3]], np.int8), 64)
     assert found.ids.tolist() == [1, 0]
     assert found.distances == pytest.approx([np.sqrt(0.08)] * 2, abs=1e-6)
 
 
-def test_more_neighbours_wanted_than_there_are():
+def test_more_neighbors_requested_than_there_are():
     stored = directions(30, 4)
     check_exact(search(stored, 1000), stored, 29)
     assert len(search(stored, 1000).ids) == 30 * 29
 
 
-def test_progress_ends_with_all_done():
+def test_progress_ends_at_one():
     stored = directions(400, 8)
     for exact_up_to in (50_000, 10):
-        told = []
+        fractions = []
         nearest_neighbors(
-            stored, fit_cells(stored, 400, 2, exact_up_to), 3, EVERYWHERE, told.append
+            stored, fit_cells(stored, 400, 2, exact_up_to), 3, EVERYWHERE, fractions.append
         )
-        assert told == sorted(told)
-        assert told[-1] == 1
+        assert fractions == sorted(fractions)
+        assert fractions[-1] == 1
 
 
-# ---- copies ----
+# ---- equal vectors ----
 
 
 @given(
@@ -229,7 +229,7 @@ def test_the_first_of_equal_rows(rows, kind, width):
     ]
 
 
-def test_rows_that_differ_in_one_number_are_no_copies():
+def test_rows_that_differ_in_one_number_are_not_equal():
     stored = np.tile(np.arange(128, dtype=np.int8), (129, 1))
     stored[np.arange(128), np.arange(128)] += 1
     assert find_first_equal(stored).tolist() == list(range(129))
@@ -240,10 +240,10 @@ def test_rows_that_differ_in_one_number_are_no_copies():
 
 
 @pytest.mark.parametrize("exact_up_to", CELLS.values(), ids=CELLS)
-def test_copies_change_nothing_for_the_others(exact_up_to):
+def test_equal_vectors_do_not_change_other_neighbors(exact_up_to):
     vectors = faces_of_people(30, 8, 32, noise=0.6)
     random = np.random.default_rng(0)
-    # Forty of one face, which is more than there are neighbours, and three of some others.
+    # Forty faces of one vector, more than k, and three of some others.
     copied = np.concatenate([np.full(40, 17), np.repeat(random.permutation(240)[:20], 3)])
     original = np.concatenate([np.arange(240), random.permutation(copied)])
     cells = fit_cells(vectors, 240, 0, exact_up_to)
@@ -255,7 +255,7 @@ def test_copies_change_nothing_for_the_others(exact_up_to):
 
 
 @pytest.mark.parametrize("probes", [1, 0])
-def test_nothing_but_copies(probes):
+def test_only_equal_vectors(probes):
     stored = np.tile(np.array([[3, -4, 5]], np.int8), (300, 1))
     found = search(stored, 5, probes=probes, exact_up_to=10)
     assert as_lists(found) == [[], *[[(0, 0)]] * 299]
@@ -263,15 +263,15 @@ def test_nothing_but_copies(probes):
 
 
 @pytest.mark.parametrize("probes", [1, 2])
-def test_many_copies_leave_cells_empty(probes):
+def test_many_equal_vectors_leave_cells_empty(probes):
     stored = np.concatenate([directions(10, 8), np.ones((300, 8), np.float32)])
     found = search(stored, 5, probes=probes, exact_up_to=10)
     check_form(found, 310, 5)
     assert as_lists(found)[11:] == [[(10, 0)]] * 299
 
 
-def test_only_copies_are_at_0():
-    # Of one direction and different lengths, and of a minus 0: equal, but nobody's copies.
+def test_only_equal_vectors_are_at_distance_0():
+    # Vectors of one direction and different lengths, or with -0.0, are not equal in storage.
     stored = np.array([[3, 4, 0], [6, 8, 0], [-4, 3, 0], [-4, 3, -0.0]], np.float32)
     found = search(stored, 1)
     assert found.ids.tolist() == [1, 0, 3, 2]
@@ -282,22 +282,22 @@ def test_only_copies_are_at_0():
 # ---- cells ----
 
 
-def test_nearly_all_are_found_by_few_cells():
+def test_few_probes_find_nearly_all_neighbors():
     stored = faces_of_people(400, 15, 64, noise=0.9)
     k, limit = 14, 1.1
     exact = search(stored, k, limit)
-    shares = []
+    recalls = []
     for probes in (1, 4, 16):
         found = search(stored, k, limit, probes=probes, exact_up_to=1000)
         check_form(found, len(stored), k, limit)
-        shares.append(measure_recall(found, stored, k, limit))
-    assert shares == sorted(shares)
-    assert shares[0] < 0.9  # not everybody is in one's own cell
-    assert shares[2] >= 0.98
+        recalls.append(measure_recall(found, stored, k, limit))
+    assert recalls == sorted(recalls)
+    assert recalls[0] < 0.9  # some neighbors are in other cells
+    assert recalls[2] >= 0.98
     assert measure_recall(exact, stored, k, limit) == 1
 
 
-def test_a_face_lives_in_the_cell_of_its_nearest_centroid():
+def test_a_face_is_assigned_to_the_cell_of_its_nearest_centroid():
     stored = faces_of_people(50, 10, 32, noise=0.7)
     cells = fit_cells(stored, 500, 5, 10)
     assert cells.centroids.shape == (4 * 22, 32)
@@ -317,55 +317,55 @@ def test_the_number_of_cells():
 
 
 @pytest.mark.parametrize("n_dimensions", [32, 160])
-def test_cell_by_cell_is_what_threads_find_together(n_dimensions):
+def test_threads_find_what_a_loop_over_cells_finds(n_dimensions):
     stored = as_type(faces_of_people(100, 10, n_dimensions, noise=0.7), "int8")
     stored[500:520] = stored[7]
     cells = fit_cells(stored, 1000, 4, 10)
-    visited = cells.probed_by(unit_rows(stored))
+    probed = cells.probed_by(unit_rows(stored))
     found = []
     for cell in range(len(cells.centroids)):
-        faces = np.flatnonzero((visited == cell).any(axis=1))
-        residents = np.flatnonzero(visited[faces, 0] == cell)
-        row, hit, distance = search_cell(residents, stored[faces], cells, 8, 1.0)
-        found.append((faces[residents[row]], faces[hit], distance))
+        faces = np.flatnonzero((probed == cell).any(axis=1))
+        assigned = np.flatnonzero(probed[faces, 0] == cell)
+        row, hit, distance = search_cell(assigned, stored[faces], cells, 8, 1.0)
+        found.append((faces[assigned[row]], faces[hit], distance))
     one_by_one = neighbors_from_edges(
         1000, *(np.concatenate(part) for part in zip(*found, strict=True))
     )
     for _ in range(2):
-        together = nearest_neighbors(stored, cells, 8, 1.0)
-        assert as_lists(together) == as_lists(one_by_one)
+        in_threads = nearest_neighbors(stored, cells, 8, 1.0)
+        assert as_lists(in_threads) == as_lists(one_by_one)
 
 
 WHOLE = Cells(np.zeros((1, 1), np.float32), None, 1)
 
 
-def found_in_cell(residents, visitors, k, max_distance=EVERYWHERE):
-    row, hit, distance = search_cell(np.array(residents, int), visitors, WHOLE, k, max_distance)
+def found_in_cell(assigned, probing, k, max_distance=EVERYWHERE):
+    row, hit, distance = search_cell(np.array(assigned, int), probing, WHOLE, k, max_distance)
     assert np.array_equal(row, np.sort(row))
     return list(zip(row.tolist(), hit.tolist(), distance.tolist(), strict=True))
 
 
-def test_who_else_is_in_a_cell_changes_no_distance():
+def test_distances_do_not_depend_on_the_other_faces_in_a_cell():
     vectors = faces_of_people(20, 10, 48, noise=0.6)
-    residents = [0, 3, 15, 150]
-    expected = found_in_cell(residents, vectors, 199)
+    assigned = [0, 3, 15, 150]
+    expected = found_in_cell(assigned, vectors, 199)
     assert len(expected) == 4 * 199
     random = np.random.default_rng(0)
     for _ in range(5):
-        # In another order of the visitors
+        # In another order of the probing faces
         order = random.permutation(200)
         where = np.argsort(order)
-        again = found_in_cell(where[residents], vectors[order], 199)
+        again = found_in_cell(where[assigned], vectors[order], 199)
         assert {(r, order[h], d) for r, h, d in again} == set(expected)
-        # and among fewer of them.
-        fewer = np.union1d(random.permutation(200)[:60], residents)
-        again = found_in_cell(np.searchsorted(fewer, residents), vectors[fewer], 199)
+        # and with fewer of them.
+        fewer = np.union1d(random.permutation(200)[:60], assigned)
+        again = found_in_cell(np.searchsorted(fewer, assigned), vectors[fewer], 199)
         assert [(r, fewer[h], d) for r, h, d in again] == [
             (r, h, d) for r, h, d in expected if h in fewer
         ]
 
 
-def test_residents_come_in_any_order_and_number():
+def test_assigned_faces_may_be_in_any_order():
     vectors = faces_of_people(5, 6, 16, noise=0.6)
     forward = found_in_cell(range(30), vectors, 4)
     backward = found_in_cell(range(29, -1, -1), vectors, 4)
@@ -374,10 +374,10 @@ def test_residents_come_in_any_order_and_number():
     assert found_in_cell([], vectors[:0], 4) == []
 
 
-def test_a_resident_finds_copies_of_visitors_once():
-    # 0 and 2 are copies and so are 1 and 3; the copy 2 lives here, its original does not.
-    visitors = np.array([[5, 0], [4, 3], [5, 0], [4, 3], [0, 5]], np.int8)
-    found = found_in_cell([2, 4], visitors, 9)
+def test_equal_probing_faces_are_found_once():
+    # 0 and 2 are equal, and so are 1 and 3. 2 is assigned to this cell, 0 is not.
+    probing = np.array([[5, 0], [4, 3], [5, 0], [4, 3], [0, 5]], np.int8)
+    found = found_in_cell([2, 4], probing, 9)
     assert [(row, hit) for row, hit, _ in found] == [(0, 0), (1, 1), (1, 0)]
     assert [d for *_, d in found] == pytest.approx([0, np.sqrt(0.8), np.sqrt(2)], abs=1e-6)
 
@@ -385,7 +385,7 @@ def test_a_resident_finds_copies_of_visitors_once():
 # ---- a graph from its edges ----
 
 
-def test_by_face():
+def test_a_graph_from_unsorted_edges():
     found = neighbors_from_edges(
         4, np.array([2, 0, 2]), np.array([1, 3, 0]), np.array([0.1, 0.2, 0.3], "f")
     )
@@ -408,7 +408,7 @@ def without(neighbors, dropped):
 
 
 def counted_recall(neighbors, stored, k, max_distance):
-    """Over all faces; of vectors without copies."""
+    """The recall over all faces, of distinct vectors."""
     distances = true_distances(stored)
     held = {frozenset(ends) for ends in zip(neighbors.rows(), neighbors.ids, strict=True)}
     wanted = [
@@ -420,16 +420,16 @@ def counted_recall(neighbors, stored, k, max_distance):
     return np.mean([pair in held for pair in wanted]) if wanted else 1
 
 
-@pytest.mark.parametrize("share", [0, 0.1, 0.6, 1])
-def test_recall_is_the_share_of_true_neighbours(share):
+@pytest.mark.parametrize("fraction", [0, 0.1, 0.6, 1])
+def test_recall_is_the_fraction_of_true_neighbors(fraction):
     stored = as_type(faces_of_people(40, 12, 32, noise=0.7), "int8")
     exact = search(stored, 7, 0.9)
-    dropped = np.random.default_rng(0).random(len(exact.ids)) < share
+    dropped = np.random.default_rng(0).random(len(exact.ids)) < fraction
     found = without(exact, dropped)
     measured = measure_recall(found, stored, 7, 0.9)
     assert measured == pytest.approx(counted_recall(found, stored, 7, 0.9), abs=1e-9)
-    assert (measured == 1) == (share == 0)
-    assert (measured == 0) == (share == 1)
+    assert (measured == 1) == (fraction == 0)
+    assert (measured == 0) == (fraction == 1)
 
 
 def test_an_edge_counts_in_both_directions():
@@ -438,10 +438,10 @@ def test_an_edge_counts_in_both_directions():
     assert measure_recall(one_sided, stored, 1, EVERYWHERE) == 1
     nothing = without(one_sided, np.array([True]))
     assert measure_recall(nothing, stored, 1, EVERYWHERE) == 0
-    assert measure_recall(nothing, stored, 1, 0.5) == 1  # there is nothing to find
+    assert measure_recall(nothing, stored, 1, 0.5) == 1  # there are no neighbors to find
 
 
-def test_an_edge_between_originals_is_one_between_copies():
+def test_an_edge_counts_for_all_equal_vectors():
     vectors = faces_of_people(20, 6, 16, noise=0.5)
     stored = np.concatenate([vectors, vectors[:50], vectors[:50]])
     found = search(stored, 8, 1.0)
@@ -449,10 +449,10 @@ def test_an_edge_between_originals_is_one_between_copies():
     assert measure_recall(without(found, found.distances > 0), stored, 8, 1.0) < 0.9
 
 
-def test_recall_of_more_faces_than_it_looks_at():
+def test_recall_is_that_of_the_first_faces():
     stored = faces_of_people(500, 6, 64, noise=0.3)
     exact = search(stored, 5, 0.8)
-    # The faces of every third person have lost all their neighbours, who are one another.
+    # The faces of every third person have lost all their neighbors.
     dropped = exact.rows() // 6 % 3 == 0
     assert np.array_equal(dropped, exact.ids // 6 % 3 == 0)
     whole = np.arange(RECALL_FACES) // 6 % 3 > 0

@@ -24,7 +24,7 @@ from facecluster.transforms.grouping.spanning_forest import (
 
 
 def graph_of(distances):
-    """The neighbour graph of an (n, n) matrix: what is inf is no edge."""
+    """The neighbor graph of an (n, n) matrix of distances; inf is not an edge."""
     n = len(distances)
     order = np.argsort(distances, axis=1, kind="stable")
     rows, rank = np.nonzero(np.isfinite(np.take_along_axis(distances, order, axis=1)))
@@ -38,9 +38,9 @@ def edges_in(graph):
 
 @st.composite
 def matrices(draw):
-    """(n, n) float32 distances of any graph, also one that no points have: one-sided edges."""
+    """(n, n) float32 distances of any directed graph, even one that no set of points has."""
     n = draw(st.integers(1, 8))
-    # Adjacent float32 numbers and equal ones, copies, as well as any.
+    # Adjacent float32 numbers, equal numbers and 0 (equal vectors), besides any others.
     near = np.float32(0.7)
     values = st.one_of(
         st.sampled_from([np.inf, 0, near, np.nextafter(near, np.float32(1)), np.float32(0.9)]),
@@ -53,7 +53,7 @@ def matrices(draw):
 
 @settings(deadline=None)
 @given(matrices(), st.integers(1, 8))
-def test_a_core_distance_is_that_of_a_neighbour(distances, min_samples):
+def test_a_core_distance_is_that_of_a_neighbor(distances, min_samples):
     n = len(distances)
     padded = np.pad(distances, ((0, 0), (0, 9)), constant_values=np.inf)
     expected = np.sort(padded, axis=1)[:, min_samples - 1]
@@ -78,7 +78,7 @@ def test_weights_are_mutual_reachabilities(distances, min_samples, min_distance,
     assert len(edges.weight) == len(weights)
     for ends, weight in weights.items():
         assert weight == pytest.approx(reach[ends], rel=1e-7)
-    # The order is that of reachability; among equal ones the nearer comes first.
+    # The order is that of reachability; of equal ones the nearer comes first.
     for a, weight_a in weights.items():
         for b, weight_b in weights.items():
             equal = reach[a] == reach[b]
@@ -87,7 +87,7 @@ def test_weights_are_mutual_reachabilities(distances, min_samples, min_distance,
 
 
 def test_worked_example():
-    # On a line: 0 and 1 are 0.1 apart, 1 and 2 are 0.3, so 0 and 2 are 0.4.
+    # On a line: 0 and 1 are 0.1 apart, 1 and 2 are 0.3 apart, 0 and 2 are 0.4 apart.
     line = np.array([[np.inf, 0.1, 0.4], [0.1, np.inf, 0.3], [0.4, 0.3, np.inf]], np.float32)
     graph = graph_of(line)
 
@@ -97,21 +97,21 @@ def test_worked_example():
 
     assert weights(1, 0.01, 2).weight == pytest.approx([0.1, 0.4, 0.1, 0.3, 0.3, 0.4], rel=1e-6)
     assert weights(2, 0.01, 2).weight == pytest.approx([0.4] * 6, rel=1e-6)  # cores 0.4, 0.3, 0.4
-    assert len(weights(3, 0.01, 2).weight) == 0  # nobody has three neighbours
+    assert len(weights(3, 0.01, 2).weight) == 0  # no face has three neighbors
     edges = weights(1, 0.2, 0.35)
     assert list(zip(edges.i, edges.j, strict=True)) == [(0, 1), (1, 0), (1, 2), (2, 1)]
     assert edges.weight == pytest.approx([0.2, 0.2, 0.3, 0.3], rel=1e-6)
 
 
-def test_no_weight_is_above_the_largest_distance_whatever_the_smallest_is():
-    # Else the components, which count as just farther apart than max_distance, come first.
+def test_no_weight_exceeds_max_distance_even_if_min_distance_does():
+    # Otherwise components, which count as just farther apart than max_distance, would come first.
     graph = graph_of(np.array([[np.inf, 0.3], [0.3, np.inf]], np.float32))
     edges = mutual_reachability(*edges_in(graph), core_distances(graph, 1), 0.65, 0.5)
     assert np.all(edges.weight < 0.5 * (1 + 1e-6))
 
 
-def test_copies_have_no_edges():
-    # 1 is a copy of 0, and 2 is near both.
+def test_equal_vectors_have_no_edges():
+    # 0 and 1 are equal, and 2 is near both.
     graph = Neighbors(np.array([0, 1, 2, 3]), np.array([2, 0, 0]), np.array([0.5, 0, 0.5], "f"))
     edges = mutual_reachability(*edges_in(graph), core_distances(graph, 1), 0.01, 2)
     assert rows_of(edges) == [(0, 2, pytest.approx(0.5)), (0, 2, pytest.approx(0.5))]
@@ -125,7 +125,7 @@ def test_the_forest_of_points_is_that_of_the_full_matrix(min_samples):
     core = core_distances(graph, min_samples)
     forest = minimum_spanning_forest(mutual_reachability(*edges_in(graph), core, 0.01, 2.1))
     distances = cdist(points, points)
-    cores = np.sort(distances, axis=1)[:, min_samples]  # the 0th is the face itself
+    cores = np.sort(distances, axis=1)[:, min_samples]  # index 0 is the face itself
     reach = np.maximum(np.maximum(cores[:, None], cores[None]), distances)
     assert core == pytest.approx(cores, abs=1e-6)
     expected = np.sort(minimum_spanning_tree(np.triu(reach, 1)).data)
@@ -134,13 +134,13 @@ def test_the_forest_of_points_is_that_of_the_full_matrix(min_samples):
 
 # ---- the forest ----
 
-# Whole weights, so that many are equal, or any.
+# Integer weights, of which many are equal, or any.
 WEIGHT = st.one_of(st.integers(1, 5).map(float), st.floats(0.01, 2))
 
 
 @st.composite
 def graphs(draw):
-    """(n, edges): with repetitions, both directions, faces without any edge."""
+    """(n, edges), with repetitions, both directions and isolated faces."""
     n = draw(st.integers(0, 12))
     end = st.integers(0, max(n - 1, 0))
     rows = draw(st.lists(st.tuples(end, end, WEIGHT).filter(lambda row: row[0] != row[1]),
@@ -175,7 +175,7 @@ def kruskal(edges, n):
 
 
 def components(edges, n, height):
-    """Which faces hang together by edges up to a height: one set per component."""
+    """The connected components of the edges up to a height, as sets."""
     near = edges.weight <= height
     ends = (edges.i[near], edges.j[near])
     graph = coo_matrix((np.ones(near.sum()), ends), shape=(n, n))
@@ -185,13 +185,13 @@ def components(edges, n, height):
 
 @settings(deadline=None)
 @given(graphs())
-def test_the_forest_is_a_lightest_one(graph):
+def test_the_forest_is_a_minimum_one(graph):
     n, edges = graph
     forest = minimum_spanning_forest(edges)
     assert sorted(forest.weight) == kruskal(edges, n)
     assert set(rows_of(forest)) <= set(rows_of(edges))
     assert len(forest.weight) == n - len(components(edges, n, np.inf))  # no cycle
-    # What HDBSCAN reads from it: what hangs together at each distance.
+    # What HDBSCAN uses: the connected components at each distance.
     for height in {0.0, np.inf, *edges.weight}:
         assert components(forest, n, height) == components(edges, n, height)
 
@@ -215,7 +215,7 @@ def test_the_forest_of_a_union_is_the_forest_of_the_forests(graph, data):
 
 @settings(deadline=None)
 @given(graphs(), st.randoms(use_true_random=False))
-def test_neither_order_nor_direction_nor_repetition_counts(graph, random):
+def test_order_direction_and_repetition_of_edges_do_not_matter(graph, random):
     _, edges = graph
     rows = [random.choice([(i, j, w), (j, i, w)]) for i, j, w in rows_of(edges)]
     rows += random.sample(rows, len(rows) // 2)
@@ -224,7 +224,7 @@ def test_neither_order_nor_direction_nor_repetition_counts(graph, random):
     assert rows_of(again) == rows_of(minimum_spanning_forest(edges))
 
 
-def test_of_repeated_edges_the_lightest_counts_and_they_are_not_added_up():
+def test_of_repeated_edges_the_lightest_counts():
     forest = minimum_spanning_forest(edges_of([(0, 1, 3.0), (1, 0, 2.0), (0, 1, 2.5)]))
     assert rows_of(forest) == [(0, 1, 2.0)]
 

@@ -15,7 +15,7 @@ def face_ids(n):
 
 
 def named(labels, ids, previous=None):
-    """Person ids for clusters of faces, of which some had a person before: {face: its id}."""
+    """Person ids for clusters; `previous` is {face: the person id that it had}."""
     had = pa.array([(previous or {}).get(face) for face in ids], pa.string())
     taken = {name for name in (previous or {}).values() if name}
     names = name_people(np.array(labels, int), pa.array(ids, pa.string()), had, taken)
@@ -24,7 +24,7 @@ def named(labels, ids, previous=None):
 
 
 def grouped(labels, ids, previous=None):
-    """{person id: its faces} and {face: its person id}, as the next grouping will know them."""
+    """{person id: its faces} and {face: its person id}, for the next grouping."""
     names = named(labels, ids, previous)
     assert len(names) == max(labels, default=NOISE) + 1
     assert len(set(names)) == len(names), "two people with one id"
@@ -36,7 +36,7 @@ def grouped(labels, ids, previous=None):
 
 
 def labelling(drawn):
-    """Any numbers to cluster numbers without gaps."""
+    """Renumbers clusters without gaps."""
     numbers = {number: k for k, number in enumerate(sorted(set(drawn) - {NOISE}))}
     return [numbers.get(number, NOISE) for number in drawn]
 
@@ -68,7 +68,7 @@ def expected_names(labels, ids, previous):
 
 @given(st.data(), GROUPINGS)
 def test_names_are_those_of_plain_python(data, labels):
-    # Photos whose names begin alike, and people who have the names that new ones would get.
+    # Photo ids with a common beginning, and people who have the names that new people would get.
     photos = ["a" * 64, "a" * 12 + "b" * 52, "a" * 12 + "c" * 52, "d" * 64]
     ids = sorted(schema.face_id(photos[i % 4], i // 4) for i in range(len(labels)))
     before = st.sampled_from(
@@ -78,7 +78,7 @@ def test_names_are_those_of_plain_python(data, labels):
     assert named(labels, ids, previous) == expected_names(labels, ids, previous)
 
 
-@example([[0, 0], [-1, 0], [0]])  # the person of the second face, which is gone, has the first's id
+@example([[0, 0], [-1, 0], [0]])  # the second face's person, which is gone, had the first's id
 @given(st.lists(GROUPINGS, min_size=1, max_size=6))
 def test_ids_stay_with_the_people_through_any_history(history):
     previous, before = {}, {}
@@ -86,16 +86,16 @@ def test_ids_stay_with_the_people_through_any_history(history):
         after, assigned = grouped(labels, face_ids(len(labels)), previous)
         overlap = {(new, old): len(after[new] & before[old]) for new in after for old in before}
         for new in after:
-            if new in before:  # no id passes to faces that have nothing to do with it
+            if new in before:  # no id goes to a cluster without a face of the person who had it
                 assert overlap[new, new] > 0
         for old in before:
             shares = {new: overlap[new, old] for new in after if overlap[new, old]}
-            if shares:  # nobody keeps the id only where all who share faces took a better one
+            if shares:  # an id is lost only if all clusters that share faces took a better one
                 assert old in after or all(
                     name in before and overlap[name, name] >= share
                     for name, share in shares.items()
                 )
-            if old in after:  # and it is kept by the one who shares most, if that one is free
+            if old in after:  # it is kept by the cluster that shares most faces, if it is free
                 for new, share in shares.items():
                     if share > overlap[old, old]:
                         assert new in before
@@ -104,13 +104,13 @@ def test_ids_stay_with_the_people_through_any_history(history):
 
 
 @given(GROUPINGS, st.randoms(use_true_random=False))
-def test_grouping_the_same_again_changes_no_id_whatever_the_numbers(labels, random):
+def test_grouping_the_same_again_changes_no_id(labels, random):
     ids = face_ids(len(labels))
     _, first = grouped(labels, ids)
     numbers = random.sample(range(max(labels) + 1), max(labels) + 1)
     renumbered = [numbers[label] if label != NOISE else NOISE for label in labels]
     assert grouped(renumbered, ids, first)[1] == first
-    assert grouped(renumbered, ids)[1] == first  # nor does a first grouping look at the numbers
+    assert grouped(renumbered, ids)[1] == first  # so is a first grouping
 
 
 def test_a_new_person_is_named_after_its_first_face():
@@ -122,7 +122,7 @@ def test_a_new_person_is_named_after_its_first_face():
     ]
 
 
-def test_photos_whose_names_begin_alike_make_two_people():
+def test_people_of_photos_whose_ids_begin_alike_get_different_names():
     ids = [schema.face_id("a" * 12 + end * 52, 0) for end in "bcd"]
     names = named([0, 1, 2], ids, {})
     assert names == ["person-aaaaaaaaaaaa-000", "person-aaaaaaaaaaaa-000-2",
@@ -132,7 +132,7 @@ def test_photos_whose_names_begin_alike_make_two_people():
 def test_ids_stay_when_photos_are_added():
     ids = face_ids(8)
     _, before = grouped([0, 0, 1, 1], ids[4:])
-    # The new faces sort before the old ones, and two of them are a new person.
+    # The new faces are sorted before the old ones, and two of them are a new person.
     _, after = grouped([1, 0, 0, 2, 1, 1, 2, 2], ids, before)
     assert {face: after[face] for face in before} == before
     assert after[ids[0]] == before[ids[4]]
@@ -147,40 +147,40 @@ def test_the_larger_part_of_a_split_keeps_the_id():
     assert after[ids[0]] != before[ids[0]]
 
 
-def test_two_people_who_become_one_have_the_larger_ones_id():
+def test_two_people_who_become_one_get_the_id_of_the_larger():
     ids = face_ids(5)
     _, before = grouped([0, 0, 1, 1, 1], ids)
     _, after = grouped([0] * 5, ids, before)
     assert set(after.values()) == {before[ids[4]]}
 
 
-def test_the_second_best_is_kept_where_the_best_is_taken():
+def test_the_second_best_id_is_kept_if_the_best_is_taken():
     ids = face_ids(9)
     _, before = grouped([0, 0, 0, 0, 0, 1, 1, NOISE, NOISE], ids)
-    # The first cluster shares three faces with the first person; the second two with each.
+    # The first cluster shares three faces with the first person; the second shares two with each.
     _, after = grouped([0, 0, 0, 1, 1, 1, 1, 1, 1], ids, before)
     assert {after[face] for face in ids[:3]} == {before[ids[0]]}
     assert {after[face] for face in ids[3:]} == {before[ids[6]]}
 
 
-def test_a_person_made_of_namesakes_of_others_gets_an_id_of_its_own():
-    # Two people are named after faces that then leave them and come together.
+def test_a_person_of_faces_that_others_are_named_after_gets_an_id_of_its_own():
+    # Two people are named after faces that then form a person of their own.
     ids = face_ids(6)
     _, before = grouped([0, 1, 0, 0, 1, 1], ids)
     after_groups, after = grouped([2, 2, 0, 0, 1, 1], ids, before)
     assert (after[ids[2]], after[ids[4]]) == (before[ids[2]], before[ids[4]])
     assert len(after_groups) == 3
-    # And again: the next split of the same kind must not meet the id just made up.
+    # The next split of this kind must not get the same id.
     groups, _ = grouped([2, 3, 0, 0, 1, 1], ids, after)
     assert len(groups) == 4
 
 
-def test_the_id_of_a_person_who_is_gone_does_not_pass_to_strangers():
+def test_the_id_of_a_person_who_is_gone_is_not_used_again():
     ids = face_ids(4)
     _, before = grouped([0, 0, 0, NOISE], ids)
     name = before[ids[0]]
-    # The face that the person is named after leaves it; then it meets a stranger, and the others
-    # are left unassigned.
+    # The face that the person is named after leaves it. Then it forms a person with another face,
+    # and the others are unassigned.
     _, without = grouped([NOISE, 0, 0, NOISE], ids, before)
     assert without[ids[1]] == name
     _, after = grouped([0, NOISE, NOISE, 0], ids, without)

@@ -18,7 +18,7 @@ def unit(vectors):
 
 
 def spread(vectors):
-    """Root mean square of the distances of all pairs; 0 where there are none."""
+    """The root mean square distance of all pairs; 0 without any."""
     pairs = [np.sum((a - b) ** 2) for a, b in itertools.combinations(vectors.astype(float), 2)]
     return np.sqrt(np.mean(pairs or [0]))
 
@@ -53,7 +53,7 @@ def tables(labels, vectors, photo_ids=None, repeated=None):
 )
 def test_tables_agree_with_the_labels(rows, kind):
     labels = labelling([label for label, *_ in rows])
-    stored = np.array([vector for _, vector, *_ in rows], kind)  # of any length
+    stored = np.array([vector for _, vector, *_ in rows], kind)  # not unit vectors
     vectors = unit(stored)
     photos = [f"photo {photo}" for *_, photo, _ in rows]
     repeated = [again for *_, again in rows]
@@ -76,19 +76,19 @@ def test_tables_agree_with_the_labels(rows, kind):
         assert person["size"] == len(members)
         assert person["n_photos"] == len({photos[i] for i in members})
         assert person["spread"] == pytest.approx(spread(vectors[members]), abs=2e-3)
-        centre = vectors[members].astype(np.float64).sum(axis=0)
-        if np.linalg.norm(centre) < 1e-3:
+        center = vectors[members].astype(np.float64).sum(axis=0)
+        if np.linalg.norm(center) < 1e-3:
             continue  # faces in opposite directions have no mean direction
-        centre /= np.linalg.norm(centre)
-        expected = np.linalg.norm(vectors[members] - centre, axis=1)
+        center /= np.linalg.norm(center)
+        expected = np.linalg.norm(vectors[members] - center, axis=1)
         distances = [assignments["distance"][i].as_py() for i in members]
         assert distances == pytest.approx(expected, abs=1e-5)
         representative = members[[ids[i] for i in members].index(person["representative_face_id"])]
-        nearest = np.linalg.norm(vectors[representative] - centre)
+        nearest = np.linalg.norm(vectors[representative] - center)
         assert nearest == pytest.approx(expected.min(), abs=1e-5)
 
 
-def test_the_representative_is_in_the_middle():
+def test_the_representative_is_nearest_to_the_mean():
     # Angles of 0, 20, 30, 70 degrees: the mean direction is at about 30.
     angles = np.radians([0, 20, 30, 70])
     people, assignments, ids = tables([0] * 4, np.stack([np.cos(angles), np.sin(angles)], axis=1))
@@ -97,7 +97,7 @@ def test_the_representative_is_in_the_middle():
 
 
 @pytest.mark.parametrize("labels", [[], [NOISE, NOISE]])
-def test_nobody(labels):
+def test_without_people_the_table_is_empty(labels):
     people, assignments, ids = tables(labels, [[1, 0, 0]] * len(labels))
     assert len(people) == 0
     assert assignments["face_id"].to_pylist() == ids
@@ -120,7 +120,7 @@ def test_spread_is_that_of_all_pairs(noise):
     assert people["spread"].to_pylist() == pytest.approx([spread(unit(vectors[:299])), 0], abs=1e-3)
 
 
-def test_more_faces_than_are_read_at_once():
+def test_more_faces_than_a_block():
     random = np.random.default_rng(0)
     n = 70_000
     labels = random.integers(NOISE, 4, n)
@@ -131,8 +131,8 @@ def test_more_faces_than_are_read_at_once():
     clustered = labels != NOISE
     sums = np.zeros((labels.max() + 1, 3))
     np.add.at(sums, labels[clustered], vectors[clustered])
-    centres = sums / np.linalg.norm(sums, axis=1, keepdims=True)
-    expected = np.linalg.norm(vectors - centres[labels], axis=1)[clustered]
+    centers = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    expected = np.linalg.norm(vectors - centers[labels], axis=1)[clustered]
     distances = assignments["distance"].to_numpy()
     assert distances[clustered] == pytest.approx(expected, abs=1e-5)
     assert np.all(np.isnan(distances[~clustered]))

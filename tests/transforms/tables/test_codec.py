@@ -1,4 +1,4 @@
-"""Stored embeddings come back near enough, and in the columns they promise."""
+"""Encoded embeddings are near the original vectors, and columns have the stated types."""
 
 import io
 
@@ -30,7 +30,7 @@ def units(n: int, dimensions: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def faces() -> np.ndarray:
-    """(600, 256) unit vectors, not around zero and along some axes more than others, as faces."""
+    """(600, 256) unit vectors like those of faces: not centered, with unequal variances."""
     rng = np.random.default_rng(7)
     weights = np.exp(-np.arange(256) / 40)
     vectors = (rng.standard_normal((600, 256)) * weights + 0.2) @ rotation(256)
@@ -71,7 +71,7 @@ def test_float32_is_exact_and_float16_is_near(n, dimensions, seed):
         back = decode_embeddings(written_and_read(column))
         assert back.dtype == np.float32
         assert back.shape == (n, dimensions)
-        # Half precision has 11 significant bits, so each component is off by 2**-12 of itself.
+        # Half precision has 11 significant bits: a relative error of 2**-12 per component.
         assert np.all(np.linalg.norm(back - vectors, axis=1) <= tolerance)
 
 
@@ -81,13 +81,13 @@ def test_pca128_is_near_its_projection(faces, arrays):
     assert back.shape == (600, COMPONENTS)
     np.testing.assert_allclose(np.linalg.norm(back, axis=1), 1, atol=1e-6)
     projected = (faces - arrays["mean"]) @ arrays["components"]
-    # A component is off by at most half a step, a 254th of the largest; and the direction of a
-    # vector by at most twice what the vector is off, relative to its length.
+    # The error of a component is at most half a step, a 254th of the largest component; the error
+    # of the direction is at most twice that of the vector, relative to its length.
     lengths = np.linalg.norm(projected, axis=1)
     bounds = 2 * np.sqrt(COMPONENTS) * np.abs(projected).max(axis=1) / 254 / lengths
     errors = np.linalg.norm(back - unit(projected), axis=1)
     assert np.all(errors <= bounds)
-    assert errors.mean() < 0.02  # rounding errors are independent, so most are far below
+    assert errors.mean() < 0.02  # rounding errors are independent, so most are much smaller
 
 
 def test_pca128_keeps_distances(faces, arrays):
@@ -96,7 +96,7 @@ def test_pca128_keeps_distances(faces, arrays):
     np.testing.assert_allclose(back @ back.T, projected @ projected.T, atol=0.02)
 
 
-def test_128_bytes_a_face(faces, arrays):
+def test_128_bytes_per_face(faces, arrays):
     codec = make_codec("pca128", arrays)
     column = codec.encode(faces)
     assert codec.column_type(256) == column.type == pa.list_(pa.int8(), 128)
@@ -105,7 +105,7 @@ def test_128_bytes_a_face(faces, arrays):
     assert np.all(np.abs(values.astype(int)).max(axis=1) == 127)  # all 8 bits are used
 
 
-def test_types_of_the_other_columns():
+def test_column_types_of_float_codecs():
     assert make_codec("float32", None).column_type(512) == pa.list_(pa.float32(), 512)
     assert make_codec("float16", None).column_type(512) == pa.list_(pa.float16(), 512)
 
@@ -118,7 +118,7 @@ def test_no_vectors(arrays):
         assert len(decode_embeddings(pa.chunked_array([], column.type))) == 0
 
 
-def test_decode_takes_slices_and_chunks():
+def test_slices_and_chunks_are_decoded():
     vectors = units(30, 16)
     column = Codec("float32").encode(vectors)
     np.testing.assert_allclose(decode_embeddings(column.slice(5, 7)), vectors[5:12], atol=1e-6)
@@ -153,13 +153,13 @@ def test_unit_rows(kind):
     vectors = unit_rows(stored)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, [[0.6, 0.8], [-1, 0], [0, 0], [0.6, -0.8]], rtol=1e-6)
-    np.testing.assert_array_equal(stored, before)  # theirs, also where it is float32 already
-    # A row is the same bits in any company.
+    np.testing.assert_array_equal(stored, before)  # unchanged, even if it is float32 already
+    # A row gives the same bits with any other rows.
     many = units(1000, 33) * np.float32(7)
     np.testing.assert_array_equal(unit_rows(many)[500:501], unit_rows(many[500:501]))
 
 
-def test_the_mean_itself_has_no_direction(faces, arrays):
+def test_the_mean_is_encoded_as_zero(faces, arrays):
     with np.errstate(all="raise"):
         back = decode_embeddings(make_codec("pca128", arrays).encode(arrays["mean"][None]))
     np.testing.assert_array_equal(back, np.zeros((1, COMPONENTS)))
@@ -168,7 +168,7 @@ def test_the_mean_itself_has_no_direction(faces, arrays):
 # --- fitting
 
 
-def test_the_fit_is_scikit_learns_pca(faces, arrays):
+def test_the_fit_is_the_pca_of_scikit_learn(faces, arrays):
     pca = PCA(COMPONENTS, svd_solver="full").fit(faces.astype(np.float64))
     np.testing.assert_allclose(arrays["mean"], pca.mean_, atol=1e-6)
     assert arrays["components"].shape == (256, COMPONENTS)
@@ -177,7 +177,7 @@ def test_the_fit_is_scikit_learns_pca(faces, arrays):
     np.testing.assert_allclose(np.abs(agreement), 1, atol=1e-4)
 
 
-def test_as_few_vectors_and_dimensions_as_components_will_do():
+def test_as_many_vectors_and_dimensions_as_components_are_enough():
     fitted = fit_pca128(units(COMPONENTS, COMPONENTS))
     gram = fitted["components"].T @ fitted["components"]
     np.testing.assert_allclose(gram, np.eye(COMPONENTS), atol=1e-5)
@@ -189,17 +189,17 @@ def test_too_few_to_fit(n, dimensions):
         fit_pca128(units(n, dimensions) if n else np.empty((0, dimensions), np.float32))
 
 
-# --- choosing
+# --- choosing a codec
 
 
-def test_the_default_is_the_small_one_where_there_is_one(arrays):
+def test_the_default_is_pca128_if_the_model_has_it(arrays):
     assert make_codec(None, arrays).name == "pca128"
     assert make_codec(None, None).name == "float32"
     for name in CODECS:
         assert make_codec(name, arrays).name == name
 
 
-def test_a_codec_is_told_from_another_fit_of_it(faces, arrays):
+def test_two_fits_of_a_codec_have_different_identities(faces, arrays):
     identity = make_codec("pca128", arrays).identity
     assert identity.startswith("pca128-")
     assert identity == make_codec("pca128", fit_pca128(faces)).identity

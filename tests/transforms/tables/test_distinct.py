@@ -1,4 +1,4 @@
-"""Rows that several shards hold are kept once, the first of them."""
+"""Of rows with the same key, the first is kept."""
 
 import pyarrow as pa
 from hypothesis import given

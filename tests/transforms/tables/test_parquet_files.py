@@ -1,4 +1,4 @@
-"""Parquet files appear whole, read back in order, and what does not belong together is refused."""
+"""Files are written whole, read column by column, and checked to belong to one table."""
 
 import contextlib
 import io
@@ -46,7 +46,7 @@ def files(folder) -> list[str]:
 # --- writing
 
 
-def test_writing_makes_folders_replaces_and_leaves_nothing_else(tmp_path):
+def test_writing_makes_folders_replaces_files_and_leaves_no_others(tmp_path):
     path = str(tmp_path / "a" / "b.bin")
     write_bytes(path, b"first")
     write_bytes(path, b"second")
@@ -78,7 +78,7 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path):
     contents = [bytes([i]) * 1_000_000 for i in range(4)]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
-            list(pool.map(write_bytes, [path] * 4, contents))  # raises what a writer raised
+            list(pool.map(write_bytes, [path] * 4, contents))  # raises the errors of writers
     assert (tmp_path / "a.bin").read_bytes() in contents
     assert files(tmp_path) == ["a.bin"]
 
@@ -108,14 +108,14 @@ def test_finished_files_are_listed_by_name(tmp_path, monkeypatch, folder, relati
 
 def test_a_file_that_was_not_finished_is_not_listed(tmp_path):
     path = tmp_path / "photos" / "a.parquet"
-    path.mkdir(parents=True)  # in the way, so that the last step of writing fails
+    path.mkdir(parents=True)  # makes the last step of writing fail
     with pytest.raises(OSError, match=r"a\.parquet"):
         write_bytes(str(path), b"content")
     path.rmdir()
     assert list_files(str(tmp_path / "photos")) == []
 
 
-def test_no_folder_holds_no_files(tmp_path):
+def test_a_folder_that_does_not_exist_has_no_files(tmp_path):
     assert list_files(str(tmp_path / "nowhere")) == []
     assert all_files(str(tmp_path / "nowhere")) == []
     delete_folder(str(tmp_path / "nowhere"))
@@ -123,7 +123,7 @@ def test_no_folder_holds_no_files(tmp_path):
 
 @FOLDERS
 def test_all_files_are_listed_and_deleted(tmp_path, folder):
-    beside = str(tmp_path / "run1" / "photos" / "b.parquet")  # which run[1] would mean
+    beside = str(tmp_path / "run1" / "photos" / "b.parquet")  # which run[1] matches as a pattern
     write_bytes(beside, b"")
     where = tmp_path / folder
     paths = [str(where / name) for name in ("a.tmp", "b.parquet", "deep/er/a.txt", "deep/z[1].txt")]
@@ -138,7 +138,7 @@ def test_all_files_are_listed_and_deleted(tmp_path, folder):
     assert all_files(str(tmp_path)) == [beside]
 
 
-def test_a_store_without_folders_is_listed(bucket):
+def test_an_object_store_is_listed(bucket):
     bucket({"bucket://run/b/c.txt": b"", "bucket://run/a.txt": b"", "bucket://running": b""})
     assert all_files("bucket://run") == ["bucket://run/a.txt", "bucket://run/b/c.txt"]
 
@@ -173,11 +173,11 @@ def test_no_files(tmp_path):
     assert stamp["model"] == "m"
 
 
-# --- reading no more than is asked for
+# --- reading only what is requested
 
 
 class CountingFile(io.BytesIO):
-    """A file of an object store that adds up how many bytes were fetched, of all such files."""
+    """A file in an object store; `fetched` counts the bytes read from all such files."""
 
     fetched = 0
 
@@ -188,14 +188,14 @@ class CountingFile(io.BytesIO):
 
 
 def bytes_read_by_process() -> int:
-    """Bytes that this process has asked the operating system for since it started (Linux)."""
+    """Bytes that this process has read since it started (Linux)."""
     with open("/proc/self/io") as file:
         return int(file.readline().removeprefix("rchar:"))
 
 
 @pytest.fixture(params=["local", "bucket"])
 def faces_files(request, tmp_path, bucket, monkeypatch):
-    """Two files of faces with thumbnails and embeddings, 4 MB each, and a counter of bytes read."""
+    """(paths, function that counts the bytes read so far) of two faces files of 4 MB each."""
     paths = [str(tmp_path / f"{number}.parquet") for number in range(2)]
     noise = np.random.default_rng(0)
     for number, path in enumerate(paths):
@@ -231,9 +231,11 @@ def test_a_column_is_read_without_its_neighbors(faces_files):
     assert faces["face_id"].to_pylist() == [
         f"{n}-{row:04d}" for n in range(2) for row in range(1000)
     ]
-    assert fetched < 300_000  # of 8 MB: mostly the last 64 KiB of each file, which hold its footer
+    assert fetched < 300_000  # of 8 MB; footers are read with 64 KiB
     faces, _ = read_table(paths, ["thumbnail"])
-    assert count_bytes() - before - fetched > 6_000_000  # the counter counts
+    assert (
+        count_bytes() - before - fetched > 6_000_000
+    )  # thumbnails are 6 of 8 MB: the counter works
 
 
 def test_rows_are_counted_without_reading_any(faces_files):
@@ -246,7 +248,7 @@ def test_rows_are_counted_without_reading_any(faces_files):
 
 
 def test_files_are_read_in_parallel_and_kept_in_order(tmp_path, bucket, monkeypatch):
-    """Each of eight files can be opened only when all the others are being opened too."""
+    """Opening a file waits until all eight files are being opened."""
     objects = {}
     for number in range(8):
         write_table(str(tmp_path / "one"), table([str(number)], [number]))
@@ -264,7 +266,7 @@ def test_files_are_read_in_parallel_and_kept_in_order(tmp_path, bucket, monkeypa
 
 
 def test_a_buffered_remote_file_is_not_read_ahead(tmp_path, bucket, monkeypatch):
-    """Beam's files on S3 are buffered readers of 16 MiB over a raw file that fetches ranges."""
+    """A file on S3 is, in Beam, a buffered reader of 16 MiB over a raw file that fetches ranges."""
 
     class RangeFile(io.RawIOBase):
         fetched = 0
@@ -331,15 +333,15 @@ def test_another_version_is_refused(tmp_path, sound):
         read_table([sound, old], ["name"])
     assert old in str(raised.value)
     assert "--overwrite, or take another output folder" in str(raised.value)
-    with pytest.raises(TableError, match="version 0"):  # whatever it may lack
+    with pytest.raises(TableError, match="version 0"):  # not that the column is missing
         read_table([old], ["a column of later versions"])
 
 
-def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
+def test_a_write_that_fails_leaves_the_old_file_and_no_others(tmp_path):
     path = str(tmp_path / "table")
     write_bytes(path, b"before")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # a disk that is soon full
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as on a full disk
     try:
         with pytest.raises(OSError, match="table cannot be written: File too large"):
             write_bytes(path, bytes(10**6))
@@ -349,7 +351,7 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["table"]
 
 
-def test_a_write_whose_place_is_taken_says_why(tmp_path):
+def test_a_write_onto_a_folder_fails_with_the_reason(tmp_path):
     (tmp_path / "table").mkdir()
     with pytest.raises(OSError, match="table cannot be written: Is a directory"):
         write_bytes(str(tmp_path / "table"), b"x")
@@ -365,7 +367,7 @@ def test_foreign_tables_are_refused(tmp_path):
         read_table([foreign], ["name", "number"])
 
 
-def test_files_that_are_not_there_are_named(tmp_path):
+def test_missing_files_are_named(tmp_path):
     with pytest.raises(TableError, match=r"gone\.parquet cannot be read"):
         read_table([str(tmp_path / "gone.parquet")], ["name"])
 
@@ -384,7 +386,7 @@ def test_damaged_files_are_named(tmp_path, sound):
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_a_changed_byte_is_an_error_of_the_table_or_none(tmp_path, place, change):
+def test_a_changed_byte_raises_a_table_error_or_nothing(tmp_path, place, change):
     path = tmp_path / "changed.parquet"
     numbers = np.arange(50)
     write_table(str(path), table([f"name {i}" for i in numbers], numbers, model="m"))

@@ -1,4 +1,4 @@
-"""The stamp survives a file, and face ids are unique and stable."""
+"""The metadata of a schema is kept in files, and face ids are unique and ordered."""
 
 import io
 
@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from facecluster.transforms.tables import schema
 
 
-def test_a_stamp_survives_the_file():
+def test_a_stamp_is_kept_in_a_file():
     stamped = schema.stamped(schema.FAILURES, model="abc", codec="pca128")
-    assert stamped.equals(schema.FAILURES)  # the columns are as they were
+    assert stamped.equals(schema.FAILURES)  # the columns are unchanged
     file = io.BytesIO()
     pq.write_table(stamped.empty_table(), file)
     assert schema.stamp_of(pq.read_schema(file)) == {
@@ -28,7 +28,7 @@ def test_a_foreign_file_has_no_stamp():
 
 
 @given(st.integers(0, 5000), st.integers(0, 5000))
-def test_face_ids_differ_and_sort_as_faces_do(a, b):
+def test_face_ids_differ_and_are_ordered_by_index(a, b):
     first, second = schema.face_id("photo", a), schema.face_id("photo", b)
     assert (first == second) == (a == b)
     assert first.startswith("photo-")
@@ -36,11 +36,11 @@ def test_face_ids_differ_and_sort_as_faces_do(a, b):
         assert first < second
 
 
-def test_crowds_have_as_many_face_ids_as_faces():
+def test_face_ids_are_unique_in_a_photo_of_many_faces():
     assert len({schema.face_id("photo", index) for index in range(3000)}) == 3000
 
 
-def test_the_embedding_column_is_as_the_codec_says():
+def test_the_type_of_the_embedding_column_is_the_codecs():
     faces = schema.faces(pa.list_(pa.int8(), 128))
     assert faces.field("embedding").type == pa.list_(pa.int8(), 128)
     assert not any(field.nullable for field in faces)
