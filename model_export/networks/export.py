@@ -78,7 +78,7 @@ def export(
         archive.write_out(str(building / SAVED_MODEL_NAME), verbose=False)
         write_model_card(str(building), card)
         if codec is not None:
-            np.savez(building / CODEC_NAME, **codec)
+            np.savez(building / CODEC_NAME, **codec)  # pyright: ignore[reportArgumentType]
         if folder.exists():
             folder.rename(replaced)
         building.rename(folder)

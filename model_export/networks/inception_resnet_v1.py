@@ -13,6 +13,7 @@ followed by batch normalization. For inference, that is folded into the convolut
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 from keras import layers
 
 INPUT_SIZE = 160  # px, height and width of a crop
@@ -85,7 +86,13 @@ def fold(network: keras.Model, width: float = 1.0) -> keras.Model:
     return folded
 
 
-def fold_batch_norm(kernel, beta, mean, variance, gamma=1.0) -> list:
+def fold_batch_norm(
+    kernel: np.ndarray,
+    beta: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    gamma: np.ndarray | float = 1.0,
+) -> list[np.ndarray]:
     """Folds batch normalization into a layer: [kernel, bias] with the same outputs.
 
     (x W - mean) gamma / sqrt(variance + epsilon) + beta; FaceNet has no gamma.
@@ -118,7 +125,7 @@ def _build(embedding_size, input_size, form, dropout, seed=0) -> keras.Model:
     x = _reduction_b(x, "Mixed_7a", form)
     for i in range(1, 6):
         x = _block8(x, f"Repeat_2-block8_{i}", form, BLOCK8_SCALE)
-    x = _block8(x, "Block8", form, scale=1.0, activation=None)
+    x = _block8(x, "Block8", form, scale=1.0, activation="linear")
     x = layers.GlobalAveragePooling2D(name="AvgPool_1a_8x8")(x)
     if dropout:
         x = layers.Dropout(dropout, seed=seed, name="Dropout")(x)

@@ -66,6 +66,8 @@ def _kernel_and_bias(
     if not is_normalized:
         missing = " nor ".join((*names.biases, names.beta))
         raise WeightsError(f"{file.path} has neither {missing}")
-    norm = [file.take(name, bias_shape) for name in (names.beta, names.mean, names.variance)]
+    beta, mean, variance = (
+        file.take(name, bias_shape) for name in (names.beta, names.mean, names.variance)
+    )
     gamma = file.take(names.gamma, bias_shape) if has_gamma else 1.0
-    return fold_batch_norm(kernel, *norm, gamma)
+    return fold_batch_norm(kernel, beta, mean, variance, gamma)

@@ -92,5 +92,7 @@ def _read_member(archive: Path, member: str) -> bytes | None:
     with tarfile.open(archive) as source:
         for info in source:
             if info.isfile() and info.name.partition("/")[2] == member:
-                return source.extractfile(info).read()
+                file = source.extractfile(info)
+                assert file is not None  # it is None for what is not a file
+                return file.read()
     return None

