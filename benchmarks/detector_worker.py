@@ -1,10 +1,11 @@
-"""One face detector in a process of its own; throughput.py starts it, alone or one a core.
+"""Measures one face detector in this process; throughput.py starts one worker, or one per core.
 
-    detector_worker.py NAME THREADS MIN_FACE_SIZE < names of photos
+    detector_worker.py NAME THREADS MIN_FACE_SIZE < paths of the photos, as a JSON list in one line
 
-Says `ready` when it is warm, waits for a line on stdin, then prints as JSON: seconds, photos whose
-labelled face was found (a box holds the photo's centre), boxes. Needs of facecluster only what the
-detector does, so that facenet-pytorch can run in an environment of its own.
+Reads the photos, warms the detector up, prints `ready` and waits for a line on stdin. Then detects,
+and prints as JSON: seconds, number of photos whose labeled face was found (a box contains the
+photo's center), number of boxes. Each detector imports only what it needs, so that facenet-pytorch
+can run in an environment without facecluster.
 """
 
 import json
@@ -13,33 +14,36 @@ import time
 
 from PIL import Image
 
+WARM_UP_PHOTOS = 32
+
 
 def main():
     name, threads, min_face_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     paths = json.loads(sys.stdin.readline())
     images = [Image.open(path).convert("RGB") for path in paths]
     detect = DETECTORS[name](threads, min_face_size)
-    detect(images[:32])
+    detect(images[:WARM_UP_PHOTOS])
     print("ready", flush=True)
     sys.stdin.readline()
     started = time.perf_counter()
-    found = detect(images)
+    detections = detect(images)
     seconds = time.perf_counter() - started
-    labelled = 0
-    for boxes, image in zip(found, images):  # noqa: B905  not every peer's Python knows strict
-        labelled += any(holds_centre(box, image) for box in boxes)
-    print(json.dumps([seconds, labelled, sum(map(len, found))]))
+    n_found = 0
+    for boxes, image in zip(detections, images):  # noqa: B905  Python 3.9 has no strict=
+        n_found += any(contains_center(box, image) for box in boxes)
+    print(json.dumps([seconds, n_found, sum(map(len, detections))]))
 
 
-def holds_centre(box, image):
+def contains_center(box, image):
     x, y = image.width / 2, image.height / 2
     return bool(box[0] < x < box[2] and box[1] < y < box[3])
 
 
-def facecluster(threads, min_face_size):
+def load_facecluster(threads, min_face_size):
     from facecluster.model_export.weights import zoo
     from facecluster.pipeline.options import EmbedOptions
-    from facecluster.transforms.faces.detect import PHOTOS_PER_BATCH, Detector
+    from facecluster.transforms.faces.detect import PHOTOS_PER_BATCH
+    from facecluster.transforms.faces.mtcnn import Detector
     from facecluster.transforms.faces.saved_model import SavedModel
 
     model = SavedModel(str(zoo.fetch(EmbedOptions.detector)), threads)
@@ -53,7 +57,7 @@ def facecluster(threads, min_face_size):
     return detect
 
 
-def mtcnn(threads, min_face_size):
+def load_mtcnn(threads, min_face_size):
     import numpy as np
     import tensorflow as tf
     from mtcnn import MTCNN
@@ -62,30 +66,34 @@ def mtcnn(threads, min_face_size):
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     detector = MTCNN()
 
-    def one(image):
+    def detect(image):
         faces = detector.detect_faces(
             np.asarray(image), min_face_size=min_face_size, box_format="xyxy"
         )
         return [face["box"] for face in faces]
 
-    return lambda images: [one(image) for image in images]
+    return lambda images: [detect(image) for image in images]
 
 
-def facenet_pytorch(threads, min_face_size):
+def load_facenet_pytorch(threads, min_face_size):
     import torch
     from facenet_pytorch import MTCNN
 
     torch.set_num_threads(threads)
     detector = MTCNN(keep_all=True, min_face_size=min_face_size)
 
-    def one(image):
+    def detect(image):
         boxes, _ = detector.detect(image)
         return [] if boxes is None else boxes
 
-    return lambda images: [one(image) for image in images]
+    return lambda images: [detect(image) for image in images]
 
 
-DETECTORS = {"facecluster": facecluster, "mtcnn": mtcnn, "facenet-pytorch": facenet_pytorch}
+DETECTORS = {
+    "facecluster": load_facecluster,
+    "mtcnn": load_mtcnn,
+    "facenet-pytorch": load_facenet_pytorch,
+}
 
 if __name__ == "__main__":
     main()

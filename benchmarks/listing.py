@@ -1,9 +1,9 @@
-"""How long listing takes, and how much memory, as the number of photos grows: it should be linear.
+"""Measures how the time and memory of listing photos grow with their number; both should be linear.
 
     python benchmarks/listing.py [--n 10000 100000]
 
-n empty files in folders of 1,000, and a tar and a TFRecord file of as many photos of one byte;
-beside them os.walk, and tarfile's own list of names.
+Lists n empty files in folders of 1,000, and a tar and a TFRecord file with n photos of one byte
+each. The baselines are os.walk, and tarfile's list of names.
 """
 
 import argparse
@@ -24,19 +24,23 @@ FILES_PER_FOLDER = 1000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument(
+        "--n", type=int, nargs="+", default=[10_000, 100_000], help="numbers of photos"
+    )
     arguments = parser.parse_args()
-    print(f"{'':20} {'seconds':>8} {'peer':>8} {'ratio':>6} {'us/photo':>9} {'bytes/photo':>12}")
+    print(
+        f"{'':20} {'seconds':>8} {'baseline':>8} {'ratio':>6} {'us/photo':>9} {'bytes/photo':>12}"
+    )
     for n in arguments.n:
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as temporary:
             forms = {
                 "files": (make_files, lambda path: list(os.walk(path))),
-                "tar": (make_tar, names_in_tar),
+                "tar": (make_tar, list_names_in_tar),
                 "tfrecord": (make_tfrecord, None),
             }
-            for form, (make, peer) in forms.items():
-                path = str(make(Path(scratch), n))
-                report(f"{n:,} in {form}", path, n, peer)
+            for form, (make, baseline) in forms.items():
+                path = str(make(Path(temporary), n))
+                measure(f"{n:,} in {form}", path, n, baseline)
 
 
 def make_files(folder: Path, n: int) -> Path:
@@ -63,23 +67,26 @@ def make_tfrecord(folder: Path, n: int) -> Path:
     return folder / "photos.tfrecord"
 
 
-def names_in_tar(path: str) -> list[str]:
+def list_names_in_tar(path: str) -> list[str]:
     with tarfile.open(path) as tar:
         return tar.getnames()
 
 
-def report(name: str, path: str, n: int, peer: Callable[[str], list] | None) -> None:
-    seconds = timed(lambda: list_photos([path]))
-    beside = timed(lambda: peer(path)) if peer else None
-    tracemalloc.start()  # apart: it takes time
+def measure(name: str, path: str, n: int, baseline: Callable[[str], list] | None) -> None:
+    """Prints a row of the table."""
+    seconds = measure_seconds(lambda: list_photos([path]))
+    baseline_seconds = measure_seconds(lambda: baseline(path)) if baseline else None
+    tracemalloc.start()  # in a call of its own, because tracing takes time
     assert len(list_photos([path]).sources) == n
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    compared = f"{beside:8.2f} {seconds / beside:6.1f}" if beside else " " * 15
-    print(f"{name:20} {seconds:8.2f} {compared} {1e6 * seconds / n:9.1f} {peak / n:12.0f}")
+    comparison = " " * 15
+    if baseline_seconds:
+        comparison = f"{baseline_seconds:8.2f} {seconds / baseline_seconds:6.1f}"
+    print(f"{name:20} {seconds:8.2f} {comparison} {1e6 * seconds / n:9.1f} {peak / n:12.0f}")
 
 
-def timed(work: Callable[[], object]) -> float:
+def measure_seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

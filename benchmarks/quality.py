@@ -1,24 +1,25 @@
-"""How well the default options group people they were not tuned on, and what the codec does to it.
+"""Scores the default grouping on two halves of a labeled collection, with and without the codec.
 
     python benchmarks/quality.py --images FOLDER [--pairs pairsDevTrain.txt] [--work runs/quality]
                                  [--write-codec FILE.npz]
 
-FOLDER holds one folder of photos per person. The people are cut into two halves by a hash of their
-name: options were chosen, and the 128-byte codec was fitted, on the tuning half alone. Each half is
-embedded once, with all its vectors kept, grouped with the default options, and scored; so are all
-people together. The pairs are scored with the same vectors.
+FOLDER holds one folder of photos per person. A hash of their names divides the people into two
+halves. Options were chosen and the 128-byte codec was fitted on the tuning half alone. Each half is
+embedded once, as float32 vectors, into the work folder. The halves, and all people together, are
+grouped with the default options and scored; the pairs are scored with the same vectors.
 """
 
 import argparse
 import hashlib
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from facecluster.model_export.validation.pairs import read_pairs
-from facecluster.model_export.validation.verification import verify
+from facecluster.model_export.validation.verification import Verification, verify
 from facecluster.model_export.weights import zoo
 from facecluster.pipeline.evaluation.clustering_metrics import clustering_scores
 from facecluster.pipeline.evaluation.labels import find_labeled_faces
@@ -31,75 +32,97 @@ from facecluster.transforms.tables.codec import decode_embeddings, fit_pca128, m
 
 HALVES = ("tuning", "held-out")
 
+RoundTrip = Callable[[np.ndarray], np.ndarray]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", required=True, type=Path)
-    parser.add_argument("--pairs", help="pairs to verify too")
-    parser.add_argument("--work", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--write-codec", help="keep the codec fitted on the tuning half here")
+    parser.add_argument("--images", required=True, type=Path, help="one folder of photos a person")
+    parser.add_argument("--pairs", help="also verify these pairs, an LFW pairs file")
+    parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="of the embeddings")
+    parser.add_argument("--write-codec", help="write the codec fitted on the tuning half here")
     arguments = parser.parse_args()
 
-    halves = {half: read_half(arguments.images, half, arguments.work) for half in HALVES}
+    halves = {name: load_half(arguments.images, name, arguments.work) for name in HALVES}
     if arguments.write_codec:
         np.savez_compressed(arguments.write_codec, **fit_pca128(halves["tuning"].vectors))
-    halves["all"] = Half.together(list(halves.values()))
-    print("people    codec    BCubed P, R, F          pairwise P, R, F         found  unassigned")
+    halves["all"] = concatenate_halves(list(halves.values()))
+    print("half      codec    BCubed P, R, F          pairwise P, R, F        people  unassigned")
     for name, half in halves.items():
         for codec in ("float32", "pca128"):
-            scores = half.clustering(through_codec(codec))
-            print(f"{name:9} {codec:8}", in_columns(scores))
+            scores = half.score_clustering(make_round_trip(codec))
+            print(f"{name:9} {codec:8}", format_scores(scores))
     if arguments.pairs:
         print("pairs     codec     accuracy          VAL at FAR 1e-3   AUC     EER")
         for codec in ("float32", "pca128"):
-            v = halves["all"].verification(arguments.pairs, through_codec(codec))
+            v = halves["all"].score_pairs(arguments.pairs, make_round_trip(codec))
             print(f"{'all':9} {codec:8} {v.accuracy:8.4f} +- {v.accuracy_std:.4f} "
                   f"{v.val:8.4f} +- {v.val_std:.4f} {v.auc:8.4f} {v.eer:7.4f}")  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
 class Half:
-    """The faces of some people: all faces of their photos, of which one a photo is labelled."""
+    """The faces in the photos of some people. One face of each photo is labeled.
 
-    def __init__(self, vectors: np.ndarray, photo_ids: np.ndarray, faces_of: dict[str, int]):
-        self.vectors = vectors  # (n, d) float32, of all faces
-        self.photo_ids = photo_ids  # (n,) str, of all faces
-        self.faces_of = faces_of  # photo uri -> the row of its labelled face
+    Attributes:
+      vectors: (n, d) float32 unit vectors of all faces.
+      photo_ids: (n,) str, of all faces.
+      row_of_photo: for each photo's URI, the row of its labeled face.
+    """
 
-    @classmethod
-    def together(cls, halves: "list[Half]") -> "Half":
-        faces_of, offset = {}, 0
-        for half in halves:
-            faces_of.update({uri: row + offset for uri, row in half.faces_of.items()})
-            offset += len(half.vectors)
-        vectors, photo_ids = (
-            np.concatenate([getattr(half, name) for half in halves])
-            for name in ("vectors", "photo_ids")
-        )
-        return cls(vectors, photo_ids, faces_of)
+    vectors: np.ndarray
+    photo_ids: np.ndarray
+    row_of_photo: dict[str, int]
 
-    def clustering(self, through: Callable[[np.ndarray], np.ndarray]) -> dict:
-        order = np.argsort(self.photo_ids, kind="stable")  # as a run groups them
+    @property
+    def labeled_rows(self) -> np.ndarray:
+        """(m,) int64, the rows of the labeled faces."""
+        return np.array(list(self.row_of_photo.values()), np.int64)
+
+    @property
+    def people(self) -> np.ndarray:
+        """(m,) str, the person of each labeled face: the name of its photo's folder."""
+        return np.array([Path(uri).parent.name for uri in self.row_of_photo])
+
+    def score_clustering(self, round_trip: RoundTrip) -> dict:
+        """Groups all faces with the default options and scores the labeled ones."""
+        order = np.argsort(self.photo_ids, kind="stable")  # the order in which a run groups them
         photos = np.unique(self.photo_ids[order], return_inverse=True)[1]
-        grouping = group_faces(through(self.vectors[order]), photos, ClusterOptions())
+        grouping = group_faces(round_trip(self.vectors[order]), photos, ClusterOptions())
         labels = np.empty(len(order), np.int64)
         labels[order] = grouping.labels.labels
-        truth = np.array([Path(uri).parent.name for uri in self.faces_of])
-        return clustering_scores(truth, labels[list(self.faces_of.values())])
+        return clustering_scores(self.people, labels[self.labeled_rows])
 
-    def verification(self, pairs_path: str, through: Callable[[np.ndarray], np.ndarray]):
+    def score_pairs(self, pairs_path: str, round_trip: RoundTrip) -> Verification:
+        """Verifies pairs of photos, each by its labeled face."""
         pairs = read_pairs(pairs_path)
         row_of = {
-            f"{Path(uri).parent.name}/{Path(uri).stem}": row for uri, row in self.faces_of.items()
+            f"{Path(uri).parent.name}/{Path(uri).stem}": row
+            for uri, row in self.row_of_photo.items()
         }
-        first, second = ([row_of[stem] for stem in side] for side in (pairs.first, pairs.second))
-        vectors = through(self.vectors)
+        first, second = ([row_of[name] for name in side] for side in (pairs.first, pairs.second))
+        vectors = round_trip(self.vectors)
         return verify(vectors[first], vectors[second], pairs.is_same, pairs.folds)
 
 
-def read_half(images: Path, half: str, work: Path) -> Half:
-    """Embeds the photos of one half of the people, or takes them from an earlier time."""
-    people = [folder for folder in sorted(images.iterdir()) if half_of(folder.name) == half]
-    run = RunDirectory(str(work / half))
+def concatenate_halves(halves: Sequence[Half]) -> Half:
+    row_of_photo, offset = {}, 0
+    for half in halves:
+        row_of_photo.update({uri: row + offset for uri, row in half.row_of_photo.items()})
+        offset += len(half.vectors)
+    return Half(
+        np.concatenate([half.vectors for half in halves]),
+        np.concatenate([half.photo_ids for half in halves]),
+        row_of_photo,
+    )
+
+
+def load_half(images: Path, name: str, work: Path) -> Half:
+    """Embeds the photos of a half, except those that an earlier call with this folder embedded."""
+    people = [folder for folder in sorted(images.iterdir()) if choose_half(folder.name) == name]
+    run = RunDirectory(str(work / name))
+    for model in (EmbedOptions.detector, EmbedOptions.model):
+        zoo.fetch(model)
     command = ["facecluster", "embed", "--output", run.root, "--codec", "float32", "--input"]
     subprocess.run([*command, *map(str, people)], check=True)
     photos, _ = run.read_shards("photos", ["photo_id", "uri", "width", "height"])
@@ -108,12 +131,13 @@ def read_half(images: Path, half: str, work: Path) -> Half:
     return Half(decode_embeddings(faces["embedding"]), photo_ids, find_labeled_faces(photos, faces))
 
 
-def half_of(name: str) -> str:
-    return HALVES[hashlib.sha256(name.encode()).digest()[-1] % 2]
+def choose_half(person: str) -> str:
+    """The half of a person, by a hash of the name."""
+    return HALVES[hashlib.sha256(person.encode()).digest()[-1] % 2]
 
 
-def in_columns(scores: dict) -> str:
-    """A line's columns: BCubed and pairwise precision, recall and F, people, share unassigned."""
+def format_scores(scores: dict) -> str:
+    """BCubed and pairwise precision, recall and F, people found, fraction unassigned."""
     figures = [
         f"{scores[f'{measure}_{figure}']:7.4f}"
         for measure in ("bcubed", "pairwise")
@@ -124,9 +148,9 @@ def in_columns(scores: dict) -> str:
     )
 
 
-def through_codec(name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Stores vectors of the default model as a codec does, and reads them back."""
-    codec = make_codec(name, SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays())
+def make_round_trip(codec_name: str) -> RoundTrip:
+    """A function that encodes vectors of the default model with a codec and decodes them again."""
+    codec = make_codec(codec_name, SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays())
     return lambda vectors: decode_embeddings(codec.encode(vectors))
 
 

@@ -1,12 +1,12 @@
-"""What training brings: heads beside PCA, harmonic embeddings, a narrow network from scratch.
+"""Measures what training improves: heads compared with PCA, harmonic embeddings, a small network.
 
     facecluster crops --input FOLDER --output CROPS --crop-size 160 --crop-margin 32
     python benchmarks/training.py --crops CROPS [--parts heads harmonic scratch]
                                   [--work runs/training]
 
-FOLDER holds one folder of photos per person. Of the people with several photos, a fifth, by a hash
-of their name, is kept out of everything and scored: by LFW's protocol on pairs drawn at random, and
-by VAL at a false accept rate of 0.001 over all pairs.
+FOLDER holds one folder of photos per person. Of the people with several photos, a fifth, chosen by
+a hash of their names, is held out of the training and scored: by LFW's protocol on random pairs,
+and by VAL at a false accept rate of 0.001 over all pairs.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from facecluster.pipeline.options import EmbedOptions, TrainOptions
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.tables.codec import decode_embeddings, fit_pca128, make_codec
 
-# Chosen on people set apart from the training people (--validation-share 0.2), never on those
-# scored here.
+# These options were chosen on a fifth of the training people (--validation-share 0.2), never on the
+# people scored here.
 HEAD = TrainOptions(
     trunk=EmbedOptions.model, validation_share=0.0, dropout=0.0, steps_per_epoch=50, epochs=4
 )
@@ -51,19 +51,18 @@ NARROW = TrainOptions(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--crops", required=True, type=Path)
-    parser.add_argument("--work", type=Path, default=Path("runs/training"))
+    parser.add_argument("--crops", required=True, type=Path, help="one folder of crops a person")
+    parser.add_argument("--work", type=Path, default=Path("runs/training"), help="of the models")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     arguments = parser.parse_args()
 
     crops = select_people(list_crops([str(arguments.crops)]), 2)
-    held_out_people = np.array([is_held_out(person) for person in crops.people])
-    held_out = crops.select(held_out_people[crops.labels])
-    people = [p for p, out in zip(crops.people, held_out_people, strict=True) if not out]
-    sources = [str(arguments.crops / person) for person in people]
-    training = crops.select(~held_out_people[crops.labels])
-    print(f"training: {len(training):,} crops of {len(people):,} people; scored: "
-          f"{len(held_out):,} crops of {len(held_out.people):,} others\n")  # fmt: skip
+    is_scored = np.array([is_held_out(person) for person in crops.people])
+    held_out = crops.select(is_scored[crops.labels])
+    training = crops.select(~is_scored[crops.labels])
+    sources = [str(arguments.crops / person) for person in training.people]
+    print(f"training: {len(training):,} crops of {len(training.people):,} people; held out: "
+          f"{len(held_out):,} crops of {len(held_out.people):,} people\n")  # fmt: skip
     for part in arguments.parts:
         PARTS[part](sources, training, held_out, arguments.work)
 
@@ -72,33 +71,33 @@ def is_held_out(person: str) -> bool:
     return int(hashlib.sha256(person.encode()).hexdigest(), 16) % 5 == 0
 
 
-def heads(sources: list[str], training: Crops, held_out: Crops, work: Path) -> None:
+def compare_heads(sources: list[str], training: Crops, held_out: Crops, work: Path) -> None:
     """Heads of 128 dimensions on the frozen default model."""
     base = SavedModel(str(zoo.fetch(EmbedOptions.model)))
     vectors = embed_with_model(base, held_out)
     codec = make_codec("pca128", fit_pca128(embed_with_model(base, training)))
-    spaces = {
-        "the model's own 512 float32": vectors,
-        "PCA to 128, 8 bit": decode_embeddings(codec.encode(vectors)),
+    vectors_of = {
+        "model's vectors, 512 float32": vectors,
+        "128 bytes by PCA": decode_embeddings(codec.encode(vectors)),
     }
     for name, options in (
-        ("softmax, centre loss", SOFTMAX_HEAD),
+        ("softmax, center loss", SOFTMAX_HEAD),
         ("semi-hard triplets", TRIPLET_HEAD),
     ):
         model = train(work / f"head-{options.loss}", options, sources)
-        spaces[f"head of 128, {name}"] = embed_with_model(model, held_out)
+        vectors_of[f"head of 128, {name}"] = embed_with_model(model, held_out)
     pairs = HeldOut(held_out, sample_pairs(held_out.labels, held_out.names, seed=0))
     print(f"{'heads on ' + EmbedOptions.model:36}accuracy    VAL@FAR 0.001")
-    for name, space in spaces.items():
-        scores = pairs.score(space)
+    for name, vectors in vectors_of.items():
+        scores = pairs.score(vectors)
         print(f"{name:36}{scores['accuracy']:8.4f}{scores['validation_rate']:17.4f}")
     print()
 
 
-def harmonic(sources: list[str], training: Crops, held_out: Crops, work: Path) -> None:
-    """A weak head v1, and v2 trained to be compatible with it, and by itself."""
+def compare_harmonic(sources: list[str], training: Crops, held_out: Crops, work: Path) -> None:
+    """A weak head v1, and a head v2 trained to be compatible with it."""
     base = SavedModel(str(zoo.fetch(EmbedOptions.model)))
-    old = weak_head(base, work / "harmonic-v1")
+    old = make_weak_head(base, work / "harmonic-v1")
     options = replace(HARMONIC_HEAD, compatible_with=old.path)
     new = train(work / "harmonic-v2", options, sources)
     v1, v2 = (embed_with_model(model, held_out) for model in (old, new))
@@ -108,8 +107,8 @@ def harmonic(sources: list[str], training: Crops, held_out: Crops, work: Path) -
     print()
 
 
-def weak_head(base: SavedModel, folder: Path) -> SavedModel:
-    """A random projection of the model's vectors, exported as a model of its own."""
+def make_weak_head(base: SavedModel, folder: Path) -> SavedModel:
+    """Exports a random projection of the model's vectors as a model."""
     from facecluster.model_export.networks.heads import Projection, linear_head, on_backbone
 
     random = np.random.default_rng(0)
@@ -129,8 +128,8 @@ def weak_head(base: SavedModel, folder: Path) -> SavedModel:
     return SavedModel(str(folder))
 
 
-def scratch(sources: list[str], training: Crops, held_out: Crops, work: Path) -> None:
-    """A narrow network, before and after some hundred steps."""
+def train_from_scratch(sources: list[str], training: Crops, held_out: Crops, work: Path) -> None:
+    """A network of a fraction of the published width, before and after some hundred steps."""
     started = time.monotonic()
     pairs = HeldOut(held_out, sample_pairs(held_out.labels, held_out.names, seed=0))
     model = train(work / "scratch", NARROW, sources)
@@ -141,17 +140,18 @@ def scratch(sources: list[str], training: Crops, held_out: Crops, work: Path) ->
     )  # fmt: skip
     print(f"{'narrow network, width ' + str(NARROW.width):36}accuracy    VAL@FAR 0.001")
     steps = NARROW.epochs * NARROW.steps_per_epoch
-    for name, one in (("untrained", untrained), (f"{steps} steps, {seconds:.0f} s", model)):
-        scores = pairs.score(embed_with_model(one, held_out))
+    for name, scored in (("untrained", untrained), (f"{steps} steps, {seconds:.0f} s", model)):
+        scores = pairs.score(embed_with_model(scored, held_out))
         print(f"{name:36}{scores['accuracy']:8.4f}{scores['validation_rate']:17.4f}")
     print()
 
 
 def train(folder: Path, options: TrainOptions, sources: list[str]) -> SavedModel:
+    """Trains and exports a model, unless the folder has it."""
     return SavedModel(str(TrainJob(folder, options, find_model, print)(sources)))
 
 
-PARTS = {"heads": heads, "harmonic": harmonic, "scratch": scratch}
+PARTS = {"heads": compare_heads, "harmonic": compare_harmonic, "scratch": train_from_scratch}
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,162 @@
+"""The benchmarks import, have the options that are documented, and the quick ones run."""
+
+import ast
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facecluster.pipeline.evaluation.clustering_metrics import bcubed
+from facecluster.pipeline.run.directory import RunDirectory
+from facecluster.transforms.tables.codec import decode_embeddings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FILES = sorted((REPOSITORY / "benchmarks").glob("*.py"))
+NAMES = [path.stem for path in FILES]
+COMMANDS = [name for name in NAMES if not name.endswith(("_worker", "_methods"))]
+
+
+@pytest.fixture(autouse=True)
+def import_path(monkeypatch):
+    """Lets the benchmarks import each other, as scripts in one folder do."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+
+
+def print_help(name: str, monkeypatch, capsys) -> str:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as exit_:
+        importlib.import_module(name).main()
+    assert exit_.value.code == 0
+    return capsys.readouterr().out
+
+
+def list_options(text: str) -> set[str]:
+    return set(re.findall(r"(?<!\S)\[?(--[a-z][a-z-]*)", text))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_importing_prints_nothing(name, capsys):
+    importlib.import_module(name)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_every_imported_name_exists(path):
+    """Also of imports in functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.module.startswith("facecluster") or node.module in NAMES:
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_has_the_options_of_the_docstring(name, monkeypatch, capsys):
+    docstring = importlib.import_module(name).__doc__
+    help_ = print_help(name, monkeypatch, capsys)
+    assert docstring.splitlines()[0] in " ".join(help_.split())
+    usage = re.search(rf"^    python benchmarks/{name}\.py.*?\n\n", docstring, re.M | re.S)
+    assert usage
+    documented = list_options(usage.group())
+    assert documented
+    assert documented <= list_options(help_)
+
+
+def test_the_commands_in_the_results_exist(monkeypatch, capsys):
+    text = (REPOSITORY / "docs" / "results.md").read_text()
+    commands = re.findall(r"python benchmarks/(\w+)\.py([^`\n]*)", text)
+    for name, arguments in commands:
+        documented = list_options(arguments)
+        assert documented <= list_options(print_help(name, monkeypatch, capsys)), (name, arguments)
+    assert {name for name, _ in commands} == set(COMMANDS)
+
+
+def test_listing_runs(monkeypatch, capsys):
+    listing = importlib.import_module("listing")
+    monkeypatch.setattr(sys, "argv", ["listing.py", "--n", "3"])
+    listing.main()
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["seconds", "baseline", "ratio", "us/photo", "bytes/photo"]
+    assert [row.split()[:3] for row in rows] == [
+        ["3", "in", form] for form in ("files", "tar", "tfrecord")
+    ]
+
+
+def test_a_half_is_scored():
+    quality = importlib.import_module("quality")
+    vectors = np.repeat(np.eye(4, dtype=np.float32), 2, axis=0)
+    photo_ids = np.array([f"{i:02}" for i in range(8)])
+    rows = {f"/photos/P{row // 2}/{row}.jpg": row for row in range(8)}
+    half = quality.Half(vectors, photo_ids, rows)
+    scores = quality.format_scores(half.score_clustering(lambda vectors: vectors)).split()
+    assert scores == [*["1.0000"] * 6, "4", "0.000"]
+    both = quality.concatenate_halves([half, quality.Half(vectors, photo_ids, {"/Q/0.jpg": 3})])
+    assert both.labeled_rows.tolist() == [*range(8), 11]
+    assert both.people.tolist() == ["P0", "P0", "P1", "P1", "P2", "P2", "P3", "P3", "Q"]
+
+
+def test_no_violations_in_group_photos_when_all_labels_are_right():
+    cannot_links = importlib.import_module("cannot_links")
+    random = np.random.default_rng(0)
+    people = np.repeat(np.arange(20), random.integers(1, 5, 20))
+    vectors = random.normal(size=(len(people), 8))
+    for look_alikes in (False, True):
+        circles = cannot_links.make_circles(vectors, people, look_alikes, random)
+        assert [len(circle) for circle in circles] == [8, 8, 4]
+        photos = cannot_links.make_group_photos(circles, random)
+        assert cannot_links.count_violations(photos, people) == 0
+        n_repeated = len(people) - len(np.unique(photos))
+        assert cannot_links.count_violations(photos, np.zeros_like(people)) == n_repeated
+
+
+def test_a_run_of_synthetic_faces(tmp_path):
+    synthetic = importlib.import_module("synthetic")
+    d = synthetic.COMPONENTS
+    eye = np.eye(d, dtype=np.float32)
+    model = synthetic.FaceModel(
+        sizes=np.array([1, 2, 5]), weights=np.ones(1), means=np.zeros((1, d), np.float32),
+        between=eye, within=eye / 4,
+    )  # fmt: skip
+    synthetic.write_run(model, 30, 0, tmp_path / "run", synthetic.EIGHT_BIT_CODEC)
+    faces, _ = RunDirectory(str(tmp_path / "run")).read_shards("faces", ["embedding"])
+    written = decode_embeddings(faces["embedding"])
+    labels = np.load(tmp_path / "run-labels.npy")
+    ((vectors, people),) = model.sample(30, 0)
+    assert (labels == people).all()
+    np.testing.assert_allclose(written, vectors, atol=0.01)
+    histograms = synthetic.measure_distances(vectors, people)
+    n_same = int((np.bincount(people) * (np.bincount(people) - 1)).sum())
+    assert histograms[synthetic.SAME].sum() == n_same
+    assert histograms[synthetic.DIFFERENT].sum() == 30 * 29 - n_same
+
+
+def test_the_grouping_worker_runs(tmp_path, monkeypatch, capsys):
+    worker = importlib.import_module("grouping_worker")
+    path = tmp_path / "vectors.npy"
+    np.save(path, np.repeat(127 * np.eye(4, dtype=np.int8), 2, axis=0))
+    for name in ("facecluster", "hdbscan"):
+        monkeypatch.setattr(sys, "argv", ["", name, str(path), "{}"])
+        worker.main()
+        assert capsys.readouterr().out.startswith("[")
+        labels = np.load(f"{path}.labels.npy")
+        assert len(np.unique(labels)) == 4
+        assert (labels[::2] == labels[1::2]).all()
+
+
+def test_each_grouping_method_has_a_setting_that_separates_distant_people():
+    methods = importlib.import_module("grouping_methods").METHODS
+    assert len(methods) == 7
+    people = np.repeat(np.arange(6), 12)
+    vectors = np.eye(6)[people] + np.random.default_rng(0).normal(0, 0.02, (len(people), 6))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    for name, (method, settings) in methods.items():
+        if name == "Infomap":  # an optional dependency
+            continue
+        cluster = method(vectors)
+        assert any(bcubed(people, cluster(**setting))[2] == 1 for setting in settings), name
