@@ -381,10 +381,10 @@ def print_tables(histograms: Mapping[str, Histograms], sizes: Mapping[str, np.nd
         columns = [compute_quantiles(of, {kind: fractions}) for of in histograms.values()]
         for fraction, row in zip(fractions, np.transpose(columns), strict=True):
             print(f"  quantile {fraction:<21g}", *(f"{value:10.3f}" for value in row))
-    print(f"\n{'fraction of people':32}{header}")
+    print(f"\n{'fraction of people, by faces':32}{header}")
     columns = [size_fractions(of) for of in sizes.values()]
     for label, row in zip(size_labels(), np.transpose(columns), strict=True):
-        print(f"  {'with ' + label + ' faces':30}", *(f"{value:10.4f}" for value in row))
+        print(f"  {label:30}", *(f"{value:10.4f}" for value in row))
     for name, values in (
         ("faces", [s.sum() for s in sizes.values()]),
         ("people", [len(s) for s in sizes.values()]),
