@@ -29,10 +29,10 @@ from facecluster.pipeline.options import EmbedOptions, TrainOptions
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.tables.codec import decode_embeddings, fit_pca128, make_codec
 
-# These options were chosen on a fifth of the training people (--validation-share 0.2), never on the
+# These options were chosen on a fifth of the training people (--validation-fraction 0.2), never on the
 # people scored here.
 HEAD = TrainOptions(
-    trunk=EmbedOptions.model, validation_share=0.0, dropout=0.0, steps_per_epoch=50, epochs=4
+    backbone=EmbedOptions.model, validation_fraction=0.0, dropout=0.0, steps_per_epoch=50, epochs=4
 )
 TRIPLET_HEAD = replace(
     HEAD, loss="triplet", people_per_batch=60, images_per_person=5, learning_rate=0.02
@@ -45,7 +45,7 @@ HARMONIC_SIZE = 64
 HARMONIC_HEAD = replace(TRIPLET_HEAD, epochs=16, weight_decay=0.0)
 NARROW = TrainOptions(
     width=0.25, embedding_size=128, input_size=96, epochs=4, steps_per_epoch=100, flip=True,
-    learning_rate=0.05, validation_share=0.0, dropout=0.0,
+    learning_rate=0.05, validation_fraction=0.0, dropout=0.0,
 )  # fmt: skip
 
 

@@ -107,19 +107,19 @@ class CropOptions(DetectionOptions):
     """How faces become aligned crops."""
 
     form: str = option(
-        "folder", "PERSON/NAME.png in a folder, or shards: WebDataset tars, TFRecords of "
+        "folder", "folder: PERSON/NAME.png files; tar: WebDataset shards; tfrecord: shards of "
         "tf.Example", choices=("folder", "tar", "tfrecord"),
     )  # fmt: skip
     labels: str | None = option(
-        None, "whose a face is. folder: the largest central face of a photo is the person its "
-        "folder is named after; FILE.csv of photo,person: likewise; people: as a run grouped "
-        "them, unassigned faces left out; default: people with --run, else folder",
+        None, "who a face is. folder: the largest central face of a photo is the person that the "
+        "photo's folder is named after; FILE.csv: likewise, by columns photo,person; people: as "
+        "the run grouped them, without unassigned faces (default: people with --run, else folder)",
     )  # fmt: skip
-    # The published training alignment; its validation takes 160 and 32 (davidsandberg/facenet,
-    # its guides on training and on validating on LFW).
+    # The defaults are the published training alignment (davidsandberg/facenet, guide on training).
+    # Its validation uses 160 and 32.
     crop_size: int = option(182, "width and height of a crop, px", type=at_least(16))
     crop_margin: int = option(
-        44, "surroundings of the face's box, both sides together, px of the crop", type=at_least(0)
+        44, "px of the crop around the face's box, both sides together", type=at_least(0)
     )
 
 
@@ -127,113 +127,118 @@ class CropOptions(DetectionOptions):
 class TrainOptions:
     """How a network is trained.
 
-    Numbers are those of the published training (davidsandberg/facenet, its guides), where it has
-    them, but for images_per_person; the learning rate is the one that it begins with.
+    The defaults are those of the published training (davidsandberg/facenet, its guides) where it
+    has them, except images_per_person; the learning rate is its initial one.
     """
 
-    name: str = option("trained", "what the model card calls the model")
+    name: str = option("trained", "the model's name on its card")
     loss: str = option(
-        "softmax", "softmax: tells the training set's people apart; triplet: keeps people apart by "
-        "a margin", choices=("softmax", "triplet"),
+        "softmax", "softmax: classifies the people of the training set; triplet: separates people "
+        "by a margin", choices=("softmax", "triplet"),
     )  # fmt: skip
-    trunk: str | None = option(
-        None, "train a linear head on this frozen model, which takes no augmentation "
-        "(default: a new network)",
+    backbone: str | None = option(
+        None, "train a linear head on this frozen model, without augmentation (default: train a "
+        "new network)",
     )  # fmt: skip
     start_from: str | None = option(
-        None, "train all weights of this model on, its batch normalisation folded (default: a new "
-        "network)",
+        None, "continue to train all weights of this model, with batch normalization folded "
+        "(default: train a new network)",
     )  # fmt: skip
     compatible_with: str | None = option(
         None, "make vectors that can be compared with this model's, by harmonic triplets "
-        "(default: with no other model's)",
+        "(default: none)",
     )  # fmt: skip
     embedding_size: int | None = option(
-        None, "dimensions of an embedding (default: as the model it starts from or is compatible "
-        "with; else 128 for a head, 512 for a network)", type=at_least(2),
+        None, "dimensions of an embedding (default: those of the model it starts from or is "
+        "compatible with; else 128 for a head, 512 for a network)", type=at_least(2),
     )  # fmt: skip
     input_size: int = option(160, "of a new network, px", type=at_least(75))
     width: float = option(
-        1.0, "of a new network: share of the published number of filters", type=between(0.01, 4)
+        1.0, "of a new network: fraction of the published number of filters", type=between(0.01, 4)
     )
     standardization: str = option(
-        "fixed", "of a new network's pixels: (x - 127.5) / 128, or each crop by its own mean and "
-        "standard deviation", choices=("fixed", "per-image"),
+        "fixed", "of a new network's pixels. fixed: (x - 127.5) / 128; per-image: by the mean and "
+        "standard deviation of each crop", choices=("fixed", "per-image"),
     )  # fmt: skip
     crop_margin: int | None = option(
-        None, "surroundings of the face's box that the network will see, both sides together, px "
-        "of its input (default: as the model it starts from has it; else as crops.json of the "
-        "crops tells; else 32 of 160 px)", type=at_least(0),
+        None, "px of the network's input around the face's box, both sides together (default: that "
+        "of the model it starts from; else as in crops.json of the crops; else 32 of 160 px)",
+        type=at_least(0),
     )  # fmt: skip
-    epochs: int = option(150, "when training ends, at the latest", type=at_least(1))
+    epochs: int = option(150, "epochs to train, at most", type=at_least(1))
     steps_per_epoch: int = option(
         1000, "steps between two checkpoints, and two validations", type=at_least(1)
     )
-    batch_size: int = option(90, "crops in a step, for softmax", type=at_least(2))
-    people_per_batch: int = option(45, "people in a step, for triplets", type=at_least(2))
+    batch_size: int = option(90, "for softmax: crops in a batch", type=at_least(2))
+    people_per_batch: int = option(45, "for triplets: people in a batch", type=at_least(2))
     images_per_person: int = option(
-        4, "crops of each of them; the published training has up to 40", type=at_least(2)
-    )
-    margin: float = option(
-        0.2, "of triplets: squared distance by which people are kept apart", type=between(0, 4)
+        4, "for triplets: crops of each person in a batch; the published training has up to 40",
+        type=at_least(2),
+    )  # fmt: skip
+    triplet_margin: float = option(
+        0.2, "for triplets: squared distance by which to separate people", type=between(0, 4)
     )
     mining: str = option(
-        "semi-hard", "which triplets of a batch count", choices=("semi-hard", "batch-hard",
-        "batch-all"),
+        "semi-hard", "for triplets: how to select them from a batch", choices=("semi-hard",
+        "batch-hard", "batch-all"),
     )  # fmt: skip
     center_loss_factor: float = option(
-        0.0, "for softmax: weight of the distance to the person's centre", type=at_least(0, float)
+        0.0, "for softmax: weight of the center loss", type=at_least(0, float)
     )
     norm_loss_factor: float = option(
-        5e-4, "for softmax: weight of the 1-norm of the vectors before normalisation",
+        5e-4, "for softmax: weight of the 1-norm of the vectors before normalization",
         type=at_least(0, float),
     )  # fmt: skip
     weight_decay: float = option(
         5e-4, "weight of half the sum of squares of all kernels", type=at_least(0, float)
     )
     dropout: float = option(
-        0.2, "share of the features before the embedding that a step leaves out; none with "
+        0.2, "fraction of the features before the embedding that a step drops; not used with "
         "--start-from", type=between(0, 0.99),
     )  # fmt: skip
     optimizer: str = option(
         "adam", "with the published settings", choices=("adam", "adagrad", "momentum", "rmsprop")
     )
-    learning_rate: float = option(0.05, "the same all the time", type=at_least(0, float))
+    learning_rate: float = option(0.05, "constant learning rate", type=at_least(0, float))
     learning_rate_schedule: str | None = option(
-        None, "file with lines of `epoch: rate`, in place of --learning-rate; rate -1 ends the "
+        None, "file with lines of `epoch: rate`, instead of --learning-rate; rate -1 ends the "
         "training (default: none)",
     )  # fmt: skip
     flip: bool = option(False, "mirror half of the crops", type=bool)
-    random_crop: bool = option(False, "take any window out of a larger crop", type=bool)
-    rotation: float = option(0.0, "turn crops by up to so many degrees", type=between(0, 180))
-    colour: float = option(
-        0.0, "change brightness, contrast and saturation by up to this share", type=between(0, 1)
-    )
-    min_images_per_person: int = option(2, "people with fewer crops are left out", type=at_least(1))
+    random_crop: bool = option(False, "use a random window of a larger crop", type=bool)
+    rotation: float = option(0.0, "rotate crops by up to this many degrees", type=between(0, 180))
+    color: float = option(
+        0.0, "change brightness, contrast and saturation by up to this fraction",
+        type=between(0, 1),
+    )  # fmt: skip
+    min_images_per_person: int = option(2, "leave out people with fewer crops", type=at_least(1))
     filter_with: str | None = option(
-        None, "leave out crops that this model puts far from their person's centre: the farthest "
-        "are often someone else (default: keep all)",
+        None, "leave out crops that are far from their person's center by this model: the farthest "
+        "often show someone else (default: keep all)",
     )  # fmt: skip
     filter_percentile: float = option(
-        98.0, "with --filter-with: the share of crops kept, percent", type=between(1, 100)
+        98.0, "with --filter-with: percentage of crops to keep", type=between(1, 100)
     )
-    validation_share: float = option(
-        0.05, "people kept out of the training to validate on", type=between(0, 0.9)
-    )
+    validation_fraction: float = option(
+        0.05, "fraction of the people to hold out from the training and validate on",
+        type=between(0, 0.9),
+    )  # fmt: skip
     validation_crops: str | None = option(
         None, "validate on these crops instead, with --validation-pairs (default: on the people "
-        "kept out)",
+        "held out)",
     )  # fmt: skip
-    validation_pairs: str | None = option(None, "an LFW pairs file (default: drawn at random)")
+    validation_pairs: str | None = option(
+        None, "LFW pairs file for --validation-crops (default: random pairs of the people held out)"
+    )
     mixed_precision: bool = option(
-        False, "half-precision arithmetic, float32 weights; for GPUs", type=bool
+        False, "half-precision arithmetic with float32 weights; for GPUs", type=bool
     )
     deterministic: bool = option(
-        False, "the same weights bit by bit from every run on the same machine; slower", type=bool
+        False, "give exactly the same weights in every run on the same machine; slower", type=bool
     )
     seed: int = option(
-        0, "of weights, batches and augmentation", type=between(0, 2**32 - 1, int)
-    )  # fmt: skip
+        0, "random seed of weights, batches and augmentation", type=between(0, 2**32 - 1, int)
+    )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""The training loop: Keras's own, with checkpoints from which it goes on exactly.
+"""The training loop: Keras's fit, with checkpoints from which a training resumes exactly.
 
     learner = Learner(network, Triplets(), standardization="fixed")
     train(learner, optimizer, batches_from, schedule, Path("training"), n_epochs=10, ...)
 
-An epoch is a number of steps. What a step does is a function of what a checkpoint holds and of the
-step's number, so a training that was killed repeats the steps since the last epoch and ends with
-the same weights.
+An epoch is a number of steps. A step depends only on the state that a checkpoint stores and on the
+step's number. A training that was killed therefore repeats the steps since its last epoch and ends
+with the same weights.
 """
 
 import os
@@ -23,8 +23,8 @@ from facecluster.model_export.training.schedule import Schedule
 
 CHECKPOINT_NAME, TENSORBOARD_FOLDER = "checkpoint.npz", "tensorboard"
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
-    # With the settings of davidsandberg/facenet, src/facenet.py, train. RMSProp's mean of squares
-    # starts at zero here, at one in TensorFlow 1.
+    # The settings of davidsandberg/facenet, src/facenet.py, train. One difference: RMSProp's mean
+    # of squares starts at zero here, at one in TensorFlow 1.
     "adagrad": lambda: keras.optimizers.Adagrad(),
     "adam": lambda: keras.optimizers.Adam(beta_1=0.9, beta_2=0.999, epsilon=0.1),
     "rmsprop": lambda: keras.optimizers.RMSprop(rho=0.9, momentum=0.9, epsilon=1.0),
@@ -33,13 +33,13 @@ OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
 
 
 class Learner(keras.Model):
-    """A network with its objective, as Keras's fit trains them.
+    """A network with its objective, as a model for Keras's fit.
 
     Args:
-      network: from inputs to unit vectors (n, d), with a layer `prelogits` before normalisation.
+      network: maps inputs to unit vectors (n, d); has a layer `prelogits` before normalization.
       objective: see objectives.py.
-      standardization: how pixels become the network's inputs (see saved_model.standardize); None
-        when they are no pixels.
+      standardization: how pixels become the network's inputs (see networks/export.py, standardize);
+        None if the inputs are not pixels.
     """
 
     def __init__(self, network: keras.Model, objective: keras.Layer, standardization=None):
@@ -63,7 +63,7 @@ class Learner(keras.Model):
         for name, value in monitored.items():
             self.monitored[name].update_state(value)
         loss = loss + sum(ops.cast(part, "float32") for part in self.losses)
-        # Keras adds up what the GPUs computed, each from its part of the batch.
+        # Keras adds up the losses of all GPUs, each of its part of the batch.
         return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -82,27 +82,27 @@ def train(
     validate: Callable[[], dict[str, float]] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Trains, from the last checkpoint in `folder` where there is one.
+    """Trains a network, from the last checkpoint in `folder` if there is one.
 
     Args:
-      learner, optimizer: new ones; the learner is trained in place. Both are made inside a
-        tf.distribute strategy's scope to use its GPUs.
-      batches_from: from a step's number to the batches of that and all later steps:
+      learner, optimizer: new ones; the learner is trained in place. Both must be created in the
+        scope of a tf.distribute strategy to use its GPUs.
+      batches_from: maps a step's number to a dataset of the batches of this and all later steps:
         (inputs, targets), as learner and objective take them.
-      schedule: learning rates by epoch, whatever rate the optimizer was made with.
-      folder: holds checkpoint.npz, and tensorboard/ with the scalars of every epoch.
-      n_epochs, steps_per_epoch: when a training ends, and how often it is saved and validated.
-      validate: scores of the network as it is, by name; they are shown and kept. Called before the
-        first epoch and after each.
-      report: told each epoch's figures in a line.
+      schedule: learning rates by epoch; they replace the optimizer's own.
+      folder: for checkpoint.npz, and for tensorboard/ with the scalars of every epoch.
+      n_epochs, steps_per_epoch: when the training ends, and how often it is saved and validated.
+      validate: returns scores of the current network, by name; they are reported and stored. Called
+        before the first epoch and after each.
+      report: called with a line of scores for each epoch.
 
     Raises:
-      JobError: the checkpoint is damaged or another network's, or the loss or the weights
-        are no numbers any more.
+      JobError: the checkpoint is damaged or of another network, or the training diverged: the loss
+        or the weights are infinite or NaN.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with learner.distribute_strategy.scope():
-        learner.compile(optimizer=optimizer, jit_compile=False)  # the mining has no static shapes
+        learner.compile(optimizer=optimizer, jit_compile=False)  # mining has dynamic shapes
         learner.optimizer.build(learner.trainable_variables)
     checkpoint = folder / CHECKPOINT_NAME
     first_epoch = _restore(learner, checkpoint) if checkpoint.exists() else 0
@@ -111,14 +111,14 @@ def train(
         return
     callbacks = [
         keras.callbacks.LearningRateScheduler(lambda epoch, _: schedule.rate(epoch)),
-        _OnlyNumbers(),  # first, so that nothing is made of what is none
+        _StopIfDiverged(),  # before anything is written
         _Validation(validate),
         *_tensorboard(folder / TENSORBOARD_FOLDER, report),
-        _Checkpoint(checkpoint),  # after the scalars, so that a kill between loses none
+        _Checkpoint(checkpoint),  # after the scalars, so that a kill in between loses none
         _Report(report, n_epochs),
     ]
     if first_epoch == 0 and validate:
-        report(f"before training  {_figures(_validation(validate))}")
+        report(f"before training  {_format_scores(_validation_scores(validate))}")
     learner.fit(
         batches_from(first_epoch * steps_per_epoch),
         initial_epoch=first_epoch,
@@ -130,38 +130,42 @@ def train(
     )
 
 
-class _OnlyNumbers(keras.callbacks.Callback):
-    """Ends a training whose loss or weights have become infinite or NaN."""
+class _StopIfDiverged(keras.callbacks.Callback):
+    """Stops a training whose loss or weights have become infinite or NaN."""
 
     def on_epoch_end(self, epoch, logs=None):
-        found = f"the loss is {logs['loss']:g}"
-        if np.isfinite(logs["loss"]):  # of all steps, but each step's is that of the weights before
+        loss = (logs or {})["loss"]
+        problem = f"the loss is {loss:g}"
+        if np.isfinite(loss):
+            # The loss of a step is computed before the step changes the weights, so the weights
+            # of the last step have to be checked as well.
             broken = [v.path for v in self.model.weights if not np.all(np.isfinite(v.numpy()))]
             if not broken:
                 return
-            found = f"weights of {broken[0]} are no numbers any more"
+            problem = f"weights of {broken[0]} are infinite or NaN"
         raise JobError(
-            f"{found} in epoch {epoch + 1}: try a lower learning rate"
+            f"{problem} in epoch {epoch + 1}: try a lower learning rate"
             + (f"; the checkpoint is of epoch {epoch}" if epoch else "")
         )
 
 
 class _Validation(keras.callbacks.Callback):
-    """Adds the scores of the network as it is to what an epoch reports."""
+    """Adds the scores of the current network to the logs of an epoch."""
 
     def __init__(self, validate):
         super().__init__()
         self.validate = validate
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.validate:
-            logs.update(_validation(self.validate))
+        if self.validate and logs is not None:
+            logs.update(_validation_scores(self.validate))
 
 
 class _TensorBoard(keras.callbacks.Callback):
-    """Writes what an epoch reports as scalars, at the number of epochs done.
+    """Writes the logs of an epoch as scalars, at the number of finished epochs.
 
-    Keras's own would draw accuracy and val_accuracy, which are not of the same thing, as one chart.
+    Keras's own callback would draw accuracy and val_accuracy in one chart, but here they measure
+    different things: classification of the training set and verification of held-out people.
     """
 
     def __init__(self, folder: Path):
@@ -170,7 +174,7 @@ class _TensorBoard(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         with self.writer.as_default(epoch + 1):  # leaving it flushes
-            for name, value in logs.items():
+            for name, value in (logs or {}).items():
                 tf.summary.scalar(name, value)
 
 
@@ -189,21 +193,21 @@ class _Report(keras.callbacks.Callback):
         self.report, self.n_epochs = report, n_epochs
 
     def on_epoch_end(self, epoch, logs=None):
-        self.report(f"epoch {epoch + 1}/{self.n_epochs}  {_figures(logs)}")
+        self.report(f"epoch {epoch + 1}/{self.n_epochs}  {_format_scores(logs or {})}")
 
 
-def _validation(validate: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Under the names by which TensorBoard tells them from the training's own figures."""
+def _validation_scores(validate: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """The scores, with names that distinguish them from the training's own."""
     return {f"val_{name}": score for name, score in validate().items()}
 
 
-def _figures(logs: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
+def _format_scores(scores: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
 
 
 def _tensorboard(folder: Path, report: Callable[[str], None]) -> list[keras.callbacks.Callback]:
     try:
-        import tensorboard  # noqa: F401  tf.summary needs it, and TensorFlow comes without
+        import tensorboard  # noqa: F401  tf.summary needs it; TensorFlow does not install it
     except ImportError:
         report("no TensorBoard scalars: install facecluster[train] for them")
         return []
@@ -211,7 +215,7 @@ def _tensorboard(folder: Path, report: Callable[[str], None]) -> list[keras.call
 
 
 def _state(learner: Learner) -> list[keras.Variable]:
-    """All that a later step depends on: weights, averages, seeds, the optimizer's moments."""
+    """Everything that a later step depends on: weights, averages, seeds, optimizer moments."""
     return [*learner.variables, *learner.optimizer.variables]
 
 
@@ -224,18 +228,18 @@ def _save(learner: Learner, path: Path, epoch: int) -> None:
 
 
 def _restore(learner: Learner, path: Path) -> int:
-    """Returns how many epochs the checkpoint has behind it."""
+    """Loads a checkpoint; returns the number of finished epochs."""
     try:
         with np.load(path) as file:
             saved = dict(file)
         epoch = int(saved.pop("epoch"))
-    except Exception as error:  # zipfile and NumPy raise whatever the damage leads to
+    except Exception as error:  # zipfile and NumPy raise many kinds of errors for damaged files
         raise JobError(
             f"the checkpoint {path} is damaged: {error}. Remove it to train from the beginning"
         ) from error
     variables, values = _state(learner), [saved[name] for name in sorted(saved)]
     if [tuple(v.shape) for v in variables] != [value.shape for value in values]:
-        raise JobError(f"the checkpoint {path} is another network's: take another output folder")
+        raise JobError(f"the checkpoint {path} is of another network: take another output folder")
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
     return epoch

@@ -1,4 +1,4 @@
-"""What each `facecluster model ...` command does."""
+"""The commands `facecluster model ...`: list, fetch, import, export, train, validate, card."""
 
 import argparse
 import contextlib
@@ -29,12 +29,12 @@ from facecluster.pipeline.jobs.train import TrainJob
 from facecluster.pipeline.options import CropOptions, DetectionOptions, TrainOptions
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.pipeline.training.crop_margin import margin_note, visible_margin
-from facecluster.transforms.faces.model_card import ModelCard, ModelError
+from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.option_fields import from_arguments
 from facecluster.transforms.tables.codec import decode_embeddings, fit_pca128
 
-COSINE_THRESHOLD = "Angle, as a share of 180 degrees, below which a pair is judged the same"
+COSINE_THRESHOLD = "Angle, as a fraction of 180 degrees, below which a pair counts as the same"
 
 
 def list_models(arguments: argparse.Namespace) -> int:
@@ -47,18 +47,18 @@ def list_models(arguments: argparse.Namespace) -> int:
 def fetch_models(arguments: argparse.Namespace) -> int:
     for name in arguments.names or zoo.ZOO:
         if name not in zoo.ZOO:
-            raise ModelError(f"no known model is called {name}: see `facecluster model list`")
+            raise UsageError(f"{name} is not a known model: see `facecluster model list`")
         if not zoo.is_fetched(name):
-            Progress().say(f"fetching {name} and exporting it; this is done once")
+            Progress().say(f"fetching and exporting {name}, which is needed only once")
         print(zoo.fetch(name))
     return 0
 
 
 def import_model(arguments: argparse.Namespace) -> int:
-    """Weights that somebody published, in any of their forms, to a model folder."""
-    from facecluster.model_export.weights.import_facenet import load_facenet  # it takes Keras along
+    """Published FaceNet weights, in any supported format, to a model folder."""
+    from facecluster.model_export.weights.import_facenet import load_facenet  # imports Keras
 
-    folder = _free_folder(arguments.model_folder)
+    folder = _new_folder(arguments.model_folder)
     network = load_facenet(arguments.weights)
     card = ModelCard(
         name=arguments.name or folder.resolve().name,
@@ -77,8 +77,8 @@ def import_model(arguments: argparse.Namespace) -> int:
 
 
 def export_model(arguments: argparse.Namespace) -> int:
-    """A model folder anew, in full or half precision."""
-    folder = _free_folder(arguments.model_folder)
+    """A model to another model folder, in full or half precision."""
+    folder = _new_folder(arguments.model_folder)
     model = find_model(arguments.model)
     card = model.card()
     if arguments.float16:
@@ -101,24 +101,8 @@ def train_model(arguments: argparse.Namespace) -> int:
 
 
 def validate_model(arguments: argparse.Namespace) -> int:
-    """A model by LFW's or YouTube Faces' protocol."""
-    if not arguments.images and not arguments.crops:
-        raise ModelError("there is nothing to validate on: give --images, --crops or both")
-    as_published = (arguments.flip, arguments.subtract_mean, arguments.metric) == (
-        False, False, "euclidean",
-    )  # fmt: skip
-    if arguments.splits and not as_published:
-        raise ModelError("--flip, --subtract-mean and --metric are for --pairs: leave them out")
-    if arguments.write_card and not as_published:
-        raise ModelError(
-            "the card keeps what Euclidean distances of plain embeddings give, as runs use them: "
-            "leave out --write-card, or --flip, --subtract-mean and --metric"
-        )
-    if arguments.write_card and arguments.model in zoo.ZOO:
-        raise ModelError(
-            f"{arguments.model} is published with the card that it has: leave out --write-card, or "
-            f"write that of a copy (`facecluster model export {arguments.model} --output DIR`)"
-        )
+    """Scores a model by the protocol of LFW or YouTube Faces."""
+    _check_validation(arguments)
     model = find_embedder(arguments.model)
     read = read_pairs if arguments.pairs else read_splits
     pairs = read(arguments.pairs or arguments.splits)
@@ -128,8 +112,8 @@ def validate_model(arguments: argparse.Namespace) -> int:
             _cut_crops(arguments, model, pairs, crops)
         else:
             card = model.card()
-            seen = visible_margin([crops], card.input_size)
-            if note := margin_note(seen, arguments.model, card):
+            margin = visible_margin([crops], card.input_size)
+            if note := margin_note(margin, arguments.model, card):
                 Progress().say(note)
         if isinstance(pairs, ImagePairs):
             scores = validate_pairs(
@@ -144,9 +128,9 @@ def validate_model(arguments: argparse.Namespace) -> int:
             scores = {"float32": validate_videos(model, list_crops([crops]), pairs)}
     tables = {codec: found.pop("calibration", None) for codec, found in scores.items()}
     for codec, found in scores.items():
-        print(f"{codec}\n{format_scores(_with_unit(found, arguments.metric))}\n")
+        print(f"{codec}\n{format_scores(_name_threshold(found, arguments.metric))}\n")
     if arguments.write_card:
-        print(model.write_card(_measured(model.card(), arguments, scores, tables)))
+        print(model.write_card(_add_scores(model.card(), arguments, scores, tables)))
     return 0
 
 
@@ -156,23 +140,44 @@ def show_card(arguments: argparse.Namespace) -> int:
 
 
 def fit_codec(arguments: argparse.Namespace) -> int:
-    """Fits the 128-byte codec to a run's faces and keeps it with the model."""
+    """Fits the 128-byte codec to a run's faces and stores it with the model."""
     model = find_embedder(arguments.model)
     faces, stamp = RunDirectory(arguments.run).read_shards("faces", ["embedding"])
     space = model.card().embedding_space
     if stamp.get("embedding_space") != space or stamp.get("codec") != "float32":
         raise UsageError(
-            f"{arguments.run} does not hold {arguments.model}'s own vectors: "
-            f"embed with --model {arguments.model} --codec float32"
+            f"{arguments.run} does not hold uncompressed vectors of {arguments.model}: embed with "
+            f"--model {arguments.model} --codec float32"
         )
     print(model.write_codec(fit_pca128(decode_embeddings(faces["embedding"]))))
     return 0
 
 
-def _measured(
+def _check_validation(arguments: argparse.Namespace) -> None:
+    """Raises UsageError if the options of `model validate` contradict each other."""
+    if not arguments.images and not arguments.crops:
+        raise UsageError("there is nothing to validate on: give --images, --crops or both")
+    options = (arguments.flip, arguments.subtract_mean, arguments.metric)
+    is_default = options == (False, False, "euclidean")
+    if arguments.splits and not is_default:
+        raise UsageError("--flip, --subtract-mean and --metric are for --pairs: leave them out")
+    if arguments.write_card and not is_default:
+        raise UsageError(
+            "the card stores scores of Euclidean distances between embeddings, which runs use: "
+            "leave out --write-card, or --flip, --subtract-mean and --metric"
+        )
+    if arguments.write_card and arguments.model in zoo.ZOO:
+        raise UsageError(
+            f"the card of the published model {arguments.model} is not changed: leave out "
+            "--write-card, or write the card of a copy "
+            f"(`facecluster model export {arguments.model} --output DIR`)"
+        )
+
+
+def _add_scores(
     card: ModelCard, arguments: argparse.Namespace, scores: dict, tables: dict
 ) -> ModelCard:
-    """The card with new scores; those on videos stand beside those on pairs of photos."""
+    """The card with new scores; scores on videos are kept beside those on pairs of photos."""
     before = card.measured
     if arguments.splits:
         measured = {**before, "videos": {"on": arguments.splits, **scores}}
@@ -182,8 +187,8 @@ def _measured(
     return replace(card, measured=measured)
 
 
-def _with_unit(scores: dict[str, Any], metric: str) -> dict[str, Any]:
-    """The scores, the threshold by a name that tells what it is of the metric."""
+def _name_threshold(scores: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The scores, with the threshold named by its unit if it is not a squared distance."""
     return {
         COSINE_THRESHOLD if (name, metric) == ("threshold", "cosine") else name: score
         for name, score in scores.items()
@@ -192,21 +197,21 @@ def _with_unit(scores: dict[str, Any], metric: str) -> dict[str, Any]:
 
 def _local_folder(name: str) -> Path:
     if "://" in name:
-        raise ModelError(f"{name} is no local folder: make the model in one, then copy it there")
+        raise UsageError(f"{name} is not a local folder: make the model in one, then copy it there")
     return Path(name)
 
 
-def _free_folder(name: str) -> Path:
+def _new_folder(name: str) -> Path:
     folder = _local_folder(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"{folder} is there already: take another output folder")
+        raise UsageError(f"{folder} exists already: take another output folder")
     return folder
 
 
 def _cut_crops(
     arguments: argparse.Namespace, model: SavedModel, pairs: ImagePairs | VideoPairs, output: str
 ) -> None:
-    """The crops that the pairs need, aligned as the model wants them."""
+    """Cuts the crops that the pairs need, aligned as the model expects them."""
     card = model.card()
     if isinstance(pairs, ImagePairs):
         paths = find_pair_images(arguments.images, pairs)

@@ -166,11 +166,11 @@ def test_a_folder_that_is_not_empty_is_refused(facecluster, base, tmp_path, acti
     for output in (tmp_path, tmp_path / "photo.jpg"):
         code, _, err = facecluster("model", action, weights, "--output", output)
         assert code == 2
-        assert f"{output} is there already: take another output folder" in err
+        assert f"{output} exists already: take another output folder" in err
     assert files_of(tmp_path) == {"photo.jpg": b"a photo"}
     code, _, err = facecluster("model", action, weights, "--output", "gs://bucket/model")
     assert code == 2
-    assert "gs://bucket/model is no local folder" in err
+    assert "gs://bucket/model is not a local folder" in err
 
 
 def test_a_negative_margin_is_refused(facecluster, tmp_path, capfd):
@@ -239,7 +239,7 @@ def test_validation_on_crops(facecluster, base, crops, tmp_path):
     assert code == 0
     varied = validate_pairs(base, list_crops([str(crops)]), read_pairs(str(pairs)), **options)
     threshold = varied["float32"]["threshold"]
-    assert f"{threshold:.4f}" in out.split("Angle, as a share of 180 degrees")[1].splitlines()[0]
+    assert f"{threshold:.4f}" in out.split("Angle, as a fraction of 180 degrees")[1].splitlines()[0]
     assert "Squared distance" not in out
 
 
@@ -383,12 +383,12 @@ def test_validation_on_images_without_faces_is_refused(facecluster, base, mtcnn_
 
 # ---- train ----
 
-TINY = ["--epochs", "1", "--steps-per-epoch", "2", "--validation-share", "0"]
+TINY = ["--epochs", "1", "--steps-per-epoch", "2", "--validation-fraction", "0"]
 
 
 def test_training_by_the_command(facecluster, base, crops, tmp_path):
     code, out, err = facecluster(
-        "model", "train", "--crops", crops, "--output", tmp_path / "out", "--trunk", base.path,
+        "model", "train", "--crops", crops, "--output", tmp_path / "out", "--backbone", base.path,
         "--embedding-size", 4, "--batch-size", 8, "--name", "head", *TINY,
     )  # fmt: skip
     assert (code, out) == (0, f"{tmp_path / 'out' / 'model'}\n")
@@ -402,20 +402,20 @@ def test_wrong_training_options_are_refused(facecluster, base, crops, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").write_bytes(b"a photo")
     (tmp_path / "rates.txt").write_text("often: 0.1\n")
-    of = ["--trunk", base.path, *TINY]
+    of = ["--backbone", base.path, *TINY]
     for arguments, code, message in (
         (["--crops", tmp_path / "none", *of], 2, "none does not exist"),
         (["--crops", crops, *of, "--start-from", base.path], 2, "give one of them"),
-        (["--crops", crops, *of, "--flip"], 2, "--flip has no effect with --trunk"),
+        (["--crops", crops, *of, "--flip"], 2, "--flip has no effect with --backbone"),
         (["--crops", crops, *of, "--embedding-size", 20], 2, "too few for 20 components"),
-        (["--crops", crops, "--trunk", "mtcnn"], 2, "mtcnn makes no embeddings"),
-        (["--crops", crops, "--trunk", "nowhere"], 2, "there is no model in nowhere"),
-        (["--crops", crops / "P0", *of], 2, "takes two at least"),
-        (["--crops", crops, *of, "--output", tmp_path / "mine"], 2, "no training of ours"),
-        (["--crops", crops, *of, "--output", "gs://b/out"], 2, "gs://b/out is no local folder"),
+        (["--crops", crops, "--backbone", "mtcnn"], 2, "mtcnn makes no embeddings"),
+        (["--crops", crops, "--backbone", "nowhere"], 2, "there is no model in nowhere"),
+        (["--crops", crops / "P0", *of], 2, "takes at least two"),
+        (["--crops", crops, *of, "--output", tmp_path / "mine"], 2, "not a training"),
+        (["--crops", crops, *of, "--output", "gs://b/out"], 2, "gs://b/out is not a local folder"),
         (
             ["--crops", crops, *of, "--learning-rate-schedule", tmp_path / "rates.txt"],
-            1, "rates.txt line 1: expected `epoch: rate`",
+            2, "rates.txt line 1: expected `epoch: rate`",
         ),
     ):  # fmt: skip
         command = ["model", "train", "--output", tmp_path / "out", *arguments]
@@ -429,8 +429,8 @@ def test_a_killed_training_continues_to_the_same_weights(base, crops, tmp_path):
     """The command is killed after its first checkpoint; another one runs to its end."""
     command = [
         COMMAND, "model", "train", "--crops", crops, "--start-from", base.path, "--batch-size", "8",
-        "--flip", "--random-crop", "--colour", "0.2", "--center-loss-factor", "0.1", "--epochs",
-        "6", "--steps-per-epoch", "60", "--validation-share", "0", "--deterministic",
+        "--flip", "--random-crop", "--color", "0.2", "--center-loss-factor", "0.1", "--epochs",
+        "6", "--steps-per-epoch", "60", "--validation-fraction", "0", "--deterministic",
     ]  # fmt: skip
 
     def start(name: str) -> subprocess.Popen:

@@ -1,4 +1,4 @@
-"""A training goes on exactly from where it was killed, and is the one that was asked for."""
+"""Tests of the training loop: exact resumption, reports, optimizers, devices, precision."""
 
 import multiprocessing
 import random
@@ -29,8 +29,8 @@ from facecluster.model_export.training.schedule import Schedule
 from facecluster.model_export.training.trainer import OPTIMIZERS, Learner, train
 from facecluster.model_export.validation.held_out import HeldOut, sample_pairs
 
-# Children start from a process that has TensorFlow loaded and has not used it: a fork of ours, in
-# which it runs already, might hang, and could not be told of devices.
+# Child processes fork from a server that has imported TensorFlow but not used it. A fork of this
+# process, where TensorFlow has been used, might hang and could not configure devices.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["facecluster.model_export.training.trainer"])
 
@@ -41,7 +41,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8
 
 
 def network(batch_norm=True, dropout=0.3, decay=1e-3) -> keras.Model:
-    """A small one with whatever has a state: averages, seeds, and penalties of its own."""
+    """A small network with every kind of state: averages, seeds, penalties."""
     penalty = keras.regularizers.L2(decay / 2)
     x = crops = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, kernel_regularizer=penalty)(x)
@@ -64,7 +64,7 @@ def new_learner(objective_of=softmax, seed=0, **options) -> Learner:
 
 
 def batches_of(indices):
-    """From a step to the batches of that and all later steps, as train takes them."""
+    """Maps a step to the batches of this and all later steps, as `train` takes them."""
 
     def batches_from(step):
         inputs, labels = batch_rows(PIXELS, indices, step), batch_rows(LABELS, indices, step)
@@ -78,7 +78,7 @@ def shuffled(step):
 
 
 def run(folder, learner=None, batches=None, optimizer="adam", schedule=SCHEDULE, **options):
-    """Trains in the folder, and returns the learner."""
+    """Trains in the folder and returns the learner."""
     learner = learner or new_learner()
     batches = batches or batches_of(shuffled)
     options = {"n_epochs": N_EPOCHS, "steps_per_epoch": STEPS_PER_EPOCH} | options
@@ -101,7 +101,7 @@ def assert_same(first: list[np.ndarray], second: list[np.ndarray]):
 
 
 def scalars(folder) -> dict[str, dict[int, float]]:
-    """What TensorBoard shows: {name: {step: value}}."""
+    """The TensorBoard scalars: {name: {step: value}}."""
     from tensorboard.backend.event_processing.event_accumulator import (
         SCALARS,
         TENSORS,
@@ -116,12 +116,12 @@ def scalars(folder) -> dict[str, dict[int, float]]:
             for event in events.Tensors(name):
                 value = float(tensor_util.make_ndarray(event.tensor_proto))
                 again = found.setdefault(name, {}).setdefault(event.step, value)
-                assert again == value  # of a step that was trained twice
+                assert again == value  # if a step was trained twice
     return found
 
 
 def in_child(target, *arguments) -> int:
-    """Runs a function of this file in a process of its own; returns the exit code."""
+    """Runs a function of this file in another process; returns the exit code."""
     child = FORKS.Process(target=target, args=arguments)
     child.start()
     child.join(120)
@@ -130,15 +130,15 @@ def in_child(target, *arguments) -> int:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """(folder, state at the end) of a training with everything on."""
+    """(folder, final state) of a training without interruptions."""
     folder = tmp_path_factory.mktemp("undisturbed")
     return folder, state(run(folder))
 
 
-# ---- going on ----
+# ---- resuming ----
 
 
-def test_a_training_that_dies_at_every_step_ends_with_the_same_weights(tmp_path, undisturbed):
+def test_training_interrupted_at_every_step_ends_with_the_same_weights(tmp_path, undisturbed):
     def dying_at(last):
         def indices(step):
             if step == last:
@@ -148,13 +148,13 @@ def test_a_training_that_dies_at_every_step_ends_with_the_same_weights(tmp_path,
         return batches_of(indices)
 
     for step in range(N_EPOCHS * STEPS_PER_EPOCH):
-        # As an error of TensorFlow's, but where it is the first batch that is asked for.
+        # TensorFlow wraps the error, except for the first batch.
         with pytest.raises((tf.errors.OpError, InterruptedError), match=f"dead at step {step}"):
             run(tmp_path, new_learner(), dying_at(step))
         done = step // STEPS_PER_EPOCH
         assert (tmp_path / "checkpoint.npz").exists() == (done > 0)
         assert done == 0 or checkpoint(tmp_path)["epoch"] == done
-    # With a checkpoint it does not matter what a learner starts with.
+    # The checkpoint replaces the initial weights.
     assert_same(state(run(tmp_path, new_learner(seed=99))), undisturbed[1])
 
 
@@ -169,7 +169,7 @@ def train_slowly(folder):
     run(folder, batches=batches_from)
 
 
-def test_a_training_killed_at_any_moment_ends_with_the_same_weights(tmp_path, undisturbed):
+def test_training_killed_at_random_moments_ends_with_the_same_weights(tmp_path, undisturbed):
     moments = random.Random(0)
     path = tmp_path / "checkpoint.npz"
     killed_in = []
@@ -187,7 +187,7 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_weights(tmp_path, un
         assert child.exitcode == -signal.SIGKILL
         killed_in.append(int(checkpoint(tmp_path)["epoch"]))
     assert any(0 < epoch < N_EPOCHS for epoch in killed_in)
-    run(tmp_path)  # in case that the last one died after its last epoch
+    run(tmp_path)  # in case the last one was killed before its end
     expected = checkpoint(undisturbed[0])
     found = checkpoint(tmp_path)
     assert found.keys() == expected.keys()
@@ -196,7 +196,7 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_weights(tmp_path, un
 
 
 def train_until_a_write_is_cut_short(folder):
-    """Dies in the middle of writing the second checkpoint."""
+    """Is killed by the system while it writes the second checkpoint."""
     epochs = []
 
     def validate():
@@ -210,7 +210,7 @@ def train_until_a_write_is_cut_short(folder):
     run(folder, validate=validate)
 
 
-def test_a_checkpoint_that_was_cut_short_leaves_the_one_before(tmp_path, undisturbed):
+def test_interrupted_checkpoint_write_keeps_the_previous_checkpoint(tmp_path, undisturbed):
     assert in_child(train_until_a_write_is_cut_short, tmp_path) == -signal.SIGXFSZ
     (remains,) = tmp_path.glob("*.tmp")
     assert 0 < remains.stat().st_size < (tmp_path / "checkpoint.npz").stat().st_size
@@ -219,7 +219,7 @@ def test_a_checkpoint_that_was_cut_short_leaves_the_one_before(tmp_path, undistu
     assert not remains.exists()
 
 
-def test_a_training_may_be_given_more_epochs(tmp_path, undisturbed):
+def test_finished_training_continues_with_more_epochs(tmp_path, undisturbed):
     run(tmp_path, n_epochs=1)
     learner = run(tmp_path)
     assert_same(state(learner), undisturbed[1])
@@ -235,12 +235,12 @@ def test_a_training_may_be_given_more_epochs(tmp_path, undisturbed):
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
-def test_a_damaged_checkpoint_is_refused(tmp_path, undisturbed, one_learner, data):
+def test_damaged_checkpoint_is_refused(tmp_path, undisturbed, one_learner, data):
     content = bytearray((undisturbed[0] / "checkpoint.npz").read_bytes())
     if data.draw(st.booleans(), "cut"):
         content = content[: data.draw(st.integers(0, len(content) - 1))]
     else:
-        # At its beginning, or in the table of contents at its end.
+        # At the beginning, or in the table of contents at the end.
         places = st.integers(-3000, 3000)
         for place in data.draw(st.lists(places, min_size=1, max_size=5)):
             content[place] ^= data.draw(st.integers(1, 255))
@@ -250,12 +250,12 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, undisturbed, one_learner, dat
         run(tmp_path, one_learner)
     except JobError as error:
         refusal = str(error)
-    if refusal is None:  # the damage is in something that is not read, such as a date
+    if refusal is None:  # the damage is in an unused field, such as a date
         assert_same(state(one_learner), undisturbed[1])
     else:
         path = re.escape(str(tmp_path / "checkpoint.npz"))
         damaged = rf"the checkpoint {path} is damaged: .*Remove it to train from the beginning"
-        assert re.match(rf"{damaged}|the checkpoint {path} is another network's", refusal)
+        assert re.match(rf"{damaged}|the checkpoint {path} is of another network", refusal)
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def one_learner():
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x93NUMPY\x01\x00"])
-def test_what_is_no_checkpoint_is_refused(tmp_path, content):
+def test_file_that_is_not_a_checkpoint_is_refused(tmp_path, content):
     (tmp_path / "checkpoint.npz").write_bytes(content)
     with pytest.raises(JobError, match=r"checkpoint\.npz is damaged: .*Remove it"):
         run(tmp_path)
@@ -280,35 +280,33 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content):
         pytest.param(new_learner, "momentum", id="another optimizer"),
     ],
 )
-def test_the_checkpoint_of_another_network_is_refused(tmp_path, undisturbed, learner, optimizer):
+def test_checkpoint_of_another_network_is_refused(tmp_path, undisturbed, learner, optimizer):
     content = (undisturbed[0] / "checkpoint.npz").read_bytes()
     (tmp_path / "checkpoint.npz").write_bytes(content)
-    with pytest.raises(JobError, match="is another network's: take another output folder"):
+    with pytest.raises(JobError, match="is of another network: take another output folder"):
         run(tmp_path, learner(), optimizer=optimizer)
     assert (tmp_path / "checkpoint.npz").read_bytes() == content
 
 
-# ---- a loss that is no number ----
+# ---- divergence ----
 
 
 @pytest.mark.parametrize(
     ("rate", "steps_per_epoch", "sentence"),
     [
         pytest.param(1e38, 3, r"the loss is (nan|inf) in epoch 3", id="the loss"),
-        # The loss of the only step was still good.
-        pytest.param(
-            1e39, 1, r"weights of .*/kernel are no numbers any more in epoch 3", id="weights"
-        ),
+        # The loss of the only step was still finite.
+        pytest.param(1e39, 1, r"weights of .*/kernel are infinite or NaN in epoch 3", id="weights"),
     ],
 )
-def test_a_training_that_blows_up_keeps_the_checkpoint_before(
+def test_diverging_training_keeps_the_previous_checkpoint(
     tmp_path, rate, steps_per_epoch, sentence
 ):
     learner, lines = new_learner(), []
 
     def validate():
         vectors = learner(PIXELS)["embeddings"].numpy()
-        assert np.all(np.isfinite(vectors)), "validated with what is no number"
+        assert np.all(np.isfinite(vectors)), "validated after divergence"
         return {}
 
     explosive = Schedule(((0, 0.01), (2, rate)))
@@ -334,21 +332,21 @@ def test_a_training_that_blows_up_keeps_the_checkpoint_before(
     assert checkpoint(tmp_path)["epoch"] == N_EPOCHS
 
 
-def test_a_training_that_blows_up_at_once_has_no_checkpoint(tmp_path):
+def test_training_that_diverges_in_the_first_epoch_has_no_checkpoint(tmp_path):
     with pytest.raises(JobError, match=r"in epoch 1: try a lower learning rate$"):
         run(tmp_path, optimizer="momentum", schedule=Schedule(((0, 1e38),)))
     assert not (tmp_path / "checkpoint.npz").exists()
 
 
-# ---- what an epoch reports ----
+# ---- reports ----
 
 
-def test_scalars_and_lines_are_what_an_epoch_reports(tmp_path):
+def test_scalars_and_progress_lines_report_every_epoch(tmp_path):
     learner, lines = new_learner(), []
     scores = iter([0.1, 0.2, 0.3, 0.4])
     options = {"validate": lambda: {"accuracy": next(scores)}, "report": lines.append}
     run(tmp_path, learner, n_epochs=2, **options)
-    run(tmp_path, **options)  # goes on, without looking at what it starts from
+    run(tmp_path, **options)  # continues, without validation before the first epoch
     found = scalars(tmp_path)
     names = ["accuracy", "center_loss", "cross_entropy", "loss", "learning_rate", "val_accuracy"]
     assert sorted(found) == sorted(names)
@@ -367,13 +365,13 @@ def test_scalars_and_lines_are_what_an_epoch_reports(tmp_path):
 
 
 def train_without_tensorboard(folder):
-    sys.modules["tensorboard"] = None  # as if it were not installed
+    sys.modules["tensorboard"] = None  # as if not installed
     lines = []
     run(folder, n_epochs=1, report=lines.append)
     (folder / "lines").write_text("\n".join(lines))
 
 
-def test_without_tensorboard_a_training_says_so_and_goes_on(tmp_path):
+def test_training_continues_without_tensorboard(tmp_path):
     assert in_child(train_without_tensorboard, tmp_path) == 0
     first, second = (tmp_path / "lines").read_text().splitlines()
     assert first == "no TensorBoard scalars: install facecluster[train] for them"
@@ -381,7 +379,7 @@ def test_without_tensorboard_a_training_says_so_and_goes_on(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.npz", "lines"]
 
 
-def test_the_loss_is_the_objective_and_every_penalty_once(tmp_path):
+def test_loss_is_the_objective_plus_every_penalty_once(tmp_path):
     learner = new_learner(batch_norm=False, dropout=0.0)
     pixels, labels = PIXELS[shuffled(0)], LABELS[shuffled(0)]
     outputs = learner.outputs_of((pixels.astype(np.float32) - 127.5) / 128)
@@ -396,7 +394,7 @@ def test_the_loss_is_the_objective_and_every_penalty_once(tmp_path):
         assert found[name][1] == pytest.approx(float(value), rel=1e-5, abs=1e-7)
 
 
-def test_a_rate_below_zero_ends_the_training(tmp_path):
+def test_negative_rate_ends_the_training(tmp_path):
     ending = Schedule(((0, 0.1), (1, 0.05), (2, -1.0)))
     for _ in range(2):
         run(tmp_path, schedule=ending)
@@ -405,7 +403,7 @@ def test_a_rate_below_zero_ends_the_training(tmp_path):
 
 
 @pytest.mark.parametrize("standardization", ["fixed", "per-image", None])
-def test_a_learner_sees_pixels_as_the_exported_model_will(standardization):
+def test_learner_standardizes_pixels_like_the_exported_model(standardization):
     learner = Learner(network(), softmax(), standardization)
     inputs = PIXELS.astype(np.float32)
     outputs = learner(PIXELS if standardization else inputs)
@@ -417,8 +415,8 @@ def test_a_learner_sees_pixels_as_the_exported_model_will(standardization):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_optimizers_are_the_published_ones(name):
-    """Which were TensorFlow 1's, with these settings in src/facenet.py, train."""
+def test_optimizers_match_the_published_ones(name):
+    """The published code uses TensorFlow 1's with these settings (src/facenet.py, train)."""
     rate, published = 0.05, tf.compat.v1.train
     theirs = {
         "adagrad": lambda: published.AdagradOptimizer(rate),
@@ -431,7 +429,7 @@ def test_the_optimizers_are_the_published_ones(name):
     start, target = np.float32([3, -2, 0.5]), np.float32([-1, 4, 0.4])
     place, published_place = keras.Variable(start), tf.Variable(start)
     ours.build([place])
-    if name == "rmsprop":  # the one difference
+    if name == "rmsprop":  # the only difference
         (mean_of_squares,) = (v for v in ours.variables if v.path.endswith("_velocity"))
         mean_of_squares.assign([1, 1, 1])
     path, published_path = [], []
@@ -458,7 +456,7 @@ def train_on_two_devices(folder, center_loss_factor):
 
 
 @pytest.mark.parametrize("center_loss_factor", [0.0, 0.5])
-def test_two_devices_train_as_one_does(tmp_path, center_loss_factor):
+def test_two_devices_train_like_one(tmp_path, center_loss_factor):
     one, two = tmp_path / "one", tmp_path / "two"
     learner = new_learner(lambda: softmax(center_loss_factor), batch_norm=False, dropout=0.0)
     before = learner.get_weights()
@@ -488,7 +486,7 @@ def train_triplets_on_two_devices(folder):
     train(learner, optimizer, batches, SCHEDULE, folder, **once)
 
 
-def test_every_device_mines_triplets_in_its_part_of_the_batch(tmp_path):
+def test_each_device_mines_triplets_in_its_part_of_the_batch(tmp_path):
     assert in_child(train_triplets_on_two_devices, tmp_path) == 0
     learner = new_learner(Triplets, batch_norm=False, dropout=0.0, decay=0.0)
     before = [v.numpy() for v in learner.trainable_variables]
@@ -521,7 +519,7 @@ def half_precision(request):
     keras.config.set_dtype_policy(before)
 
 
-def test_a_training_in_half_precision_goes_on_exactly(tmp_path, half_precision):
+def test_half_precision_training_resumes_exactly(tmp_path, half_precision):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     learner = run(whole)
     run(parts, n_epochs=2)
@@ -539,9 +537,9 @@ SIZE = 75  # px, the smallest input that the network takes
 
 
 def patterns(seed: int, n_people: int, n_images: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, SIZE, SIZE, 3) uint8 and (n,) int32: a person is a pattern of few large blots.
+    """(n, SIZE, SIZE, 3) uint8 and (n,) int32 of people who are patterns of large blots.
 
-    Its images are shifted, lighter or darker, of more or less contrast, and noisy.
+    Images of a person differ in position, brightness, contrast and noise.
     """
     generator = np.random.default_rng(seed)
     images = []
@@ -556,14 +554,14 @@ def patterns(seed: int, n_people: int, n_images: int) -> tuple[np.ndarray, np.nd
     return np.stack(images), np.repeat(np.arange(n_people, dtype=np.int32), n_images)
 
 
-def test_a_network_trained_from_scratch_tells_people_apart_that_it_never_saw(tmp_path):
-    """100 steps of a narrow network: verified right are some 0.84 of pairs, from 0.57."""
+def test_network_trained_from_scratch_separates_unseen_people(tmp_path):
+    """100 steps of a narrow network; its accuracy rises from 0.57 to about 0.84."""
     pixels, labels = patterns(0, n_people=30, n_images=20)
-    strangers, stranger_labels = patterns(1, n_people=20, n_images=6)
-    names = tuple(str(row) for row in range(len(strangers)))
+    unseen, unseen_labels = patterns(1, n_people=20, n_images=6)
+    names = tuple(str(row) for row in range(len(unseen)))
     held_out = HeldOut(
-        Crops(stranger_labels, tuple(map(str, range(20))), names, ()),
-        sample_pairs(stranger_labels, names, 0),
+        Crops(unseen_labels, tuple(map(str, range(20))), names, ()),
+        sample_pairs(unseen_labels, names, 0),
     )
 
     keras.utils.set_random_seed(0)
@@ -580,7 +578,7 @@ def test_a_network_trained_from_scratch_tells_people_apart_that_it_never_saw(tmp
     scores = []
 
     def validate():
-        vectors = learner.predict(strangers, batch_size=60, verbose=0)["embeddings"]
+        vectors = learner.predict(unseen, batch_size=60, verbose=0)["embeddings"]
         scores.append(held_out.score(vectors))
         return scores[-1]
 

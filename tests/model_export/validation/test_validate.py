@@ -117,11 +117,11 @@ def middles(folder: Path) -> np.ndarray:
     return np.stack([image[3:-3, 3:-3] for image in images])
 
 
-def test_an_exported_model_embeds_the_middle_of_each_crop(model, crops, vectors):
+def test_exported_model_embeds_the_central_window_of_each_crop(model, crops, vectors):
     np.testing.assert_allclose(embed_with_model(model, crops), vectors, atol=1e-5)
 
 
-def test_flipped_crops_stand_behind(model, crops, folder, vectors):
+def test_vectors_of_mirrored_crops_are_appended(model, crops, folder, vectors):
     both = embed_with_model(model, crops, flip=True)
     assert both.shape == (len(crops), 2 * DIMENSIONS)
     np.testing.assert_allclose(both[:, :DIMENSIONS], vectors, atol=1e-5)
@@ -130,7 +130,7 @@ def test_flipped_crops_stand_behind(model, crops, folder, vectors):
     assert np.abs(mirrored - vectors).max() > 0.1
 
 
-def test_a_network_embeds_as_it_is_when_it_is_asked(crops, vectors):
+def test_network_embedder_uses_the_current_weights(crops, vectors):
     trained = network(0)
     embed = network_embedder(trained, "fixed")
     np.testing.assert_allclose(embed(crops), vectors, atol=1e-5)
@@ -145,7 +145,7 @@ def _pixels(location) -> np.ndarray:
     return np.asarray(Image.open(location.path))
 
 
-def test_a_crop_that_cannot_be_decoded_is_named(tmp_path, model):
+def test_error_names_the_crop_that_cannot_be_decoded(tmp_path, model):
     write_crops(tmp_path, ["A/1", "A/2"], SIZE)
     (tmp_path / "A" / "2.png").write_bytes(b"no image")
     for embed in (
@@ -166,7 +166,7 @@ def of(pairs: ImagePairs, crops, vectors) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def test_pairs_are_scored_by_the_protocol(model, crops, pairs, vectors):
+def test_pairs_are_scored_by_lfws_protocol(model, crops, pairs, vectors):
     scores = validate_pairs(model, crops, pairs)
     assert scores.keys() == {"float32"}
     found = scores["float32"]
@@ -182,7 +182,7 @@ def test_pairs_are_scored_by_the_protocol(model, crops, pairs, vectors):
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("subtract_mean", [False, True])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_the_published_options(model, crops, pairs, flip, subtract_mean, metric):
+def test_published_options(model, crops, pairs, flip, subtract_mean, metric):
     scores = validate_pairs(
         model, crops, pairs, flip=flip, subtract_mean=subtract_mean, metric=metric
     )
@@ -194,7 +194,7 @@ def test_the_published_options(model, crops, pairs, flip, subtract_mean, metric)
     assert ("calibration" in scores["float32"]) == (not flip)
 
 
-def test_the_codec_is_scored_beside_the_vectors(model_with_codec, crops, pairs):
+def test_codec_is_scored_beside_the_vectors(model_with_codec, crops, pairs):
     scores = validate_pairs(model_with_codec, crops, pairs)
     assert scores.keys() == {"float32", "pca128"}
     vectors = embed_with_model(model_with_codec, crops)
@@ -222,7 +222,7 @@ def test_pairs_without_a_face_are_left_out_and_counted(model, crops, pairs, vect
     assert scores["auc"] == pytest.approx(expected.auc)
 
 
-def test_too_few_crops_are_told(model, crops, pairs):
+def test_too_few_crops_are_an_error(model, crops, pairs):
     of_one = crops.select(crops.labels == 0)
     with pytest.raises(InputError, match="too few pairs have a face in both images"):
         validate_pairs(model, of_one, pairs)
