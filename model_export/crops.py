@@ -220,14 +220,16 @@ def _list_tar(path: str) -> Iterator[tuple[str, str, Location]]:
                         location = Location(path, member.offset_data, member.size)
                         images.append((name.with_suffix(""), location))
                     elif name.suffix in labels:
-                        text = tar.extractfile(member).read().decode(errors="replace").strip()
+                        content = tar.extractfile(member)
+                        assert content  # of a regular file it is never None
+                        text = content.read().decode(errors="replace").strip()
                         first = labels[name.suffix].setdefault(name.with_suffix(""), text)
                         if text != first:
                             raise InputError(
                                 f"{path}: {name} occurs twice, as {first!r} and {text!r}: give "
                                 "every crop a name of its own"
                             )
-                    tar.members = []  # otherwise tarfile keeps every header it has read
+                    tar.members = []  # type: ignore  # otherwise it keeps every header
                 end = tar.offset
         except (tarfile.TarError, OSError) as error:
             raise _damaged(path, "tar file", str(error)) from error

@@ -159,4 +159,5 @@ def _parse_pair(path: str, number: int, fields: list[str]) -> tuple[int, str, st
             f"{path} line {number}: expected the split, two videos, and 1 for one person or 0 for "
             f"two (`1, 7, Ann_Lee/0, Bob_Ray/3, 0`), found {', '.join(fields)!r}"
         )
-    return int(split), *videos, label == "1"
+    first, second = videos
+    return int(split), first, second, label == "1"

@@ -405,6 +405,7 @@ def test_selection_renumbers_its_people(rows):
     assert_selected(selected, crops, [i for i, (_, wanted) in enumerate(rows) if wanted])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 6), min_size=1), st.integers(1, 5))
 def test_select_people_drops_people_with_few_images(labels, min_images):
     crops = crops_with(labels)

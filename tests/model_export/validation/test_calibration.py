@@ -1,3 +1,5 @@
+"""Tests of calibration tables and the validation rate, against brute force."""
+
 import itertools
 import json
 
@@ -19,12 +21,12 @@ def unit(vectors):
 
 
 def faces(seed, n_faces, n_people, noise=0.7, n_dimensions=8):
-    """Two people at least, one of them with two faces at least."""
+    """Unit vectors and labels of at least two people, one of them with at least two faces."""
     random = np.random.default_rng(seed)
     labels = np.concatenate([[0, 0, 1], random.integers(0, n_people, n_faces)])
     random.shuffle(labels)
-    centres = random.normal(size=(max(n_people, 2), n_dimensions))
-    return unit(centres[labels] + noise * random.normal(size=(len(labels), n_dimensions))), labels
+    centers = random.normal(size=(max(n_people, 2), n_dimensions))
+    return unit(centers[labels] + noise * random.normal(size=(len(labels), n_dimensions))), labels
 
 
 def grid_faces(seed, n_faces):
@@ -162,7 +164,7 @@ def test_rate_outside_the_table_is_an_error():
 
 
 def validation_rate_by_sorting(first, second, labels, far):
-    """One pair at a time: a face of the first model with one of the second, never with itself."""
+    """Brute force over all pairs of a face of the first model with another one of the second."""
     same, different = [], []
     for i, j in itertools.product(range(len(labels)), repeat=2):
         distance = np.linalg.norm(first[i].astype(float) - second[j].astype(float))
@@ -204,7 +206,7 @@ def test_validation_rate_compares_vectors_of_two_models():
     turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))
     turned = (embeddings @ turn).astype(np.float32)
     alone = validation_rate(embeddings, embeddings, labels)
-    # As good by itself, and of no use to the other.
+    # As good within itself, but not comparable with the other.
     assert validation_rate(turned, turned, labels) == pytest.approx(alone, abs=1e-3)
     assert validation_rate(embeddings, turned, labels) < 0.1 < alone
     # Slightly different vectors of the same space can be compared.
@@ -213,7 +215,7 @@ def test_validation_rate_compares_vectors_of_two_models():
 
 
 def test_validation_rate_ignores_pairs_of_a_face_with_itself():
-    # Nobody is near his own other photo, everybody to himself.
+    # No face is near the other face of its person, and each is near itself.
     embeddings, labels = np.eye(6, dtype=np.float32), [0, 0, 1, 1, 2, 2]
     assert validation_rate(embeddings, embeddings, labels) == 0
     swapped = embeddings[[1, 0, 3, 2, 5, 4]]

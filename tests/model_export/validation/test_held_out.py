@@ -1,3 +1,5 @@
+"""Tests of held-out people and their pairs."""
+
 import itertools
 from collections import Counter
 
@@ -34,7 +36,7 @@ def rows_of(names) -> np.ndarray:
     return np.array([int(name.split()[1]) for name in names])
 
 
-# ---- who is held out ----
+# ---- held-out people ----
 
 
 @settings(deadline=None)
@@ -76,7 +78,7 @@ def test_pairs_are_half_matched_and_half_mismatched(counts, seed):
         frozenset(pair) for pair in zip(first[pairs.is_same], second[pairs.is_same], strict=True)
     )
     assert max(matched.values()) == 1
-    assert {len(pair) for pair in matched} == {2}  # nobody with himself
+    assert {len(pair) for pair in matched} == {2}  # no face with itself
     given_by = Counter(labels[first[pairs.is_same]].tolist())
     assert given_by == Counter(
         {
@@ -127,7 +129,7 @@ def test_pairs_are_drawn_from_all_possible_pairs():
             if same == kind
         }
         assert len(seen) > 0.97 * n
-    # And people are spread over the folds, as they must be for the folds to be alike.
+    # The people are spread over the folds.
     for pairs in drawn:
         people = labels[rows_of(pairs.first)]
         for fold in range(10):
@@ -139,7 +141,7 @@ def test_pairs_are_drawn_from_all_possible_pairs():
 
 @pytest.fixture
 def scored():
-    """(vectors, what they are of), telling people apart rather well."""
+    """(vectors, held-out crops); the vectors separate people fairly well."""
     labels = labels_of([9, 8, 7, 6, 5, 4])
     random = np.random.default_rng(1)
     vectors = random.normal(size=(6, 8))[labels] + 0.7 * random.normal(size=(len(labels), 8))

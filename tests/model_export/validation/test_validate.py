@@ -1,4 +1,4 @@
-"""Scores of a tiny model on made-up crops, beside the same figures taken apart by hand."""
+"""Tests of the validation of a model, with a tiny network and synthetic crops."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +34,7 @@ SIZE, DIMENSIONS, N_PEOPLE, N_CROPS = 24, 8, 6, 4
 
 
 def write_crops(folder: Path, names: list[str], size: int) -> Path:
-    """Crops PERSON/NAME: noise over a pattern of the person's."""
+    """Synthetic crops PERSON/NAME: a pattern for each person, with noise."""
     for number, name in enumerate(names):
         person = name.partition("/")[0].partition("~")[0]
         pattern = np.random.default_rng(list(person.encode())).integers(0, 256, (4, 4, 3))
@@ -107,12 +107,12 @@ def model_with_codec(tmp_path_factory) -> SavedModel:
 
 @pytest.fixture(scope="module")
 def vectors(folder, model) -> np.ndarray:
-    """What the Keras network makes of the middles of the crops, read one by one."""
+    """The vectors of the Keras network for the central windows of the crops."""
     embed = load_networks(Path(model.path))["embed"]
-    return embed(standardize(middles(folder), "fixed"), training=False).numpy()
+    return embed(standardize(central_windows(folder), "fixed"), training=False).numpy()
 
 
-def middles(folder: Path) -> np.ndarray:
+def central_windows(folder: Path) -> np.ndarray:
     images = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*/*.png"))]
     return np.stack([image[3:-3, 3:-3] for image in images])
 
@@ -125,7 +125,7 @@ def test_vectors_of_mirrored_crops_are_appended(model, crops, folder, vectors):
     both = embed_with_model(model, crops, flip=True)
     assert both.shape == (len(crops), 2 * DIMENSIONS)
     np.testing.assert_allclose(both[:, :DIMENSIONS], vectors, atol=1e-5)
-    mirrored = model.call("embed", np.flip(middles(folder), axis=2))
+    mirrored = model.call("embed", np.flip(central_windows(folder), axis=2))
     np.testing.assert_allclose(both[:, DIMENSIONS:], mirrored, atol=1e-5)
     assert np.abs(mirrored - vectors).max() > 0.1
 
@@ -176,7 +176,7 @@ def test_pairs_are_scored_by_lfws_protocol(model, crops, pairs, vectors):
     assert found["calibration"] == calibration_table(
         embed_with_model(model, crops), [name.partition("/")[0] for name in crops.names]
     )
-    assert 0.5 < found["accuracy"] < 1  # else much would be equal
+    assert 0.5 < found["accuracy"] < 1  # otherwise many wrong results would be equal
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -190,7 +190,7 @@ def test_published_options(model, crops, pairs, flip, subtract_mean, metric):
     expected = verify(*both, pairs.is_same, pairs.folds, metric, subtract_mean)
     assert expected.accuracy == scores["float32"]["accuracy"]
     assert expected.threshold == scores["float32"]["threshold"]
-    # The table is of distances of unit vectors, which a face and its mirror image are not.
+    # Calibration needs unit vectors, which concatenated vectors are not.
     assert ("calibration" in scores["float32"]) == (not flip)
 
 
@@ -243,7 +243,7 @@ def video_pairs() -> VideoPairs:
 
 
 def frames(videos: list[str]) -> list[str]:
-    """As many frames as the video's number tells, and two."""
+    """Names of frames: two more than the number of the video."""
     return [
         f"{video.replace('/', '~')}/aligned_detect_{video[-1]}.{frame}"
         for video in videos

@@ -1,3 +1,5 @@
+"""Tests of YouTube Faces' protocol."""
+
 import itertools
 
 import numpy as np

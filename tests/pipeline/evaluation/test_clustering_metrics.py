@@ -1,3 +1,5 @@
+"""Tests of the clustering metrics against their definitions."""
+
 from itertools import combinations
 
 import numpy as np
@@ -61,8 +63,8 @@ def test_pairwise_matches_a_count_over_all_pairs(labeling):
 @settings(deadline=None)
 @given(LABELINGS)
 def test_nmi_is_the_v_measure_with_noise_as_singletons(labeling):
-    # V-measure equals arithmetic NMI (Rosenberg and Hirschberg 2007); scikit-learn computes it on
-    # a path of its own.
+    # V-measure equals arithmetic NMI (Rosenberg and Hirschberg 2007); scikit-learn computes it
+    # independently.
     truth, predicted = labeling
     singletons = np.where(predicted == -1, 100 + np.arange(len(predicted)), predicted)
     v_measure = homogeneity_completeness_v_measure(truth, singletons)[2]
