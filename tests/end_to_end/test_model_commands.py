@@ -488,7 +488,7 @@ def test_only_compatible_models_share_a_run(facecluster, base, photos, mtcnn_fol
     code, _, err = facecluster(*embed, "--input", third, "--model", other.path)
     assert code == 1
     assert "was made with embedding_space" in err
-    assert "faces made in two ways cannot be compared: take another output folder" in err
+    assert "faces made with different settings cannot be compared; take another output" in err
     assert files_of(run / "faces") == before
 
     code, out, _ = facecluster("cluster", "--output", run)

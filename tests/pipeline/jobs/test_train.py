@@ -181,7 +181,7 @@ def test_a_network_from_scratch_by_triplets(tmp_path, crops):
     model, lines = train(tmp_path / "out", options, crops)
     assert "active_triplets" in lines[-1]
     assert model.card().dimensions == 8
-    assert model.card().margin == 15  # of 32 at 160 px: nothing tells another
+    assert model.card().margin == 15  # 32 at 160 px: there is no crops.json
     pixels = np.random.default_rng(0).integers(0, 256, (3, 75, 75, 3), np.uint8)
     vectors = model.call("embed", pixels)
     np.testing.assert_allclose(vectors, keras_vectors(model, pixels), atol=1e-5)
