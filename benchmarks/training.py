@@ -29,8 +29,8 @@ from facecluster.pipeline.options import EmbedOptions, TrainOptions
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.tables.codec import decode_embeddings, fit_pca128, make_codec
 
-# These options were chosen on a fifth of the training people (--validation-fraction 0.2), never on the
-# people scored here.
+# These options were chosen on a fifth of the training people (--validation-fraction 0.2), never on
+# the people scored here.
 HEAD = TrainOptions(
     backbone=EmbedOptions.model, validation_fraction=0.0, dropout=0.0, steps_per_epoch=50, epochs=4
 )
