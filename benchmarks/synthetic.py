@@ -12,9 +12,8 @@ faces, for `facecluster cluster --output RUN`, and RUN-labels.npy.
 
 import argparse
 import hashlib
-import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 
@@ -99,10 +98,10 @@ def main() -> None:
 
 def load_or_fit_model(work: Path, codec: str, half: Half, round_trip: RoundTrip) -> "FaceModel":
     """The model that was fitted to a half before, or else a new one, which takes minutes."""
-    path = work / f"synthetic-{codec}.pickle"
+    path = work / f"synthetic-{codec}.npz"
     if not path.exists():
-        path.write_bytes(pickle.dumps(FaceModel.fit(*labeled_faces(half, round_trip))))
-    return pickle.loads(path.read_bytes())
+        FaceModel.fit(*labeled_faces(half, round_trip)).save(path)
+    return FaceModel.load(path)
 
 
 def labeled_faces(half: Half, round_trip: RoundTrip) -> tuple[np.ndarray, np.ndarray]:
@@ -205,6 +204,19 @@ class FaceModel:
             means=means.astype(np.float32),
             between=matrix_root(deviations.T @ deviations / len(one_each) - within),
             within=matrix_root(within),
+        )
+
+    def save(self, path: Path) -> None:
+        np.savez_compressed(
+            path, **{field.name: getattr(self, field.name) for field in fields(self)}
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "FaceModel":
+        with np.load(path) as arrays:
+            values = {name: arrays[name] for name in arrays.files}
+        return cls(
+            **{name: value if value.ndim else value.item() for name, value in values.items()}
         )
 
     def sample(self, n: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -115,25 +116,41 @@ def test_no_violations_in_group_photos_when_all_labels_are_right():
         assert cannot_links.count_violations(photos, np.zeros_like(people)) == n_repeated
 
 
-def test_a_run_of_synthetic_faces(tmp_path):
+@pytest.fixture
+def face_model():
     synthetic = importlib.import_module("synthetic")
     d = synthetic.COMPONENTS
     eye = np.eye(d, dtype=np.float32)
-    model = synthetic.FaceModel(
+    return synthetic.FaceModel(
         sizes=np.array([1, 2, 5]), weights=np.ones(1), means=np.zeros((1, d), np.float32),
         between=eye, within=eye / 4,
     )  # fmt: skip
-    synthetic.write_run(model, 30, 0, tmp_path / "run", synthetic.EIGHT_BIT_CODEC)
+
+
+def test_a_run_of_synthetic_faces(face_model, tmp_path):
+    synthetic = importlib.import_module("synthetic")
+    synthetic.write_run(face_model, 30, 0, tmp_path / "run", synthetic.EIGHT_BIT_CODEC)
     faces, _ = RunDirectory(str(tmp_path / "run")).read_shards("faces", ["embedding"])
     written = decode_embeddings(faces["embedding"])
     labels = np.load(tmp_path / "run-labels.npy")
-    ((vectors, people),) = model.sample(30, 0)
+    ((vectors, people),) = face_model.sample(30, 0)
     assert (labels == people).all()
     np.testing.assert_allclose(written, vectors, atol=0.01)
     histograms = synthetic.measure_distances(vectors, people)
-    n_same = int((np.bincount(people) * (np.bincount(people) - 1)).sum())
+    sizes = np.bincount(people)
+    n_same = int((sizes * (sizes - 1)).sum())
     assert histograms[synthetic.SAME].sum() == n_same
     assert histograms[synthetic.DIFFERENT].sum() == 30 * 29 - n_same
+
+
+def test_a_face_model_that_the_script_saved_is_loaded_by_another(face_model, tmp_path):
+    """The script's class is __main__.FaceModel, which other programs cannot unpickle."""
+    script = runpy.run_path(str(REPOSITORY / "benchmarks" / "synthetic.py"), run_name="script")
+    script["FaceModel"](**vars(face_model)).save(tmp_path / "model.npz")
+    loaded = type(face_model).load(tmp_path / "model.npz")
+    assert type(loaded) is type(face_model)
+    assert type(loaded.tail) is float
+    assert loaded.identity == face_model.identity
 
 
 def test_the_grouping_worker_runs(tmp_path, monkeypatch, capsys):
