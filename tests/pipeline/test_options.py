@@ -4,7 +4,7 @@ import argparse
 from dataclasses import fields
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facecluster.pipeline.options import CropOptions, EmbedOptions, TrainOptions, WorkerOptions
@@ -138,6 +138,7 @@ def test_values_out_of_bounds_are_refused_by_name(options, argument, complaint, 
     assert argument.partition("=")[0] in complaints
 
 
+@settings(deadline=None)
 @given(st.integers(-1000, 1000), st.integers(-1000, 1000))
 def test_at_least(value, least):
     read = at_least(least)
@@ -148,6 +149,7 @@ def test_at_least(value, least):
             read(str(value))
 
 
+@settings(deadline=None)
 @given(st.floats(), st.floats(0, 1), st.floats(1, 2))
 def test_between(value, least, most):
     read = between(least, most)

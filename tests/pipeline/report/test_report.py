@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -348,6 +348,7 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path):
                      "3.jpg": None, "%0aalert(1)": None}  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1))
 def test_a_local_path_can_be_recovered_from_its_link(name):
     path = f"/photos/{name}/x"
@@ -357,6 +358,7 @@ def test_a_local_path_can_be_recovered_from_its_link(name):
     assert unquote(link.path) == expected
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e6))
 def test_a_duration_is_right_to_its_last_unit(seconds):
     units = {"h": 3600, "min": 60, "s": 1}

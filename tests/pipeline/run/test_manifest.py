@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facecluster.errors import JobError
@@ -71,6 +71,7 @@ def test_what_is_written_is_read(tmp_path):
     assert content["steps"]["cluster"]["diagnostics"]["left_out"] == {"size": 1}
 
 
+@settings(deadline=None)
 @given(
     st.builds(EmbedCounts, *[st.integers(0, 2**40)] * 8),
     st.datetimes(timezones=st.just(timezone.utc)),
