@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
+import msgspec
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError
@@ -123,21 +124,10 @@ def write_model_card(folder: str, card: ModelCard) -> str:
 
 
 def _parse(values: dict[str, Any], path: str) -> ModelCard:
-    hints = get_type_hints(ModelCard)
-    for key, value in values.items():
-        if key not in hints:
-            raise ModelError(f"{path} has an unknown key, {key}: remove it")
-        if key in ("trained_from", "compatible_with"):
-            is_valid = isinstance(value, dict) and value.keys() == {"name", "sha256"}
-        else:
-            is_valid = isinstance(value, get_origin(hints[key]) or hints[key])
-        if not is_valid:
-            raise ModelError(f"{path} is damaged: {key} is {value!r}")
-    for field_ in fields(ModelCard):
-        is_required = field_.default is MISSING and field_.default_factory is MISSING
-        if is_required and field_.name not in values:
-            raise ModelError(f"{path} is damaged: it has no {field_.name}")
-    for key in ("trained_from", "compatible_with"):
-        if key in values:
-            values[key] = ModelIdentity(**values[key])
-    return ModelCard(**values)
+    unknown = values.keys() - {field.name for field in fields(ModelCard)}
+    if unknown:
+        raise ModelError(f"{path} has an unknown key, {min(unknown)}: remove it")
+    try:
+        return msgspec.convert(values, ModelCard)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{path} is damaged: {error}") from error

@@ -91,7 +91,7 @@ def test_a_damaged_card(tmp_path, text):
 def test_a_required_key_is_missing(tmp_path, key):
     values = json.loads(CARD.to_json())
     del values[key]
-    with pytest.raises(ModelError, match=rf"model_card\.json is damaged: it has no {key}"):
+    with pytest.raises(ModelError, match=rf"model_card\.json is damaged: .*missing.*`{key}`"):
         read_model_card(write_json(tmp_path, values))
 
 
@@ -107,7 +107,7 @@ def test_a_required_key_is_missing(tmp_path, key):
 )
 def test_a_value_of_the_wrong_type(tmp_path, key, value):
     values = json.loads(EMBEDDER.to_json()) | {key: value}
-    with pytest.raises(ModelError, match=rf"model_card\.json is damaged: {key} is "):
+    with pytest.raises(ModelError, match=rf"model_card\.json is damaged: .*`\$\.{key}`"):
         read_model_card(write_json(tmp_path, values))
 
 
