@@ -12,8 +12,9 @@ from facecluster.pipeline.distributed.work_folder import WorkFolder
 from facecluster.transforms.cores import usable_cores
 
 # With fewer faces, starting worker processes on this machine costs more than it saves: each of the
-# job's pipelines starts its own, in some three seconds.
-FACES_WORTH_PROCESSES = 100_000
+# job's six pipelines starts its own, in some three seconds, and most of the minute or two that a
+# million faces take (docs/results.md) is spent in FAISS, which uses all cores in one process too.
+FACES_WORTH_PROCESSES = 1_000_000
 # Options with which the user decides where tasks run.
 EXECUTION_OPTIONS = ("--runner", "--direct_num_workers", "--direct_running_mode")
 
