@@ -104,7 +104,7 @@ def _find_format(path: Path) -> tuple[_Format, Path]:
     if not path.exists():
         raise WeightsError(f"{path} does not exist; {ACCEPTED}")
     if path.suffix.lower() not in FORMATS:
-        raise WeightsError(f"{path} is of no known kind; {ACCEPTED}")
+        raise WeightsError(f"{path} is of an unknown kind; {ACCEPTED}")
     return FORMATS[path.suffix.lower()], path
 
 

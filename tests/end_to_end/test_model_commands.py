@@ -147,7 +147,7 @@ def test_files_without_weights_are_refused(facecluster, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"a photo")
     for name, message in (
         ("photo.keras", "cannot be read as a Keras model"),
-        ("photo.jpg", "is of no known kind"),
+        ("photo.jpg", "is of an unknown kind"),
         ("nowhere.pb", "does not exist"),
     ):
         code, _, err = facecluster(

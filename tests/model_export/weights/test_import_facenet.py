@@ -212,7 +212,7 @@ def test_an_empty_graph_has_no_bottleneck(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("weights.onnx", "is of no known kind"),
+        ("weights.onnx", "is of an unknown kind"),
         ("folder", "is a folder without a checkpoint"),
         ("nowhere.pb", "does not exist"),
         ("nowhere/model.meta", "does not exist"),
