@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import io
 import tarfile
-import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +22,7 @@ from facecluster.transforms.inputs.containers import (
 )
 from facecluster.transforms.inputs.sources import DamagedError
 from facecluster.transforms.inputs.tfrecord import make_record
-from tests.transforms.inputs.counting import count_calls
+from tests.transforms.inputs.counting import count_calls, measure_peak_memory
 
 
 def tar_of(members: dict[str, bytes] | list[tuple[str, bytes]]) -> bytes:
@@ -225,15 +224,16 @@ def test_a_gzip_is_decompressed_once_and_not_held_in_memory(tmp_path, monkeypatc
             info.size = size
             tar.addfile(info, io.BytesIO(b"%03d" % i + bytes(size - 3)))
     monkeypatch.setattr(gzip.GzipFile, "rewind", lambda _: pytest.fail("it is decompressed twice"))
-    tracemalloc.start()
-    contents = list_container(str(path), "tar")
-    wanted = contents.sources[::-7]
-    read_numbers = []
-    for source, content in read_members(wanted[0].container, wanted, size):
-        assert len(content) == size
-        read_numbers.append((int(content[:3]), source.uri))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+
+    def list_and_read() -> list[tuple[int, str]]:
+        wanted = list_container(str(path), "tar").sources[::-7]
+        read_numbers = []
+        for source, content in read_members(wanted[0].container, wanted, size):
+            assert len(content) == size
+            read_numbers.append((int(content[:3]), source.uri))
+        return read_numbers
+
+    read_numbers, peak = measure_peak_memory(list_and_read)
     assert read_numbers == [(i, f"{path}!/{i}.jpg") for i in range(5, n, 7)]
     assert peak < 10 * size
 
