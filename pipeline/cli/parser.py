@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="facecluster",
         description="Groups the faces of a photo collection into people.",
         epilog="`run`, `embed`, `cluster` and `crops` pass options that they do not know to Apache "
-        "Beam, such as --direct_num_workers=8 or --runner=DataflowRunner --project=...",
+        "Beam, such as --direct_num_workers=8.",
     )
     parser.add_argument("--version", action="version", version=version("facecluster"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
