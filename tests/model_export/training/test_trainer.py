@@ -15,19 +15,15 @@ import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from facecluster.errors import JobError
-from facecluster.model_export.crops import Crops
 from facecluster.model_export.networks.export import standardize
-from facecluster.model_export.networks.inception_resnet_v1 import inception_resnet_v1_for_training
 from facecluster.model_export.training.batches import batch_rows
 from facecluster.model_export.training.losses import triplet_loss
 from facecluster.model_export.training.objectives import Softmax, Triplets
 from facecluster.model_export.training.sampling import identity_batches, shuffled_batches
 from facecluster.model_export.training.schedule import Schedule
 from facecluster.model_export.training.trainer import OPTIMIZERS, Learner, train
-from facecluster.model_export.validation.held_out import HeldOut, sample_pairs
 
 # Child processes fork from a server that has imported TensorFlow but not used it. A fork of this
 # process, where TensorFlow has been used, might hang and could not configure devices.
@@ -529,71 +525,3 @@ def test_half_precision_training_resumes_exactly(tmp_path, half_precision):
     losses = list(scalars(whole)["loss"].values())
     assert np.all(np.isfinite(losses))
     assert losses[-1] < losses[0]
-
-
-# ---- from scratch ----
-
-SIZE = 75  # px, the smallest input that the network takes
-
-
-def patterns(seed: int, n_people: int, n_images: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, SIZE, SIZE, 3) uint8 and (n,) int32 of people who are patterns of large blots.
-
-    Images of a person differ in position, brightness, contrast and noise.
-    """
-    generator = np.random.default_rng(seed)
-    images = []
-    for _ in range(n_people):
-        blots = Image.fromarray(generator.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-        pattern = np.asarray(blots.resize((SIZE + 12, SIZE + 12), Image.Resampling.BICUBIC))
-        for _ in range(n_images):
-            top, left = generator.integers(0, 13, 2)
-            image = pattern[top : top + SIZE, left : left + SIZE] * generator.uniform(0.6, 1.2)
-            image += generator.uniform(-40, 40) + generator.normal(0, 20, image.shape)
-            images.append(image.clip(0, 255).astype(np.uint8))
-    return np.stack(images), np.repeat(np.arange(n_people, dtype=np.int32), n_images)
-
-
-def test_network_trained_from_scratch_separates_unseen_people(tmp_path):
-    """100 steps of a narrow network; its accuracy rises from 0.57 to about 0.84."""
-    pixels, labels = patterns(0, n_people=30, n_images=20)
-    unseen, unseen_labels = patterns(1, n_people=20, n_images=6)
-    names = tuple(str(row) for row in range(len(unseen)))
-    held_out = HeldOut(
-        Crops(unseen_labels, tuple(map(str, range(20))), names, ()),
-        sample_pairs(unseen_labels, names, 0),
-    )
-
-    keras.utils.set_random_seed(0)
-    narrow = inception_resnet_v1_for_training(32, SIZE, width=0.1, weight_decay=5e-4)
-    learner = Learner(narrow, Softmax(30, 32, weight_decay=5e-4), "fixed")
-
-    def batches_from(step):
-        def indices(step):
-            return shuffled_batches(len(pixels), 30, 0, step)
-
-        inputs, targets = batch_rows(pixels, indices, step), batch_rows(labels, indices, step)
-        return tf.data.Dataset.zip((inputs, {"labels": targets}))
-
-    scores = []
-
-    def validate():
-        vectors = learner.predict(unseen, batch_size=60, verbose=0)["embeddings"]
-        scores.append(held_out.score(vectors))
-        return scores[-1]
-
-    train(
-        learner,
-        OPTIMIZERS["momentum"](),
-        batches_from,
-        Schedule(((0, 0.1),)),
-        tmp_path,
-        n_epochs=2,
-        steps_per_epoch=50,
-        validate=validate,
-    )
-    untrained, trained = scores[0], scores[-1]
-    assert trained["accuracy"] > untrained["accuracy"] + 0.15
-    assert trained["auc"] > untrained["auc"] + 0.2
-    first, last = scalars(tmp_path)["loss"].values()
-    assert last < 0.6 * first

@@ -42,14 +42,13 @@ def make_photo(path: Path, seed: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.fixture
-def run(tmp_path) -> RunDirectory:
+def make_run(folder: Path) -> RunDirectory:
     """A run directory as the embed and cluster jobs leave it.
 
     Ann/1 shows p1 and p2; Ann/2 shows p1 in the corner and an unassigned face in the center; Bob/1
     shows p2, and Bob/copy is a duplicate of it; Bob/3 shows no face; Bob/4 is broken.
     """
-    run = RunDirectory(str(tmp_path / "run"))
+    run = RunDirectory(str(folder / "run"))
     faces_of = {
         "Ann/1": [(CENTRAL, "p1"), (CORNER, "p2")],
         "Ann/2": [(CENTRAL, None), (CORNER, "p1")],
@@ -58,7 +57,7 @@ def run(tmp_path) -> RunDirectory:
     }
     photos, faces, assignments = [], [], []
     for seed, (name, found) in enumerate(faces_of.items()):
-        path = tmp_path / "photos" / f"{name}.png"
+        path = folder / "photos" / f"{name}.png"
         photo_id = make_photo(path, seed)
         paths = [path, path.with_name("copy.png")] if name == "Bob/1" else [path]
         for uri in paths:
@@ -72,7 +71,7 @@ def run(tmp_path) -> RunDirectory:
                               "embedding": [1, 0], **QUALITY})  # fmt: skip
                 assignments.append({"face_id": face_id, "photo_id": photo_id, "person_id": person,
                                     "probability": 1, "repeated_in_photo": False})  # fmt: skip
-    failure = {"uri": str(tmp_path / "photos" / "Bob" / "4.png"), "step": "decode",
+    failure = {"uri": str(folder / "photos" / "Bob" / "4.png"), "step": "decode",
                "error": "OSError", "message": "broken"}  # fmt: skip
     rows = {"failures": (schema.FAILURES, [failure]), "photos": (schema.PHOTOS, photos),
             "faces": (schema.faces(pa.list_(pa.float32(), 2)), faces)}  # fmt: skip
@@ -84,12 +83,26 @@ def run(tmp_path) -> RunDirectory:
 
 
 @pytest.fixture
+def run(tmp_path) -> RunDirectory:
+    return make_run(tmp_path)
+
+
+@pytest.fixture
 def photo(tmp_path):
     return lambda name: tmp_path / "photos" / f"{name}.png"
 
 
 def cut(output: Path, requests, options: CropOptions = OPTIONS) -> CropsManifest:
     return CropsJob(str(output), options)(requests, lambda count, total: contextlib.nullcontext())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(run, output, requests, manifest) of a finished job by folder labels; for reading only."""
+    folder = tmp_path_factory.mktemp("finished")
+    run = make_run(folder)
+    requests = request_run_crops(run, "folder", "folder")
+    return run, folder / "out", requests, cut(folder / "out", requests)
 
 
 def crops(output: Path) -> dict[str, np.ndarray]:
@@ -187,16 +200,20 @@ def test_people_labels_crop_every_assigned_face_once(run, photo, tmp_path):
         np.testing.assert_array_equal(found[name], expected_crop(photo(source), box))
 
 
-def test_folder_labels_crop_the_central_face(run, photo, tmp_path):
-    manifest = cut(tmp_path / "out", request_run_crops(run, "folder", "folder"))
+def test_folder_labels_crop_the_central_face(finished):
+    _, output, _, manifest = finished
+
+    def photo(name):
+        return output.parent / "photos" / f"{name}.png"
+
     assert manifest.counts == {
         "photos": 6, "crops": 4, "people": 2, "without_a_face": 1, "failures": 1
     }  # fmt: skip
-    found = crops(tmp_path / "out")
+    found = crops(output)
     assert found.keys() == {"Ann/1", "Ann/2", "Bob/1", "Bob/copy"}
     for name, pixels in found.items():
         np.testing.assert_array_equal(pixels, expected_crop(photo(name), CENTRAL))
-    failed = failures(tmp_path / "out")
+    failed = failures(output)
     assert failed.keys() == {str(photo("Bob/3")), str(photo("Bob/4"))}
     assert failed[str(photo("Bob/3"))]["error"] == "NoFace"
     assert failed[str(photo("Bob/4"))]["message"] == "broken"
@@ -355,21 +372,19 @@ def test_progress_counts_the_photos_of_finished_shards(tmp_path):
     ],
     ids=lambda value: "" if isinstance(value, str) else repr(value)[12:],
 )
-def test_other_options_are_refused(run, tmp_path, options, sentence):
-    requests = request_run_crops(run, "folder", "folder")
-    cut(tmp_path / "out", requests)
-    before = times(tmp_path / "out")
+def test_other_options_are_refused(finished, options, sentence):
+    _, output, requests, _ = finished
+    before = times(output)
     with pytest.raises(JobError, match=sentence):
-        cut(tmp_path / "out", requests, options)
-    assert times(tmp_path / "out") == before
+        cut(output, requests, options)
+    assert times(output) == before
 
 
-def test_other_photos_or_labels_are_refused(run, tmp_path):
-    requests = request_run_crops(run, "folder", "folder")
-    cut(tmp_path / "out", requests)
+def test_other_photos_or_labels_are_refused(finished):
+    run, output, requests, _ = finished
     for other in (requests[1:], request_run_crops(run, "people", "folder")):
         with pytest.raises(JobError, match="holds the crops of other photos"):
-            cut(tmp_path / "out", other)
+            cut(output, other)
 
 
 def test_foreign_folder_is_refused_and_left_alone(run, photo, tmp_path):

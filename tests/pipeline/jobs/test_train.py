@@ -10,64 +10,33 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 from facecluster.errors import InputError, UsageError
 from facecluster.model_export.crops import list_crops
 from facecluster.model_export.networks.export import (
-    export,
     load_networks,
-    standardize,
     weights_sha256,
 )
-from facecluster.model_export.validation.calibration import calibration_table
 from facecluster.model_export.validation.pairs import read_pairs
 from facecluster.model_export.validation.validate import embed_with_model, validate_pairs
 from facecluster.pipeline.jobs.train import TrainJob
 from facecluster.pipeline.options import TrainOptions
-from facecluster.transforms.faces.model_card import ModelCard, ModelIdentity
+from facecluster.transforms.faces.model_card import ModelIdentity
 from facecluster.transforms.faces.saved_model import ModelError, SavedModel
+from tests.pipeline.training.tiny_models import (
+    MARGIN,
+    SIZE,
+    keras_vectors,
+    pixels_of,
+    train,
+    write_crops,
+    write_model,
+)
 
-N_PEOPLE, N_CROPS, CROP_SIZE = 8, 6, 40
-PEOPLE, OTHER_PEOPLE = range(N_PEOPLE), range(20, 24)
-SIZE, DIMENSIONS, MARGIN = 32, 16, 6  # of the models that trainings start from
+OTHER_PEOPLE = range(20, 24)
 TINY = TrainOptions(epochs=2, steps_per_epoch=2, validation_fraction=0.0, learning_rate=0.01)
 HEAD = replace(TINY, embedding_size=8, batch_size=8)
 TRIPLETS = replace(TINY, loss="triplet", people_per_batch=3, images_per_person=3)
-
-
-def write_crops(folder: Path, people=PEOPLE, n_crops=N_CROPS, size=CROP_SIZE) -> Path:
-    """Synthetic crops: a person is a pattern of a few colored squares, with noise in each crop."""
-    for person in people:
-        pattern = np.random.default_rng(person).integers(0, 256, (4, 4, 3))
-        (folder / f"P{person}").mkdir(parents=True)
-        for i in range(n_crops):
-            noise = np.random.default_rng([person, i]).integers(-60, 60, (4, 4, 3))
-            pixels = np.clip(pattern + noise, 0, 255).astype(np.uint8)
-            image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
-            image.save(folder / f"P{person}" / f"{i}.png")
-    return folder
-
-
-def write_model(folder: Path, seed: int, dimensions: int = DIMENSIONS, codec=None) -> SavedModel:
-    keras.utils.set_random_seed(seed)
-    x = inputs = keras.Input((SIZE, SIZE, 3))
-    x = keras.layers.Conv2D(8, 5, 4, activation="relu")(x)
-    x = keras.layers.Conv2D(16, 3, 2, activation="relu")(x)
-    x = keras.layers.Dense(dimensions)(keras.layers.Flatten()(x))
-    x = keras.layers.Activation("linear", name="prelogits")(x)
-    network = keras.Model(inputs, keras.layers.UnitNormalization()(x))
-    card = ModelCard(
-        name=f"model-{seed}",
-        sha256=weights_sha256(network),
-        standardization="per-image",
-        architecture="two convolutions",
-        input_size=SIZE,
-        margin=MARGIN,
-        dimensions=dimensions,
-    )
-    export({"embed": network}, card, folder, codec)
-    return SavedModel(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -91,28 +60,6 @@ def old(tmp_path_factory) -> SavedModel:
     return write_model(tmp_path_factory.mktemp("models") / "old", 2, dimensions=12, codec=codec)
 
 
-def train(folder: Path, options: TrainOptions, *sources) -> tuple[SavedModel, list[str]]:
-    """The trained model, and the reported lines."""
-    lines: list[str] = []
-    job = TrainJob(folder, options, SavedModel, lines.append)
-    return SavedModel(str(job([str(source) for source in sources]))), lines
-
-
-def pixels_of(crops: Path, size: int) -> np.ndarray:
-    """The central windows of all crops, sorted by name."""
-    images = []
-    for path in sorted(crops.glob("*/*.png")):
-        with Image.open(path) as image:
-            edge = (image.width - size) // 2
-            images.append(np.asarray(image.crop((edge, edge, edge + size, edge + size))))
-    return np.stack(images)
-
-
-def keras_vectors(model: SavedModel, pixels: np.ndarray) -> np.ndarray:
-    network = load_networks(Path(model.path))["embed"]
-    return network(standardize(pixels, model.card().standardization), training=False).numpy()
-
-
 def files_of(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -122,54 +69,6 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 # ---- the exported model ----
-
-
-def test_a_network_from_scratch_by_softmax(tmp_path):
-    crops = write_crops(tmp_path / "crops", size=84)
-    (crops / "crops.json").write_text(json.dumps({"options": {"crop_size": 84, "crop_margin": 20}}))
-    options = replace(
-        TINY, input_size=75, width=0.1, embedding_size=8, batch_size=6, flip=True,
-        random_crop=True, rotation=10.0, color=0.2, center_loss_factor=0.01,
-        standardization="per-image", validation_fraction=0.25, epochs=1,
-    )  # fmt: skip
-    model, lines = train(tmp_path / "out", options, crops)
-    assert model.path == str(tmp_path / "out" / "model")
-    assert lines[0] == "training on 36 crops of 6 people, validating on 60 pairs"
-    assert lines[1].startswith("before training  val_accuracy")
-    assert lines[-1].startswith("epoch 1/1  ")
-    assert {"cross_entropy", "center_loss", "val_auc"} <= set(lines[-1].split())
-    assert list((tmp_path / "out" / "tensorboard").rglob("events.out.tfevents.*"))
-
-    card = model.card()
-    network = load_networks(Path(model.path))["embed"]
-    measured = card.measured
-    assert replace(card, measured={}) == ModelCard(
-        name="trained",
-        sha256=weights_sha256(network),
-        standardization="per-image",
-        architecture="Inception-ResNet-v1, width 0.1",
-        source="trained by facecluster on 36 crops of 6 people, loss softmax",
-        license="that of its training data",
-        embedding_space=card.sha256,
-        input_size=75,
-        margin=11,  # 84 - 20 px of face, seen through a window of 75
-        dimensions=8,
-    )
-    assert not any("BatchNorm" in layer.name for layer in network.layers)
-
-    # The exported model, the Keras file and the trained network, which made the scores, agree.
-    pixels = pixels_of(crops, 75)
-    vectors = model.call("embed", pixels)
-    np.testing.assert_allclose(vectors, keras_vectors(model, pixels), atol=1e-5)
-    assert measured["on"] == "12 crops of 2 people held out from the training"
-    found = list_crops([str(crops)])
-    tables = [
-        calibration_table(vectors[kept_out], found.labels[kept_out])
-        for a in range(N_PEOPLE)
-        for kept_out in [np.isin(found.labels, [a, b]) for b in range(a)]
-    ]
-    assert measured["calibration"]["float32"] in tables
-    assert measured["float32"].keys() == {"accuracy", "validation_rate", "auc"}
 
 
 @pytest.mark.slow  # building and tracing the network takes long, however narrow it is
@@ -188,8 +87,16 @@ def test_a_network_from_scratch_by_triplets(tmp_path, crops):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_head_on_a_frozen_model(tmp_path, crops, base):
-    model, _ = train(tmp_path / "out", replace(HEAD, backbone=base.path, name="head"), crops)
+@pytest.fixture(scope="module")
+def head(tmp_path_factory, crops, base) -> Path:
+    """The folder of a training of a head on `base`, two epochs long."""
+    folder = tmp_path_factory.mktemp("head") / "out"
+    train(folder, replace(HEAD, backbone=base.path, name="head"), crops)
+    return folder
+
+
+def test_head_on_a_frozen_model(head, crops, base):
+    model = SavedModel(str(head / "model"))
     card = model.card()
     assert card.name == "head"
     assert card.architecture == "two convolutions with a linear head"
@@ -231,7 +138,17 @@ def test_training_continues_from_an_exported_model(tuned, crops, base):
     assert "L2" not in config  # weight decay is not exported
 
 
-def test_format_of_the_crops_makes_no_difference(tmp_path, crops, base):
+@pytest.fixture(scope="module")
+def softmax_tuned(tmp_path_factory, crops, base) -> SavedModel:
+    """The model of a training by softmax that starts from `base`, one epoch long."""
+    return train(tmp_path_factory.mktemp("softmax") / "out", softmax_options(base), crops)[0]
+
+
+def softmax_options(base: SavedModel) -> TrainOptions:
+    return replace(TINY, start_from=base.path, batch_size=8, flip=True, epochs=1)
+
+
+def test_format_of_the_crops_makes_no_difference(tmp_path, crops, base, softmax_tuned):
     with tarfile.open(tmp_path / "crops.tar", "w") as tar:
         tar.add(crops, ".")
     with tf.io.TFRecordWriter(str(tmp_path / "crops.tfrecord")) as writer:
@@ -247,12 +164,9 @@ def test_format_of_the_crops_makes_no_difference(tmp_path, crops, base):
             }
             example = tf.train.Example(features=tf.train.Features(feature=features))
             writer.write(example.SerializeToString())
-    options = replace(TINY, start_from=base.path, batch_size=8, flip=True, epochs=1)
-    hashes = {
-        train(tmp_path / f"out{i}", options, source)[0].card().sha256
-        for i, source in enumerate((crops, tmp_path / "crops.tar", tmp_path / "crops.tfrecord"))
-    }
-    assert len(hashes) == 1
+    for name in ("crops.tar", "crops.tfrecord"):
+        model, _ = train(tmp_path / f"from {name}", softmax_options(base), tmp_path / name)
+        assert model.card().sha256 == softmax_tuned.card().sha256
 
 
 def test_model_compatible_with_another(tmp_path, crops, base, old):
@@ -328,10 +242,10 @@ def test_other_crops_or_another_model_are_refused(tuned, tmp_path, crops, base):
         train(tmp_path / "out", copied, crops)
 
 
-def test_only_the_leftovers_of_a_killed_run_are_removed(tmp_path, crops, base):
+def test_only_the_leftovers_of_a_killed_run_are_removed(head, tmp_path, crops, base):
     folder = tmp_path / "out"
-    options = replace(HEAD, backbone=base.path, epochs=1)
-    train(folder, options, crops)
+    options = replace(HEAD, backbone=base.path)
+    shutil.copytree(head, folder)
     kept = {"training.json", "checkpoint.npz", "facecluster.log", "vectors", "tensorboard", "model"}
     (folder / "facecluster.log").write_text("a log")
     (folder / "model.1f.tmp" / "keras").mkdir(parents=True)
@@ -345,9 +259,9 @@ def test_only_the_leftovers_of_a_killed_run_are_removed(tmp_path, crops, base):
     assert model.card().dimensions == 8
 
 
-def test_damaged_settings_are_refused(tmp_path, crops, base):
-    options = replace(HEAD, backbone=base.path, epochs=1)
-    train(tmp_path / "out", options, crops)
+def test_damaged_settings_are_refused(head, tmp_path, crops, base):
+    options = replace(HEAD, backbone=base.path)
+    shutil.copytree(head, tmp_path / "out")
     (tmp_path / "out" / "training.json").write_text("{")
     with pytest.raises(InputError, match=r"training\.json is damaged"):
         train(tmp_path / "out", options, crops)
@@ -371,9 +285,9 @@ def test_options_may_change_before_the_first_checkpoint(tmp_path, crops, base):
 # ---- which crops are used ----
 
 
-def test_filtering_drops_the_impostor(tmp_path, base):
+def test_filtering_drops_the_impostor(head, tmp_path, base):
+    clean = SavedModel(str(head / "model"))
     crops = write_crops(tmp_path / "crops")
-    clean, _ = train(tmp_path / "clean", replace(HEAD, backbone=base.path), crops)
     impostor = write_crops(tmp_path / "other", people=[99], n_crops=1)
     shutil.copy(impostor / "P99" / "0.png", crops / "P3" / "impostor.png")
     options = replace(HEAD, backbone=base.path, filter_with=base.path)
@@ -519,10 +433,9 @@ def test_schedule_may_end_the_training(tmp_path, crops, base):
     assert not (tmp_path / "new").exists()
 
 
-def test_mixed_precision_applies_to_training_only(tmp_path, crops, base):
-    options = replace(TINY, start_from=base.path, batch_size=8, epochs=1)
-    half, _ = train(tmp_path / "half", replace(options, mixed_precision=True), crops)
-    full, _ = train(tmp_path / "full", options, crops)
+def test_mixed_precision_applies_to_training_only(tmp_path, crops, base, softmax_tuned):
+    full = softmax_tuned
+    half, _ = train(tmp_path / "half", replace(softmax_options(base), mixed_precision=True), crops)
     assert half.card().sha256 != full.card().sha256  # it had an effect
     found = list_crops([str(crops)])
     cosines = np.sum(embed_with_model(half, found) * embed_with_model(full, found), axis=1)
