@@ -107,7 +107,7 @@ def center_loss(prelogits, labels, centers, rate):
     by k + 1.
 
     Args:
-      prelogits: (n, d) float, the network's output before normalisation.
+      prelogits: (n, d) float, the network's output before normalization.
       labels: (n,) int, each face's row of centers.
       centers: (people, d) float32; initially zeros, as published.
       rate: the fraction of the difference by which a face moves its center: 1 - alfa in the

@@ -8,7 +8,7 @@ from facecluster.errors import InputError
 
 
 def shuffled_batches(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """The indices of batch number `step` when all n images are shuffled anew in every epoch.
+    """The indices of batch number `step` when all n images are reshuffled in every epoch.
 
     Batches continue across the end of an epoch, so that all have the same size.
 

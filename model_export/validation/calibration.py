@@ -22,7 +22,7 @@ def calibration_table(
     distances: Sequence[float] | np.ndarray = DISTANCES,
     block_rows: int = 512,
 ) -> list[dict[str, float]]:
-    """Measures the rates of `Verification` over all pairs of n labelled faces.
+    """Measures the rates of `Verification` over all pairs of n labeled faces.
 
     Args:
       embeddings: (n, d) unit vectors.

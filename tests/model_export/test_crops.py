@@ -225,7 +225,7 @@ def test_examples_without_text_and_filename(tmp_path):
 @settings(max_examples=30, deadline=None)
 @given(contents=st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=5))
 def test_records_of_any_content(tmp_path_factory, contents):
-    # The content is also the person's name, so that the same bytes are there twice.
+    # The content is also the person's name, so that the same bytes occur twice.
     path = write_examples(
         tmp_path_factory.mktemp("records") / "a",
         [{"image/encoded": feature(c), "image/class/text": feature(b"x" + c)} for c in contents],

@@ -142,25 +142,6 @@ def test_default_options_are_the_published_training_alignment():
 # --- requests from photos
 
 
-def test_photos_in_folders_of_people_keep_their_names():
-    uris = [f"/lfw/{n}/{n}_{i:04}.jpg" for n in ("Ann_Lee", "Bo_Ek") for i in (1, 2)]
-    expected = {uri: (uri.removeprefix("/lfw/").removesuffix(".jpg"),) for uri in uris}
-    assert names(request_photo_crops(uris, "folder", "folder")) == expected
-
-
-def test_photos_with_equal_names_are_numbered():
-    uris = ["/b/Ann/1.jpg", "/a/Ann/1.jpg", "/a/Ann/1.png", "/a/Bob/1.jpg", "/a/Ann/1_1.jpg"]
-    expected = {
-        "/a/Ann/1.jpg": ("Ann/1",),
-        "/a/Ann/1.png": ("Ann/1_2",),  # Ann/1_1 is taken
-        "/a/Ann/1_1.jpg": ("Ann/1_1",),
-        "/a/Bob/1.jpg": ("Bob/1",),
-        "/b/Ann/1.jpg": ("Ann/1_3",),
-    }
-    for order in (uris, uris[::-1]):
-        assert names(request_photo_crops(order, "folder", "folder")) == expected
-
-
 def test_photos_labeled_by_a_csv_file(tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("photo,person\n1.jpg,Ann\n2.jpg,Ann;Bob\n")
@@ -171,11 +152,6 @@ def test_photos_labeled_by_a_csv_file(tmp_path):
         cut(tmp_path / "out", request_photo_crops(["/x/2.jpg"], str(path), "folder"))
     with pytest.raises(InputError, match="labels none of the 1 photos"):
         request_photo_crops(["/x/1.jpg"], str(path), "folder")
-
-
-def test_people_labels_need_a_run():
-    with pytest.raises(UsageError, match="give --run"):
-        request_photo_crops(["/x/1.jpg"], "people", "folder")
 
 
 # --- requests from a run
