@@ -123,6 +123,13 @@ def open_parquet(file: BinaryIO) -> tuple[pq.ParquetFile, int]:
         )
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError(f"it is a damaged Parquet file: {error}") from error
+    metadata = parquet.metadata
+    group_rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    if min(group_rows, default=0) < 0 or sum(group_rows) != metadata.num_rows:
+        raise DamagedError(
+            f"it is a damaged Parquet file: it states {metadata.num_rows:,} rows, and its row "
+            f"groups have {sum(group_rows):,}"
+        )
     return parquet, checksum
 
 

@@ -34,7 +34,8 @@ def list_members(file: BinaryIO) -> Iterator[Member]:
         with tarfile.open(
             fileobj=cast(Any, headers), mode="r:", encoding="utf-8", errors="surrogateescape"
         ) as tar:
-            while (member := tar.next()) is not None:
+            is_empty = tar.firstmember is None  # in Python 3.10, next() raises ValueError then
+            while not is_empty and (member := tar.next()) is not None:
                 # tarfile would keep all headers in memory.
                 tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
                 header = headers.take(member.offset, member.offset_data)

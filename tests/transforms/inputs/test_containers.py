@@ -235,7 +235,7 @@ def test_a_gzip_is_decompressed_once_and_not_held_in_memory(tmp_path, monkeypatc
 
     read_numbers, peak = measure_peak_memory(list_and_read)
     assert read_numbers == [(i, f"{path}!/{i}.jpg") for i in range(5, n, 7)]
-    assert peak < 10 * size
+    assert peak < n * size / 20  # Python 3.12 itself reads in larger blocks
 
 
 def test_unsupported_compressions(tmp_path):

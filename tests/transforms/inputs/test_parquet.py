@@ -1,6 +1,7 @@
 """Columns of photos are found or reported as ambiguous; damage is detected; memory is bounded."""
 
 import io
+import struct
 import tracemalloc
 
 import pyarrow as pa
@@ -133,6 +134,23 @@ def test_damage_never_raises_and_no_photo_is_lost(tmp_path_factory, data):
     damaged = list_container(str(path), "parquet")
     assert damaged.problem or damaged.layout.kind != "photos" or len(damaged.sources) <= 9
     read(damaged)
+
+
+def test_a_footer_with_contradicting_row_counts_is_damaged(tmp_path):
+    """The footer has no checksum. It states the rows of the file and those of each row group."""
+    path = tmp_path / "a.parquet"
+    write(path, [{"bytes": b"photo", "path": None}] * 9, row_group_size=3)
+    content = path.read_bytes()
+    (footer_size,) = struct.unpack("<I", content[-8:-4])
+    n_damaged = 0
+    for place in range(len(content) - 8 - footer_size, len(content) - 8):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << 5  # a count of 3, stored as 6, becomes 19
+        path.write_bytes(damaged)
+        contents = list_container(str(path), "parquet")
+        assert len(contents.sources) <= 9
+        n_damaged += "its row groups have" in str(contents.problem)
+    assert n_damaged >= 4  # the count of the file, and of each row group
 
 
 def test_a_file_that_changed_since_it_was_listed(tmp_path):
