@@ -32,10 +32,10 @@ types: prepare  ## check types
 imports: prepare  ## check which folder may import which
 	$(BIN)/lint-imports
 
-check: lint imports  ## before a commit: style, imports, tests of pure and of changed modules
+check: lint imports types  ## before a commit: style, imports, types, tests of pure and of changed modules
 	$(PYTEST) -q $(PURE_TESTS) $$(.ci/changed-tests)
 
-test: lint imports  ## what CI checks: style, imports, all tests
+test: lint imports types  ## what CI checks: style, imports, types, all tests
 	$(PYTEST)
 
 docs: prepare  ## generate docs/api.md and the outputs of docs/quickstart.ipynb

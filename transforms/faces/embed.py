@@ -87,10 +87,10 @@ def _crops(photos: Sequence[Photo]) -> list[np.ndarray]:
     return [face.crop for face in faces if face.crop is not None]
 
 
-def embed_crops(model: SavedModel, crops: Sequence[np.ndarray]) -> np.ndarray:
+def embed_crops(model: SavedModel, crops: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """(n, size, size, 3) uint8 RGB to (n, dimensions) float32 unit vectors; (0, 0) of no crops."""
     parts = [
-        model.call("embed", np.stack(crops[start : start + CROPS_PER_CALL]), CROPS_MULTIPLE)
+        model.call("embed", np.asarray(crops[start : start + CROPS_PER_CALL]), CROPS_MULTIPLE)
         for start in range(0, len(crops), CROPS_PER_CALL)
     ]
     return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)

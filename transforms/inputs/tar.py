@@ -34,7 +34,8 @@ def list_members(file: BinaryIO) -> Iterator[Member]:
         with tarfile.open(
             fileobj=cast(Any, headers), mode="r:", encoding="utf-8", errors="surrogateescape"
         ) as tar:
-            is_empty = tar.firstmember is None  # in Python 3.10, next() raises ValueError then
+            # Python 3.10 raises ValueError for the next member of an empty tar.
+            is_empty = tar.firstmember is None  # pyright: ignore[reportAttributeAccessIssue]
             while not is_empty and (member := tar.next()) is not None:
                 # tarfile would keep all headers in memory.
                 tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
