@@ -115,7 +115,8 @@ def find_model(name: str) -> SavedModel:
         return SavedModel(name)
     if not zoo.is_fetched(name):
         raise ModelError(
-            f"the model {name} is not on this machine yet: run `facecluster model fetch {name}`"
+            f"the model {name} is not on this machine yet, or was exported by another version of "
+            f"facecluster: run `facecluster model fetch {name}`"
         )
     return SavedModel(str(zoo.model_folder(name)))
 
