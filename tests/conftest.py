@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 from apache_beam.io.filesystem import FileMetadata, FileSystem
+from hypothesis import settings
+
+# Hypothesis fails examples that take longer than 200 ms, which a busy machine makes of any.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
