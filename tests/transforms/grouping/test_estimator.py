@@ -14,11 +14,11 @@ from facecluster.transforms.grouping.group_faces import group_faces
 from facecluster.transforms.grouping.options import ClusterOptions, FaceFilterOptions
 
 
-def people(n_people=5, n_each=6, n_strangers=4, n_dimensions=32, seed=0):
-    """(vectors, names) of faces near the directions of people, and of strangers, shuffled."""
+def people(n_people=5, n_each=6, n_impostors=4, n_dimensions=32, seed=0):
+    """(vectors, names) of faces near the directions of people, and of impostors, shuffled."""
     random = np.random.default_rng(seed)
-    names = np.concatenate([np.repeat(np.arange(n_people), n_each), -1 - np.arange(n_strangers)])
-    directions = random.normal(size=(n_people + n_strangers, n_dimensions))
+    names = np.concatenate([np.repeat(np.arange(n_people), n_each), -1 - np.arange(n_impostors)])
+    directions = random.normal(size=(n_people + n_impostors, n_dimensions))
     vectors = directions[names] + 0.25 * random.normal(size=(len(names), n_dimensions))
     order = random.permutation(len(names))
     return vectors[order].astype(np.float32), names[order]
@@ -53,7 +53,7 @@ def test_groups_are_those_of_the_command():
 def test_labels_do_not_depend_on_the_order_of_rows(monkeypatch, probes):
     """Nor do cells, which are fitted to a sample of the rows."""
     monkeypatch.setattr("facecluster.transforms.grouping.group_faces.EXACT_UP_TO", 20)
-    vectors, _ = people(n_people=30, n_strangers=30)
+    vectors, _ = people(n_people=30, n_impostors=30)
     photos = np.arange(len(vectors)) // 3
     clusterer = FaceClusterer(probes=probes, n_neighbors=5, merge_distance=0.5)
     first = clone(clusterer).fit(vectors, photos=photos)
