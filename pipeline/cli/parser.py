@@ -201,7 +201,7 @@ def _add_input(command, required: bool = True) -> None:
         "--input", required=required, nargs="+", metavar="PHOTOS",
         help="folders (with all subfolders), files or globs of photos; tar (.tar, .tar.gz, .tgz), "
         "TFRecord or Parquet files that contain photos; lists of photos (.txt, .csv, .parquet); "
-        "RUN/failures, to retry failed inputs; local, gs:// or s3://",
+        "RUN/failures, to retry failed inputs",
     )  # fmt: skip
 
 
