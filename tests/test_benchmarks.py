@@ -177,3 +177,86 @@ def test_each_grouping_method_has_a_setting_that_separates_distant_people():
             continue
         cluster = method(vectors)
         assert any(bcubed(people, cluster(**setting))[2] == 1 for setting in settings), name
+
+
+@pytest.fixture
+def make_faces():
+    """Makes a collection of people of these sizes, the last of them not scored."""
+    make_collection = importlib.import_module("face_collections").make_collection
+
+    def make(sizes: list[int], first_axis: int = 0):
+        person = np.repeat(np.arange(len(sizes)), sizes)
+        random = np.random.default_rng(first_axis)
+        vectors = 100 * np.eye(128)[first_axis + person] + random.normal(0, 2, (len(person), 128))
+        person[person == len(sizes) - 1] = -1
+        return make_collection("name", vectors.astype(np.int8), np.arange(len(person)), person)
+
+    return make
+
+
+def test_the_order_of_a_collection_does_not_depend_on_people(make_faces):
+    faces = make_faces([30, 30, 30])
+    order = np.random.default_rng(0).permutation(90)
+    again = faces.take("again", order)
+    for field in ("stored", "photos", "person"):
+        np.testing.assert_array_equal(getattr(again, field), getattr(faces, field))
+    assert set(faces.person[:15]) == {-1, 0, 1}
+
+
+def test_one_person_of_two_collections_has_one_number(make_faces):
+    """Axes 2 and 3 are people 2 and 3 of the first collection, and 0 and 1 of the second."""
+    module = importlib.import_module("face_collections")
+    first, second = make_faces([3, 3, 3, 3, 2]), make_faces([2, 2, 2, 5], first_axis=2)
+    mixture = module.mix("mixture", first, second)
+    assert mixture.sizes.tolist() == [3, 3, 5, 5, 2]
+    assert (~mixture.scored).sum() == 7
+    assert len(np.unique(mixture.photos)) == len(mixture.photos) == 25
+    for person in range(5):  # one person's vectors have one largest component
+        axes = mixture.stored[mixture.person == person].argmax(axis=1)
+        assert len(np.unique(axes)) == 1
+    assert mixture.score_clustering(np.arange(25))["bcubed_precision"] == 1
+
+
+def test_parts_of_a_half_have_the_people_and_faces_that_they_are_named_after(make_faces):
+    module = importlib.import_module("face_collections")
+    parts = module.take_parts(make_faces([1] * 20 + [12] * 50 + [2, 15, 9]))
+    found = {
+        part.name.removeprefix("name "): sorted(part.sizes[part.sizes > 0].tolist())
+        for part in parts
+    }
+    assert found == {
+        "10 people": [12] * 9 + [15],
+        "40 people x 10": [10] * 40,
+        "200 people": [2] + [12] * 50 + [15],
+        "one person": [15],
+        "strangers": [1] * 72,
+        "family": [1] * 62 + [12] * 9 + [15],
+    }
+    assert all(part.scored.all() for part in parts)
+
+
+def test_half_of_the_people_are_degraded(make_faces):
+    module = importlib.import_module("face_collections")
+    original = make_faces([4, 4, 4, 4, 1])
+    degraded = module.make_collection("", original.stored // 2, original.photos, original.person)
+    mixed = module.mix_quality("mixed", original.take("", original.scored), degraded)
+    assert mixed.sizes.tolist() == [4, 4, 4, 4]
+    assert ((mixed.stored.max(axis=1) < 60) == (mixed.person % 2 == 0)).all()
+
+
+def test_degraded_photos_differ_and_have_a_face_of_the_size_in_their_name():
+    module = importlib.import_module("face_collections")
+    pixels = np.random.default_rng(0).integers(0, 256, (250, 250, 3), np.uint8)
+    photo = module.Image.fromarray(pixels)
+    box = np.array([75, 65, 175, 193], np.float32)
+    landmarks = np.array([[105, 110], [145, 110], [125, 135], [110, 160], [140, 160]], np.float32)
+    degraded = {
+        kind: degrade(photo, box, landmarks) for kind, degrade in module.DEGRADATIONS.items()
+    }
+    assert len({image.tobytes() for image in degraded.values()}) == 8
+    for px in (32, 64):
+        assert abs(degraded[f"{px}px"].width / 250 * module.face_size(box) - px) < 0.5
+    masked = np.asarray(degraded["masked"])
+    changed = (masked != pixels).any(axis=2)
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (122, 193, 75, 175)
