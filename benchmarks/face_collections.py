@@ -71,14 +71,14 @@ def main() -> None:
     parser.add_argument("--collections", required=True, type=Path, help="folder of the three files")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="as in quality.py")
     arguments = parser.parse_args()
+    collections = {
+        **development_collections(arguments.images, arguments.collections, arguments.work),
+        **report_collections(arguments.images, arguments.work),
+    }
     print("collection                  faces  scored  people  median  largest  "
           "mean  impostors  same person")  # fmt: skip
-    for collections in (
-        development_collections(arguments.images, arguments.collections, arguments.work),
-        report_collections(arguments.images, arguments.work),
-    ):
-        for collection in collections.values():
-            print(f"{collection.name:25}", format_description(collection))
+    for name, collection in collections.items():
+        print(f"{name:25}", format_description(collection))
 
 
 @dataclass(frozen=True, eq=False)
