@@ -19,12 +19,12 @@ from scipy.sparse import csr_matrix, triu
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist
 from sklearn.cluster import DBSCAN
+from sklearn.neighbors import sort_graph_by_row_values
 
 NOISE = -1
 MAX_EPS = 1.1  # with much smaller ones, DBSCAN puts nearly all faces into one cluster
 CHINESE_WHISPERS_ROUNDS = 20  # over all faces
-INFOMAP_NEIGHBORS = 50
-INFOMAP_TRIALS = 20  # of which the one with the shortest code counts
+INFOMAP_TRIALS = 5  # of which the one with the shortest code counts
 
 Clustering = Callable[..., np.ndarray]
 
@@ -48,11 +48,16 @@ def dbscan(vectors: np.ndarray) -> Clustering:
     of neighbors that makes a face a core face, itself included.
     """
     cosines = cosines_above(vectors, 1 - MAX_EPS**2 / 2)
-    distances = cosines.copy()
-    distances.data = np.sqrt(np.maximum(2 - 2 * cosines.data, 0))
-    return lambda eps, min_samples: (
-        DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit(distances).labels_
-    )
+    cosines.data = np.sqrt(np.maximum(2 - 2 * cosines.data, 0))
+    distances = sort_graph_by_row_values(cosines, warn_when_not_sorted=False)
+
+    def cluster(eps: float, min_samples: int) -> np.ndarray:
+        near = distances.data <= eps  # DBSCAN is slow with many larger distances
+        starts = np.concatenate([[0], np.cumsum(near)])[distances.indptr]
+        graph = csr_matrix((distances.data[near], distances.indices[near], starts), distances.shape)
+        return DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit(graph).labels_
+
+    return cluster
 
 
 def chinese_whispers(vectors: np.ndarray) -> Clustering:
@@ -71,22 +76,19 @@ def chinese_whispers(vectors: np.ndarray) -> Clustering:
         graph.setdiag(0)
         graph.eliminate_zeros()
         graph.sort_indices()
-        neighbors = [part.tolist() for part in np.split(graph.indices, graph.indptr[1:-1])]
-        weights = [part.tolist() for part in np.split(graph.data, graph.indptr[1:-1])]
+        neighbors = np.split(graph.indices, graph.indptr[1:-1])
+        weights = np.split(graph.data, graph.indptr[1:-1])
         linked = np.flatnonzero(np.diff(graph.indptr))
-        labels = list(range(len(vectors)))
+        labels = np.arange(len(vectors))
         random = np.random.default_rng(0)
         for _ in range(CHINESE_WHISPERS_ROUNDS):
             before = labels.copy()
-            for face in random.permutation(linked).tolist():
-                weight_of_label: dict[int, float] = {}
-                for neighbor, weight in zip(neighbors[face], weights[face], strict=True):
-                    label = labels[neighbor]
-                    weight_of_label[label] = weight_of_label.get(label, 0.0) + weight
-                labels[face] = max(weight_of_label, key=weight_of_label.__getitem__)
-            if labels == before:  # converged
+            for face in random.permutation(linked):
+                found = labels[neighbors[face]]
+                sums = np.bincount(found, weights[face])
+                labels[face] = found[sums[found].argmax()]
+            if (labels == before).all():  # converged
                 break
-        labels = np.array(labels)
         labels[np.diff(graph.indptr) == 0] = NOISE
         return labels
 
@@ -108,19 +110,21 @@ def average_linkage(vectors: np.ndarray) -> Clustering:
 
 
 def plain_hdbscan(vectors: np.ndarray) -> Clustering:
-    """The hdbscan package (McInnes, Healy and Astels 2017), clusters of two faces and more.
+    """The hdbscan package (McInnes, Healy and Astels 2017), by its algorithm on all distances.
 
-    Setting: min_samples, the rank of the neighbor that defines a face's core distance, the face
-    itself not counted; epsilon, the distance below which clusters are not divided (Malzer and Baum
-    2020); method, how clusters are selected from the tree, eom or leaf.
+    Setting: min_cluster_size, the fewest faces of a cluster; min_samples, the rank of the neighbor
+    that defines a face's core distance, the face itself not counted; epsilon, the distance below
+    which clusters are not divided (Malzer and Baum 2020); method, how clusters are selected from
+    the tree, eom or leaf.
     """
-    cache = tempfile.TemporaryDirectory()  # for the tree, which is the same for every epsilon
+    cache = tempfile.TemporaryDirectory()  # for the tree, which many settings have in common
+    doubles = vectors.astype(np.float64)  # required
 
-    def cluster(min_samples: int, epsilon: float, method: str) -> np.ndarray:
+    def cluster(min_cluster_size: int, min_samples: int, epsilon: float, method: str) -> np.ndarray:
         return hdbscan.HDBSCAN(
-            min_cluster_size=2, min_samples=min_samples, cluster_selection_epsilon=epsilon,
-            cluster_selection_method=method, memory=cache.name,
-        ).fit_predict(vectors)  # fmt: skip
+            min_cluster_size=min_cluster_size, min_samples=min_samples, algorithm="generic",
+            cluster_selection_epsilon=epsilon, cluster_selection_method=method, memory=cache.name,
+        ).fit_predict(doubles)  # fmt: skip
 
     return cluster
 
@@ -128,23 +132,28 @@ def plain_hdbscan(vectors: np.ndarray) -> Clustering:
 def infomap(vectors: np.ndarray) -> Clustering:
     """Infomap (Rosvall and Bergstrom 2008) on the graph of nearest neighbors, with two levels.
 
-    Two faces are linked, with their cosine as weight, if one is among the other's
-    INFOMAP_NEIGHBORS nearest and the cosine is above the threshold.
+    Two faces are linked, with their cosine as weight, if one is among the other's k nearest and
+    the cosine is above the threshold.
 
-    Setting: threshold, of the cosine.
+    Setting: k; threshold, of the cosine.
     """
     from infomap import run as run_infomap  # an optional dependency
 
-    cosines, ids = find_nearest(vectors, INFOMAP_NEIGHBORS)
-    rows = np.repeat(np.arange(len(ids)), ids.shape[1])
-    graph = csr_matrix((cosines.ravel(), (rows, ids.ravel())), (len(ids), len(ids)))
-    graph = graph.maximum(graph.T)
+    @cache
+    def link_nearest(k: int) -> csr_matrix:
+        cosines, ids = find_nearest(vectors, k)
+        rows = np.repeat(np.arange(len(ids)), ids.shape[1])
+        graph = csr_matrix((cosines.ravel(), (rows, ids.ravel())), (len(ids), len(ids)))
+        return triu(graph.maximum(graph.T), 1, "csr")
 
-    def cluster(threshold: float) -> np.ndarray:
-        edges = triu(graph.multiply(graph > threshold))
-        links = np.column_stack([edges.row, edges.col, edges.data])
-        modules = run_infomap(links, two_level=True, seed=1, num_trials=INFOMAP_TRIALS, silent=True)
+    def cluster(k: int, threshold: float) -> np.ndarray:
+        graph = link_nearest(k)
+        edges = graph.multiply(graph > threshold).tocoo()
         labels = np.full(len(vectors), NOISE)
+        if not edges.nnz:
+            return labels
+        links = list(zip(*map(np.ndarray.tolist, (edges.row, edges.col, edges.data)), strict=True))
+        modules = run_infomap(links, two_level=True, seed=1, num_trials=INFOMAP_TRIALS, silent=True)
         for face, label in modules.modules().items():
             labels[face] = label
         return labels
@@ -169,10 +178,12 @@ def rank_order(vectors: np.ndarray) -> Clustering:
         listed = np.eye(n, dtype=bool)
         np.put_along_axis(listed, ids, True, axis=1)
         rank, missing = np.zeros((n, n), np.int16), np.zeros((n, n), np.int16)  # O and d
+        ranks = np.arange(1, ids.shape[1] + 1)
+        not_after = np.tri(ids.shape[1], dtype=bool)  # [j, i]: a's i-th is not after a's j-th
         for a, own in enumerate(ids):
-            rank[a, own] = np.arange(1, len(own) + 1)
-            absent = ~listed[own[:, None], own]  # [j, i]: a's i-th is not in the list of a's j-th
-            missing[a, own] = np.tril(absent).sum(axis=1)
+            rank[a, own] = ranks
+            absent = ~listed.take(own[:, None] * n + own)  # its i-th is not in its j-th's list
+            missing[a, own] = np.count_nonzero(absent & not_after, axis=1)
         a, b = np.nonzero((rank > 0) & (rank.T > 0))
         return a, b, (missing[a, b] + missing[b, a]) / np.minimum(rank[a, b], rank[b, a])
 
@@ -215,30 +226,46 @@ def make_range(first: float, last: float, step: float) -> list[float]:
     return np.arange(first, last + step / 2, step).round(4).tolist()
 
 
-# Name: (method, settings). The grids are wide enough that no method is best at an end.
+# Name: (method, settings). The best setting for a collection is inside its grid, except where the
+# end is a limit of the method or groups all or none: for one person, or strangers.
 METHODS: dict[str, tuple[Callable[[np.ndarray], Clustering], list[dict]]] = {
-    "facenet DBSCAN": (facenet_dbscan, make_grid(eps=make_range(0.6, 1.08, 0.01))),
-    "facenet Chinese whispers": (chinese_whispers, make_grid(threshold=make_range(0.5, 0.8, 0.01))),
-    "scikit-learn DBSCAN": (
-        dbscan,
-        make_grid(eps=make_range(0.6, 1.08, 0.01), min_samples=[1, 2, 3]),
-    ),
     "average linkage": (
         average_linkage,
-        make_grid(metric=["euclidean"], threshold=make_range(0.7, 1.2, 0.01))
-        + make_grid(metric=["cosine"], threshold=make_range(0.25, 0.7, 0.01)),
+        make_grid(metric=["euclidean"], threshold=make_range(0.5, 1.4, 0.01))
+        + make_grid(metric=["cosine"], threshold=make_range(0.2, 0.98, 0.01)),
+    ),
+    "Infomap": (
+        infomap,
+        make_grid(k=[50], threshold=make_range(0.3, 0.88, 0.02))
+        + make_grid(k=[200], threshold=make_range(0.35, 0.65, 0.05)),
+    ),
+    "Chinese whispers": (chinese_whispers, make_grid(threshold=make_range(0.25, 0.85, 0.01))),
+    "facenet DBSCAN": (facenet_dbscan, make_grid(eps=make_range(0.4, MAX_EPS, 0.01))),
+    "DBSCAN": (
+        dbscan,
+        make_grid(min_samples=[1], eps=make_range(0.4, MAX_EPS, 0.01))  # 2 has the same scores
+        + make_grid(min_samples=[3, 5, 10, 20], eps=make_range(0.4, MAX_EPS, 0.02)),
     ),
     "hdbscan": (
         plain_hdbscan,
         make_grid(
-            min_samples=[1, 2, 3],
-            epsilon=[0.0, *make_range(0.6, 0.9, 0.02)],
+            min_cluster_size=[2],
+            min_samples=[1, 2, 3, 4, 6],
+            epsilon=[0.0, *make_range(0.6, 0.94, 0.02)],
+            method=["eom", "leaf"],
+        )
+        + make_grid(
+            min_cluster_size=[3, 5, 20, 40],
+            min_samples=[1, 2, 4],
+            epsilon=[0.0, *make_range(0.65, 0.9, 0.05)],
             method=["eom", "leaf"],
         ),
     ),
-    "Infomap": (infomap, make_grid(threshold=make_range(0.5, 0.8, 0.01))),
-    "approximate rank-order": (
+    "rank-order": (
         rank_order,
-        make_grid(k=[10, 15, 20, 25, 30, 40, 200], threshold=make_range(0.05, 1.5, 0.05)),
+        make_grid(
+            k=[5, 7, 8, 9, 10, 12, 15, 20, 30, 50, 70, 100, 200, 400, 500],
+            threshold=[0.01, 0.02, 0.03, *make_range(0.05, 1.5, 0.05)],
+        ),
     ),
 }

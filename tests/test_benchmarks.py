@@ -194,6 +194,50 @@ def make_faces():
     return make
 
 
+def test_a_method_is_tried_again_only_with_other_faces_or_settings(
+    make_faces, tmp_path, monkeypatch
+):
+    grouping = importlib.import_module("grouping")
+    tried = []
+
+    def group_in_parts(vectors):
+        """Groups the faces by their largest component, divided by the setting."""
+        tried.append(len(vectors))
+        return lambda axes: vectors.argmax(axis=1) // axes
+
+    def find_best(collection, *axes):
+        settings = [{"axes": value} for value in axes]
+        monkeypatch.setitem(grouping.METHODS, "parts", (group_in_parts, settings))
+        return grouping.KeptResults(tmp_path / "methods.json").find_best("parts", collection)
+
+    faces = make_faces([8, 8, 8, 8, 3])
+    assert find_best(faces, 4, 1, 2) == (1, 1)
+    assert find_best(faces, 4, 1, 2) == (1, 1)
+    assert tried == [35]
+    assert find_best(faces, 4) < (1, 1)
+    assert find_best(make_faces([8, 8, 8, 2]), 4, 1, 2) == (1, 1)
+    assert tried == [35, 35, 26]
+
+
+def test_the_table_of_methods_marks_the_best_in_each_measure():
+    grouping = importlib.import_module("grouping")
+    table = {
+        "sharp": {"a": (0.9, 0.8), "b": (0.7, 0.85), "facecluster": (0.9, 0.9)},
+        "poor": {"a": (0.9, 0.8), "b": (0.8, 0.85), "facecluster": (0.95, 0.75)},
+    }
+    table = {
+        collection: {method: grouping.Scores(*pair) for method, pair in scores.items()}
+        for collection, scores in table.items()
+    }
+    header, sharp, poor, last = grouping.format_table(table)
+    assert header.split() == ["collection", "facecluster", "a", "b", "lead"]
+    cells = ["0.9000*/0.9000*", "0.9000*/0.8000", "0.7000/0.8500", "+0.0000/+0.0500"]
+    assert sharp.split() == ["sharp", *cells]
+    cells = ["0.9500*/0.7500", "0.9000/0.8000", "0.8000/0.8500*", "+0.0500/-0.1000"]
+    assert poor.split() == ["poor", *cells]
+    assert "first in both measures on 1 of 2 collections" in last
+
+
 def test_the_order_of_a_collection_does_not_depend_on_people(make_faces):
     faces = make_faces([30, 30, 30])
     order = np.random.default_rng(0).permutation(90)
