@@ -6,14 +6,22 @@ forest from the nearest on, an edge is dropped if it would join two groups of fa
 many photos in common. Then no branch of the hierarchy holds both groups.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from facecluster.transforms.grouping.spanning_forest import Edges, component_labels
+from facecluster.transforms.similarity.impostors import Impostors
+from facecluster.transforms.similarity.normalization import similarities
 from facecluster.transforms.tables.codec import unit_rows
 
-# Two faces in a photo that are nearer than this count as one person after all: a mirror, a collage,
-# a face detected twice. One impostor pair in ten million is as near.
-SAME_FACE = 0.6
+# Two faces in a photo count as one person after all if two different people are as similar with
+# less than this probability: a mirror, or a face detected twice.
+SAME_FACE_PROBABILITY = 1e-7
+# A photo is a collage, in which people appear several times, if many pairs of its faces are as
+# similar as two different people are with less than this probability: at least COLLAGE_PAIRS, and
+# at least one for two faces. In a family photo, one or two pairs may be.
+COLLAGE_PROBABILITY, COLLAGE_PAIRS = 1e-4, 3
 # Groups of faces may not be joined if they have more photos in common than this fraction of the
 # smaller group's faces. One face grouped wrongly, or one collage, should not split a person who has
 # hundreds of photos.
@@ -21,31 +29,53 @@ TOLERANCE = 0.1
 NO_PHOTO = -1
 
 
-def find_cannot_links(photos: np.ndarray, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True, eq=False)
+class CannotLinks:
+    """Which faces cannot be one person because they are in one photo.
+
+    Attributes:
+      photos: (n,) int64, the photo of each face; two faces of one photo cannot be linked. NO_PHOTO
+        for faces that repeat an earlier face in their photo, and for those in collages.
+      repeated: (n,) bool, faces that repeat another face in their photo or are repeated.
+      n_collages: number of photos that look like collages.
+    """
+
+    photos: np.ndarray
+    repeated: np.ndarray
+    n_collages: int
+
+
+def find_cannot_links(
+    photos: np.ndarray, vectors: np.ndarray, scores: np.ndarray, impostors: Impostors
+) -> CannotLinks:
     """Finds the faces that cannot be linked with others because they are in one photo.
 
     Args:
       photos: (n,) int64, the photo of each face.
-      stored: (n, d) embeddings.
-
-    Returns:
-      (photos, repeated): photos with -1 for faces that are alone in their photo, or that repeat an
-      earlier face in it; two faces with the same photo cannot be linked. (n,) bool, faces that
-      repeat another face in their photo or are repeated.
+      vectors, scores: (n, d) and (n,), the normalized faces.
+      impostors: of the collection.
     """
+    same_face = impostors.similarity_at(SAME_FACE_PROBABILITY)
+    same_person = impostors.similarity_at(COLLAGE_PROBABILITY)
     order = np.argsort(photos, kind="stable")
     _, starts, counts = np.unique(photos[order], return_index=True, return_counts=True)
     constrained = np.full(len(photos), NO_PHOTO, np.int64)
     repeated = np.zeros(len(photos), bool)
+    n_collages = 0
     for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True):
         faces = order[start : start + count]
-        vectors = unit_rows(stored[faces])
-        near = vectors @ vectors.T > 1 - SAME_FACE**2 / 2
-        np.fill_diagonal(near, False)
+        units = unit_rows(vectors[faces])
+        similar = similarities(units @ units.T, scores[faces][:, None], scores[faces])
+        np.fill_diagonal(similar, -np.inf)
+        near = similar > same_face
         repeated[faces] = near.any(axis=1)
+        n_pairs = np.count_nonzero(similar > same_person) / 2
+        if n_pairs >= max(COLLAGE_PAIRS, count / 2):
+            n_collages += 1
+            continue
         first = ~np.tril(near).any(axis=1)  # not near any earlier face
         constrained[faces[first]] = photos[faces[first]]
-    return constrained, repeated
+    return CannotLinks(constrained, repeated, n_collages)
 
 
 def apply_cannot_links(forest: Edges, photos: np.ndarray) -> Edges:

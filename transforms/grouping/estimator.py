@@ -7,7 +7,7 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
 from facecluster.transforms.grouping.group_faces import group_faces
-from facecluster.transforms.grouping.neighbors import hash_rows, row_slices
+from facecluster.transforms.grouping.neighbors import hash_rows
 from facecluster.transforms.grouping.options import ClusterOptions
 
 MAX_DISTANCE = 2.0  # between unit vectors

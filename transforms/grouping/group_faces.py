@@ -9,23 +9,41 @@ import numpy as np
 
 from facecluster.transforms.grouping.cannot_links import (
     NO_PHOTO,
+    CannotLinks,
     apply_cannot_links,
     find_cannot_links,
 )
-from facecluster.transforms.grouping.chance_distance import SAMPLE_FACES, chance_distance
+from facecluster.transforms.grouping.edges import (
+    LARGEST_DISTANCE,
+    LONELY_BELOW,
+    EdgeLimits,
+    NeighborGraph,
+    choose_edge_limits,
+    count_neighbors,
+    end_of_lists,
+    make_neighbor_graph,
+    neighbor_lists,
+    similarity_at_impostors,
+    weigh_edges,
+)
 from facecluster.transforms.grouping.hdbscan_labels import (
     NOISE,
     Labels,
     forest_labels,
     separate_noise,
 )
-from facecluster.transforms.grouping.merge_clusters import Embeddings, merge_clusters
+from facecluster.transforms.grouping.merge_groups import (
+    Flows,
+    Vectors,
+    combine_flows,
+    merge_groups,
+    sum_flows,
+)
 from facecluster.transforms.grouping.neighbors import (
     EXACT_UP_TO,
     first_equal_faces,
     fit_cells,
     nearest_neighbors,
-    row_slices,
     training_size,
 )
 from facecluster.transforms.grouping.options import ClusterOptions
@@ -34,21 +52,23 @@ from facecluster.transforms.grouping.spanning_forest import (
     CombineForests,
     Edges,
     component_labels,
-    core_distances,
-    mutual_reachability,
 )
-from facecluster.transforms.tables.codec import unit_rows
+from facecluster.transforms.similarity.cohort import Cohort
+from facecluster.transforms.similarity.normalization import (
+    SAMPLE_FACES,
+    Normalization,
+    fit_normalization,
+)
+from facecluster.transforms.tables.codec import row_slices
 
-# Edges added to the forest at a time. People with many photos have far more of them.
-EDGES_PER_STEP = 20_000_000
-
-
-@dataclass(frozen=True)
-class DistanceLimits:
-    """The distances in ClusterOptions, reduced for the size of a collection."""
-
-    max_distance: float
-    merge_distance: float
+# Entries of the neighbor graph handled at a time.
+ENTRIES_PER_STEP = 20_000_000
+# A face with a low cohort score has neighbors at larger distances than others. The search reaches
+# far enough for all but this fraction of the faces.
+LOW_SCORES = 0.05
+# Two photos nearer than this are one shot: a burst, a copy, another size. The fraction of
+# `same_person` that is missing from a cosine of 1.
+ONE_SHOT = 0.11
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +90,7 @@ def group_faces(
     stored: np.ndarray,
     photos: np.ndarray,
     options: ClusterOptions,
+    cohort: Cohort | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Grouping:
     """Groups faces in memory.
@@ -80,52 +101,60 @@ def group_faces(
         collection; the order of face ids is such an order.
       photos: (n,) int64, the photo that each face is in.
       options: how faces become people.
+      cohort: of the embedding space, if there is one.
       progress: called with a short description of the current step.
     """
     n = len(stored)
     watch = Stopwatch()
+    progress(f"normalizing {n:,} faces")
+    normalization = fit_normalization(stored[:SAMPLE_FACES], cohort)
+    vectors, scores = normalization.apply(stored)
+    watch.lap("normalization")
     exact_up_to = EXACT_UP_TO if options.probes else n
-    cells = fit_cells(stored[: training_size(n)], n, options.probes, exact_up_to)
-    limits = choose_distance_limits(stored[:SAMPLE_FACES], n, options)
+    cells = fit_cells(vectors[: training_size(n)], n, options.probes, exact_up_to)
+    max_distance = choose_search_distance(normalization, scores[:SAMPLE_FACES], n)
     neighbors = nearest_neighbors(
-        stored,
+        vectors,
         cells,
         options.n_neighbors,
-        limits.max_distance,
+        max_distance,
         in_tenths(lambda done: progress(f"finding neighbors of {n:,} faces: {done:.0%}")),
     )
     watch.lap("neighbors")
     progress(f"grouping {n:,} faces")
-    core = core_distances(neighbors, options.min_samples)
-    rows, ids, distances = neighbors.rows(), neighbors.ids, neighbors.distances
-    forests = CombineForests(EDGES_PER_STEP)
-    accumulator = forests.create_accumulator()
-    for s in row_slices(len(neighbors.ids), EDGES_PER_STEP):
-        edges = mutual_reachability(
-            rows[s], ids[s], distances[s], core, options.min_distance, limits.max_distance
-        )
-        accumulator = forests.add_input(accumulator, edges)
-    forest = forests.extract_output(accumulator)
-    del rows, ids, distances, accumulator
-    watch.lap("forest")
+    recall = 1.0
+    if n and not cells.is_exact:
+        recall = measure_recall(neighbors, vectors, options.n_neighbors, max_distance)
     first_equal = first_equal_faces(neighbors)
-    constrained, repeated = find_cannot_links(photos, stored)
-    labels = label_forest(
-        forest,
+    faces, ids, distances = neighbors.rows(), neighbors.ids, neighbors.distances
+    shots = label_shots(faces, ids, distances, normalization, n)
+    lowest = end_of_lists(n, normalization.impostors)
+    graph = make_neighbor_graph(faces, ids, distances, scores[faces], scores[ids], lowest)
+    del faces, ids, distances, neighbors
+    lonely = similarity_at_impostors(LONELY_BELOW, n, normalization.impostors)
+    n_lonely = n - np.count_nonzero(count_neighbors(graph, n, lonely))
+    limits = choose_edge_limits(n, n_lonely, normalization.impostors)
+    forest = _build_forest(graph, lowest, n, limits, normalization)
+    watch.lap("forest")
+    links = find_cannot_links(photos, vectors, scores, normalization.impostors)
+    groups = label_forest(forest, n, links, options)
+    parts = (graph.part(s) for s in row_slices(len(graph.faces), ENTRIES_PER_STEP))
+    flows = combine_flows((sum_flows(part, lowest, groups) for part in parts), groups)
+    labels = label_people(
+        groups,
+        flows,
+        shots,
         first_equal,
-        constrained,
-        lambda: ((s, stored[s]) for s in row_slices(n)),
+        links,
+        lambda: ((s, vectors[s]) for s in row_slices(n)),
+        normalization,
         limits,
         options,
     )
     watch.lap("people")
-    recall = 1.0
-    if n and not cells.is_exact:
-        recall = measure_recall(neighbors, stored, options.n_neighbors, limits.max_distance)
-    diagnostics = make_diagnostics(limits, recall, forest, n)
-    watch.lap("checks")
+    diagnostics = make_diagnostics(normalization, limits, links, recall, forest, n)
     diagnostics["seconds"] = watch.seconds
-    return Grouping(labels, repeated, diagnostics)
+    return Grouping(labels, links.repeated, diagnostics)
 
 
 class Stopwatch:
@@ -154,54 +183,116 @@ def in_tenths(report: Callable[[float], None]) -> Callable[[float], None]:
     return report_tenth
 
 
-def choose_distance_limits(sample: np.ndarray, n: int, options: ClusterOptions) -> DistanceLimits:
-    """The distance limits for n faces.
+
+def choose_search_distance(normalization: Normalization, scores: np.ndarray, n: int) -> float:
+    """The Euclidean distance of normalized vectors within which neighbors of n faces are searched.
 
     Args:
-      sample: (m, d) embeddings drawn at random.
+      normalization: of the collection.
+      scores: cohort scores of a random sample of the faces.
       n: number of faces.
+    """
+    lowest = end_of_lists(n, normalization.impostors)
+    if len(scores):
+        lowest += float(np.quantile(scores, LOW_SCORES))
+    return float(np.sqrt(2 - 2 * np.clip(lowest, -1, 1)))
+
+
+def one_shot_distance(normalization: Normalization) -> float:
+    """The Euclidean distance of normalized vectors below which two photos are one shot."""
+    return float(np.sqrt(2 * ONE_SHOT * normalization.same_person))
+
+
+def label_shots(
+    faces: np.ndarray,
+    ids: np.ndarray,
+    distances: np.ndarray,
+    normalization: Normalization,
+    n: int,
+) -> np.ndarray:
+    """(n,) int32: the shot that each of n faces is from.
+
+    Args:
+      faces, ids, distances: (m,) the edges of the neighbor graph, or of all that may be one shot.
+    """
+    near = distances < one_shot_distance(normalization)
+    return component_labels(Edges(faces[near], ids[near], distances[near]), n)
+
+
+def _build_forest(
+    graph: NeighborGraph,
+    lowest: float,
+    n: int,
+    limits: EdgeLimits,
+    normalization: Normalization,
+) -> Edges:
+    every = np.arange(n)
+    lists = neighbor_lists(graph.faces, every, graph, lowest, n)
+    counts = count_neighbors(graph, n, limits.lowest)
+    forests = CombineForests(ENTRIES_PER_STEP)
+    accumulator = forests.create_accumulator()
+    for s in row_slices(len(graph.faces), ENTRIES_PER_STEP):
+        edges = weigh_edges(graph.part(s), lists, every, counts, limits, normalization)
+        accumulator = forests.add_input(accumulator, edges)
+    return forests.extract_output(accumulator)
+
+
+def label_forest(forest: Edges, n: int, links: CannotLinks, options: ClusterOptions) -> np.ndarray:
+    """(n,) int64, HDBSCAN's clusters from 0; a face that is in none is a cluster of its own.
+
+    Args:
+      forest: over n faces, as `weigh_edges` weighs them.
+      n: number of faces.
+      links: the faces that cannot be linked.
       options: how faces become people.
     """
-    max_distance = options.max_distance
-    if options.chance_neighbors:
-        by_chance = chance_distance(unit_rows(sample), n, options.chance_neighbors)
-        max_distance = min(max_distance, by_chance)
-    return DistanceLimits(max_distance, min(max_distance, options.merge_distance))
+    if not options.ignore_photos:
+        forest = apply_cannot_links(forest, links.photos)
+    return separate_noise(forest_labels(forest, n, 2, LARGEST_DISTANCE)).labels
 
 
-def label_forest(
-    forest: Edges,
+def label_people(
+    groups: np.ndarray,
+    flows: Flows,
+    shots: np.ndarray,
     first_equal: np.ndarray,
-    photos: np.ndarray,
-    embeddings: Embeddings,
-    limits: DistanceLimits,
+    links: CannotLinks,
+    vectors: Vectors,
+    normalization: Normalization,
+    limits: EdgeLimits,
     options: ClusterOptions,
 ) -> Labels:
-    """Labels faces with people, from their minimum spanning forest of mutual reachability.
+    """Labels faces with people.
 
     Args:
-      forest: over n faces.
-      first_equal: (n,) int64, for each face the lowest-numbered face with an equal vector; the
-        forest holds only these.
-      photos: (n,) int64, as `find_cannot_links` gives them.
-      embeddings: reads the embeddings.
-      limits: the distances that the forest was made with.
+      groups: (n,) int64, as `label_forest` gives them.
+      flows: between these groups.
+      shots: (n,) the shot that each face is from.
+      first_equal: (n,) int64, for each face the lowest-numbered face with an equal vector; only
+        these have neighbors.
+      links: the faces that cannot be linked.
+      vectors: reads the normalized vectors.
+      normalization: of the collection.
+      limits: of the collection.
       options: how faces become people.
     """
-    n = len(first_equal)
-    if options.ignore_photos:
-        photos = np.full(n, NO_PHOTO)
-    forest = apply_cannot_links(forest, photos)
-    labels = forest_labels(forest, n, max(options.min_cluster_size, 2), limits.max_distance)
-    labels = merge_clusters(
-        labels, embeddings, forest, photos, limits.merge_distance, options.min_cluster_size
-    )
-    labels = _label_equal_faces(labels, first_equal, options.min_cluster_size)
-    return separate_noise(labels) if options.min_cluster_size == 1 else labels
+    photos = np.full(len(groups), NO_PHOTO) if options.ignore_photos else links.photos
+    groups = merge_groups(groups, flows, vectors, photos, normalization, limits)
+    groups = np.unique(groups[first_equal], return_inverse=True)[1]
+    group_of_shot = np.unique(np.stack([groups, shots]), axis=1)[0]
+    is_person = np.bincount(group_of_shot) >= options.min_cluster_size
+    number = np.where(is_person, np.cumsum(is_person) - 1, NOISE)
+    labels = number[groups]
+    return Labels(labels, (labels != NOISE).astype(np.float64))
 
 
 def make_diagnostics(
-    limits: DistanceLimits, recall: float, forest: Edges, n: int
+    normalization: Normalization,
+    limits: EdgeLimits,
+    links: CannotLinks,
+    recall: float,
+    forest: Edges,
+    n: int,
 ) -> dict[str, Any]:
     """How the grouping of n faces went, as plain numbers.
 
@@ -209,23 +300,11 @@ def make_diagnostics(
     """
     sizes = np.bincount(component_labels(forest, n))
     return {
-        "max_distance": round(limits.max_distance, 4),
+        "impostor_median": round(normalization.impostors.median, 4),
+        "impostor_width": round(normalization.impostors.width, 4),
+        "singles": round(limits.singles, 4),
+        "collages": links.n_collages,
         "recall": round(recall, 4),
         "components": int((sizes > 1).sum()),
         "largest_component": int(sizes.max(initial=0)),
     }
-
-
-def _label_equal_faces(labels: Labels, first_equal: np.ndarray, min_cluster_size: int) -> Labels:
-    """Gives faces with equal vectors the label of the first of them.
-
-    If the first is noise and there are enough of them, they become a person.
-    """
-    new, probabilities = labels.labels[first_equal], labels.probabilities[first_equal]
-    firsts, counts = np.unique(first_equal[new == NOISE], return_counts=True)
-    people = firsts[counts >= max(min_cluster_size, 2)]
-    number = np.full(len(first_equal), NOISE, np.int64)
-    number[people] = new.max(initial=NOISE) + 1 + np.arange(len(people))
-    number = number[first_equal]
-    is_person = number != NOISE
-    return Labels(np.where(is_person, number, new), np.where(is_person, 1.0, probabilities))

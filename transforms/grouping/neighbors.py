@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from facecluster.transforms.cores import usable_cores
-from facecluster.transforms.tables.codec import unit_rows
+from facecluster.transforms.tables.codec import row_slices, unit_rows
 
 # Comparing every face with every other takes seconds up to this number.
 EXACT_UP_TO = 50_000
@@ -253,11 +253,6 @@ def first_equal_faces(neighbors: Neighbors) -> np.ndarray:
     is_equal = neighbors.distances == 0
     first_equal[neighbors.rows()[is_equal]] = neighbors.ids[is_equal]
     return first_equal
-
-
-def row_slices(n: int, size: int = 65536) -> list[slice]:
-    """Slices that cover n rows."""
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

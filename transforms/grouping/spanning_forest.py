@@ -1,4 +1,4 @@
-"""The minimum spanning forest of the faces' mutual reachability graph.
+"""The minimum spanning forest of a graph of faces.
 
 HDBSCAN* (Campello et al. 2015, section 3) needs only the minimum spanning forest of a graph. The
 forest of a union of edge sets is the forest of the union of their forests, so it can be built from
@@ -12,8 +12,6 @@ import apache_beam as beam
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
-
-from facecluster.transforms.grouping.neighbors import Neighbors
 
 # Of edges of equal reachability, the one of the smaller distance comes first. Distances are at most
 # 2, and two different float32 reachabilities differ by a factor of at least 1 + 6e-8, so the order
@@ -31,51 +29,6 @@ class Edges:
 
 
 NO_EDGES = Edges(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-
-
-def core_distances(neighbors: Neighbors, min_samples: int) -> np.ndarray:
-    """(n,) float32: the distance of each face's min_samples-th neighbor, the face not counted.
-
-    inf where there are fewer. The value for a face whose vector an earlier face has is not used:
-    the earlier face represents it, see `Neighbors`.
-    """
-    core = np.full(len(neighbors), np.inf, np.float32)
-    has = np.flatnonzero(np.diff(neighbors.starts) >= min_samples)
-    core[has] = neighbors.distances[neighbors.starts[has] + min_samples - 1]
-    return core
-
-
-def mutual_reachability(
-    i: np.ndarray,
-    j: np.ndarray,
-    distance: np.ndarray,
-    core: np.ndarray,
-    min_distance: float,
-    max_distance: float,
-) -> Edges:
-    """The edges of the neighbor graph, weighted by mutual reachability distance.
-
-    max(core(i), core(j), d(i, j)); Campello et al. 2013, definition 4.
-
-    Args:
-      i, j, distance: (m,) the graph's edges; distance 0 joins faces of equal vectors, see
-        `Neighbors`.
-      core: (n,), as `core_distances` gives it.
-      min_distance: above 0; smaller distances count as this. Without it, duplicates would be
-        infinitely dense, and a burst of photos of one person would be a cluster of its own.
-        At most max_distance.
-      max_distance: edges of this reachability and more are left out.
-
-    Returns:
-      The edges of reachability below max_distance, in the directions that the graph has; none
-      between equal vectors.
-    """
-    reach = np.maximum(np.maximum(core[i], core[j]), distance)
-    near = (reach < max_distance) & (distance > 0)
-    floor = np.float32(min(min_distance, max_distance))
-    weight = np.maximum(reach[near], floor).astype(np.float64)
-    weight *= 1 + TIE_BREAK * distance[near].astype(np.float64)
-    return Edges(i[near], j[near], weight)
 
 
 def minimum_spanning_forest(edges: Edges) -> Edges:

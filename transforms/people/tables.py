@@ -4,11 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facecluster.transforms.grouping.group_sums import group_sums
+from facecluster.transforms.similarity.group_sums import group_sums
 from facecluster.transforms.grouping.hdbscan_labels import NOISE, Labels
-from facecluster.transforms.grouping.neighbors import row_slices
 from facecluster.transforms.tables import schema
-from facecluster.transforms.tables.codec import unit_rows
+from facecluster.transforms.tables.codec import row_slices, unit_rows
 
 
 def make_people_tables(

@@ -106,6 +106,11 @@ def unit_rows(stored: np.ndarray) -> np.ndarray:
     return vectors
 
 
+def row_slices(n: int, size: int = 65536) -> list[slice]:
+    """Slices that cover n rows."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
 def fit_pca128(vectors: np.ndarray) -> dict[str, np.ndarray]:
     """Fits the 128-byte codec's arrays to (n, d) unit vectors, without labels.
 

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from facecluster.transforms.grouping.neighbors import row_slices
-from facecluster.transforms.tables.codec import unit_rows
+from facecluster.transforms.tables.codec import row_slices, unit_rows
 
 
 def group_sums(

@@ -1,0 +1,154 @@
+"""Makes the similarities of a collection's faces comparable with each other.
+
+The cosine of two embeddings means different things in different collections, and for different
+faces of one: in photos of poor quality, strangers are as similar as relatives are elsewhere. Two
+corrections are applied to each face. The mean of the collection around the face is subtracted from
+its vector, which removes what the faces have in common without being one person: blur, color,
+resolution. Then half of each face's cohort score (cohort.py) is subtracted from the cosine.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from facecluster.transforms.similarity.cohort import Cohort
+from facecluster.transforms.similarity.impostors import Impostors, fit_impostors
+from facecluster.transforms.tables.codec import unit_rows
+
+SAMPLE_FACES = 2048
+# The mean around a face weighs each face of the sample with exp(CONCENTRATION * cosine).
+CONCENTRATION = 3.0
+# Pairs that are more similar than this fraction of `Cohort.same_person` show one person, by and
+# large: they do not count for means, nor as impostors. If they are more than half of all pairs, the
+# collection has too few people to learn from.
+ONE_PERSON_FROM = 0.7
+MOST_PAIRS_OF_ONE_PERSON = 0.5
+# The similarity of two photos of one person is typically this many deviations of impostors above
+# their median; pairs that are SAME_PERSON_DEVIATIONS above it show one person in all likelihood.
+TYPICAL_DEVIATIONS = 5.3
+SAME_PERSON_DEVIATIONS = 4.2
+MIN_PAIRS = 10  # of one person, to tell from the sample what is typical of them
+# Rows of one matrix product, always filled up to this number: the bits of a row of a product do not
+# depend on the rows beside it then.
+BATCH_ROWS = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Normalization:
+    """What the normalization of one collection was fitted to.
+
+    Attributes:
+      sample: (m, d) float32 unit vectors of faces drawn at random; m may be 0.
+      excluded_from: cosines above this do not count for the mean around a face.
+      cohort: of the embedding space, if the model has one.
+      impostors: the distribution of normalized similarities.
+      same_person: the typical normalized similarity of two photos of one person.
+    """
+
+    sample: np.ndarray
+    excluded_from: float
+    cohort: Cohort | None
+    impostors: Impostors
+    same_person: float
+
+    def apply(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Normalizes faces.
+
+        Args:
+          stored: (n, d) embeddings of any numeric type, vectors of any length above 0.
+
+        Returns:
+          (vectors, scores): (n, d) float16, whose cosines are the similarities before the cohort
+          scores are subtracted, and the (n,) float32 cohort scores; see `similarities`. The result
+          for a face does not depend on the other faces.
+        """
+        return _normalize(stored, self.sample, self.excluded_from, self.cohort)
+
+
+def similarities(cosines: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The normalized similarities of pairs of faces.
+
+    Args:
+      cosines: (m,) of their normalized vectors.
+      first, second: (m,) their cohort scores.
+    """
+    return cosines - (first + second) / 2
+
+
+def fit_normalization(stored: np.ndarray, cohort: Cohort | None) -> Normalization:
+    """Fits the normalization to a collection.
+
+    Args:
+      stored: (m, d) embeddings of faces drawn at random; the first SAMPLE_FACES are used.
+      cohort: of the embedding space. None: similarities are not corrected for the single face, and
+        what is typical of one person is estimated from the sample.
+    """
+    sample = unit_rows(stored[:SAMPLE_FACES])
+    if len(sample) < 2:
+        same_person = cohort.same_person if cohort else 0.7
+        return Normalization(sample, 1.0, cohort, Impostors(0.0, 0.1), same_person)
+    pairs = np.triu_indices(len(sample), 1)
+    if cohort:
+        excluded_from = ONE_PERSON_FROM * cohort.same_person
+    else:
+        cosines = fit_impostors((sample @ sample.T)[pairs])
+        excluded_from = cosines.median + ONE_PERSON_FROM * SAME_PERSON_DEVIATIONS * cosines.width
+    vectors, scores = _normalize(sample, sample, excluded_from, cohort)
+    vectors = unit_rows(vectors)
+    similar = similarities(vectors @ vectors.T, scores[:, None], scores)
+    if cohort:
+        same_person = cohort.same_person
+        impostors = _fit_among_few_people(similar[pairs], same_person)
+    else:
+        impostors = fit_impostors(similar[pairs])
+        same_person = _typical_of_one_person(similar, impostors)
+    return Normalization(sample, excluded_from, cohort, impostors, same_person)
+
+
+def _fit_among_few_people(similar: np.ndarray, same_person: float) -> Impostors:
+    """Fits impostors to pairs of which many may show one person."""
+    different = similar[similar < ONE_PERSON_FROM * same_person]
+    if len(different) < (1 - MOST_PAIRS_OF_ONE_PERSON) * len(similar):
+        return Impostors(0.0, same_person / TYPICAL_DEVIATIONS)
+    return fit_impostors(different)
+
+
+def _typical_of_one_person(similar: np.ndarray, impostors: Impostors) -> float:
+    """Estimates the typical similarity of one person from the pairs that are most similar."""
+    np.fill_diagonal(similar, -np.inf)
+    nearest = similar.max(axis=1)
+    nearest = nearest[impostors.deviations(nearest) > SAME_PERSON_DEVIATIONS]
+    if len(nearest) >= MIN_PAIRS:
+        return float(np.median(nearest))
+    return min(impostors.median + TYPICAL_DEVIATIONS * impostors.width, 0.9)
+
+
+def _normalize(
+    stored: np.ndarray, sample: np.ndarray, excluded_from: float, cohort: Cohort | None
+) -> tuple[np.ndarray, np.ndarray]:
+    n, d = stored.shape
+    vectors, scores = np.empty((n, d), np.float16), np.zeros(n, np.float32)
+    batch = np.zeros((BATCH_ROWS, d), np.float32)
+    for start in range(0, n, BATCH_ROWS):
+        rows = unit_rows(stored[start : start + BATCH_ROWS])
+        batch[: len(rows)] = rows
+        part = slice(start, start + len(rows))
+        if len(sample) > 1:
+            mean = _means_around(batch, sample, excluded_from)[: len(rows)]
+            vectors[part] = unit_rows(rows - mean)
+        else:
+            vectors[part] = rows
+        if cohort:
+            scores[part] = cohort.scores(batch)[: len(rows)]
+    return vectors, scores
+
+
+def _means_around(vectors: np.ndarray, sample: np.ndarray, excluded_from: float) -> np.ndarray:
+    """(n, d) the mean of the sample around each of (n, d) unit vectors."""
+    cosines = vectors @ sample.T
+    weights = np.exp(CONCENTRATION * cosines)
+    weights[cosines >= excluded_from] = 0
+    total = weights.sum(axis=1, keepdims=True)
+    # Where most of the sample may show the same person, what remains says little about the rest.
+    share = np.count_nonzero(weights, axis=1)[:, None] / len(sample)
+    return (weights @ sample) * (np.minimum(2 * share, 1) / np.maximum(total, 1e-9))
