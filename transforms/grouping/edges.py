@@ -33,6 +33,9 @@ LARGEST_DISTANCE = 0.57  # edges of this distance and more are not used
 # years, and HDBSCAN would make them a person of their own.
 SMALLEST_DISTANCE = 0.5 * LARGEST_DISTANCE
 PENALTY = 0.6
+# The share of wrongly grouped faces that the other constants amount to, on average over the
+# development collections, and how much more evidence a tenth of it takes.
+WRONG_SHARE, MARGIN_PER_FACTOR_OF_TEN = 0.05, 0.1
 EDGES_PER_STEP = 500_000
 
 
@@ -44,11 +47,14 @@ class EdgeLimits:
       singles: estimated share of faces whose person has no other photo.
       lowest: edges of this normalized similarity and less are not used.
       penalty: added to the distance of two faces that have no other neighbors.
+      margin: added to all evidence that is required, in units of similarity; see
+        `ClusterOptions.wrong_share`.
     """
 
     singles: float
     lowest: float
     penalty: float
+    margin: float
 
 
 def similarity_at_impostors(expected: float, n: int, impostors: Impostors) -> float:
@@ -61,8 +67,16 @@ def end_of_lists(n: int, impostors: Impostors) -> float:
     return similarity_at_impostors(REACH * min(1.0, n / SMALL_COLLECTION), n, impostors)
 
 
-def choose_edge_limits(n: int, n_lonely: int, impostors: Impostors) -> EdgeLimits:
-    """The limits for n faces, n_lonely of which have no neighbor below LONELY_BELOW."""
+def choose_edge_limits(
+    n: int, n_lonely: int, impostors: Impostors, wrong_share: float = WRONG_SHARE
+) -> EdgeLimits:
+    """The limits for n faces, n_lonely of which have no neighbor below LONELY_BELOW.
+
+    Args:
+      n, n_lonely: numbers of faces.
+      impostors: of the collection.
+      wrong_share: see `ClusterOptions`.
+    """
     size = max(1.0, n / LARGE_COLLECTION)
     # By chance alone, exp(-LONELY_BELOW) of the single faces have no such neighbor.
     singles = LONELY_FRACTION * n_lonely / max(n, 1) / np.exp(-LONELY_BELOW)
@@ -70,7 +84,8 @@ def choose_edge_limits(n: int, n_lonely: int, impostors: Impostors) -> EdgeLimit
     most = max(0.1, min(1.0, 0.5 * size**0.75 * min(1.0, n / SMALL_COLLECTION)))
     expected = float(np.clip(0.05 / singles * size**0.75, 0.1, most))
     lowest = similarity_at_impostors(expected, n, impostors)
-    return EdgeLimits(singles, lowest, PENALTY * singles / size**0.25)
+    margin = MARGIN_PER_FACTOR_OF_TEN * np.log10(WRONG_SHARE / wrong_share)
+    return EdgeLimits(singles, lowest, PENALTY * singles / size**0.25, float(margin))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,9 +190,11 @@ def weigh_edges(
     fewest = 1 + np.minimum(counts[graph.faces], counts[graph.ids])
     similarity = SIMILARITY_WEIGHT / normalization.same_person * graph.similarity
     distance = 1 - SHARED_WEIGHT * shared - similarity + limits.penalty / np.sqrt(fewest)
+    distance += limits.margin
     near = np.flatnonzero(distance < LARGEST_DISTANCE)
     distance = distance[near].astype(np.float64)
-    weight = np.maximum(distance, SMALLEST_DISTANCE) * (1 + TIE_BREAK * np.maximum(distance, 0))
+    distance = np.maximum(distance, 0)
+    weight = np.maximum(distance, SMALLEST_DISTANCE) * (1 + TIE_BREAK * distance)
     return Edges(graph.faces[near], graph.ids[near], weight)
 
 

@@ -47,6 +47,7 @@ from facecluster.transforms.grouping.neighbors import (
     training_size,
 )
 from facecluster.transforms.grouping.options import ClusterOptions
+from facecluster.transforms.grouping.probabilities import assignment_probabilities
 from facecluster.transforms.grouping.recall import measure_recall
 from facecluster.transforms.grouping.spanning_forest import (
     CombineForests,
@@ -133,7 +134,7 @@ def group_faces(
     del faces, ids, distances, neighbors
     lonely = similarity_at_impostors(LONELY_BELOW, n, normalization.impostors)
     n_lonely = n - np.count_nonzero(count_neighbors(graph, n, lonely))
-    limits = choose_edge_limits(n, n_lonely, normalization.impostors)
+    limits = choose_edge_limits(n, n_lonely, normalization.impostors, options.wrong_share)
     forest = _build_forest(graph, lowest, n, limits, normalization)
     watch.lap("forest")
     links = find_cannot_links(photos, vectors, scores, normalization.impostors)
@@ -147,6 +148,7 @@ def group_faces(
         first_equal,
         links,
         lambda: ((s, vectors[s]) for s in row_slices(n)),
+        scores,
         normalization,
         limits,
         options,
@@ -258,6 +260,7 @@ def label_people(
     first_equal: np.ndarray,
     links: CannotLinks,
     vectors: Vectors,
+    scores: np.ndarray,
     normalization: Normalization,
     limits: EdgeLimits,
     options: ClusterOptions,
@@ -272,6 +275,7 @@ def label_people(
         these have neighbors.
       links: the faces that cannot be linked.
       vectors: reads the normalized vectors.
+      scores: (n,) float32, the cohort scores.
       normalization: of the collection.
       limits: of the collection.
       options: how faces become people.
@@ -283,7 +287,7 @@ def label_people(
     is_person = np.bincount(group_of_shot) >= options.min_cluster_size
     number = np.where(is_person, np.cumsum(is_person) - 1, NOISE)
     labels = number[groups]
-    return Labels(labels, (labels != NOISE).astype(np.float64))
+    return Labels(labels, assignment_probabilities(labels, vectors, scores, normalization))
 
 
 def make_diagnostics(

@@ -203,12 +203,13 @@ def _attach(groups: "_Groups", context: _Context) -> tuple[np.ndarray, np.ndarra
         context.priors = _estimate_priors(pairs.small, evidence.ratio, is_group)
     probability = expit(evidence.ratio + logit(context.priors[is_group.astype(int)]))
     size_small, size_large = groups.size[pairs.small], groups.size[pairs.large]
-    same_person, singles = context.normalization.same_person, context.limits.singles
+    same_person = context.normalization.same_person
+    singles, margin = context.limits.singles, context.limits.margin
     likely = (
         (size_large >= LARGE_SIZE)
         & (size_small <= SMALL_FRACTION * size_large)
-        & (evidence.value > LEAST_EVIDENCE + SINGLES_PENALTY * singles)
-        & (evidence.similarity > LEAST_SIMILARITY * same_person)
+        & (evidence.value > LEAST_EVIDENCE + SINGLES_PENALTY * singles + margin)
+        & (evidence.similarity > LEAST_SIMILARITY * same_person + margin)
         & (probability > LEAST_PROBABILITY)
     )
     return _choose(groups, pairs.small[likely], pairs.large[likely], evidence.value[likely])
@@ -220,7 +221,7 @@ def _merge(groups: "_Groups", context: _Context) -> tuple[np.ndarray, np.ndarray
         context.merge_threshold = _choose_merge_threshold(groups)
     pairs = _larger_pairs(groups)
     closeness = _measure(groups, pairs, context).closeness
-    near = (groups.size[pairs.small] >= GROUP_SIZE) & (closeness > context.merge_threshold)
+    near = (groups.size[pairs.small] >= GROUP_SIZE) & (closeness > context.merge_threshold + context.limits.margin)
     return _choose(groups, pairs.small[near], pairs.large[near], closeness[near])
 
 

@@ -10,15 +10,13 @@ cell is an independent task that needs only the faces that probe it.
 import functools
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import faiss
 import numpy as np
 from scipy.sparse import csr_matrix
-from threadpoolctl import threadpool_limits
 
-from facecluster.transforms.cores import usable_cores
+from facecluster.transforms.cores import map_in_threads
 from facecluster.transforms.tables.codec import row_slices, unit_rows
 
 # Comparing every face with every other takes seconds up to this number.
@@ -231,7 +229,7 @@ def nearest_neighbors(
         return faces[assigned[row]], faces[hit], distance, len(assigned)
 
     found = []
-    for *edges, n_assigned in _map_in_threads(search, len(cells.centroids)):
+    for *edges, n_assigned in _map_cells(search, len(cells.centroids)):
         found.append(edges)
         n_done += n_assigned
         progress(n_done / n)
@@ -267,15 +265,12 @@ def _gpu():
     return faiss.StandardGpuResources()
 
 
-def _map_in_threads(function: Callable, n: int) -> Iterator:
-    """function(0), function(1), ... in order, computed by one thread per core.
+def _map_cells(function: Callable, n: int) -> Iterator:
+    """function(0), function(1), ... in order.
 
     Cells are small: one thread per cell uses the cores better than FAISS's own threads. FAISS's
     threads are better if there is only one cell, or a GPU.
     """
     if n == 1 or faiss.get_num_gpus():
-        yield from map(function, range(n))
-        return
-    pool = ThreadPoolExecutor(usable_cores(), initializer=faiss.omp_set_num_threads, initargs=(1,))
-    with threadpool_limits(1), pool:
-        yield from pool.map(function, range(n))
+        return map(function, range(n))
+    return map_in_threads(function, range(n), lambda: faiss.omp_set_num_threads(1))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from facecluster.transforms.grouping.edges import WRONG_SHARE
 from facecluster.transforms.option_fields import at_least, between, option
 
 
@@ -41,6 +42,12 @@ class ClusterOptions(FaceFilterOptions):
         "fewest photos that make a person, where copies and bursts count as one; 1 leaves no face "
         "unassigned",
         type=at_least(1),
+    )
+    wrong_share: float = option(
+        WRONG_SHARE,
+        "the share of grouped faces that may be with the wrong person: a smaller one rather splits "
+        "people, a larger one rather merges them",
+        type=between(0.001, 0.5),
     )
     ignore_photos: bool = option(False, "let two faces in one photo be the same person", type=bool)
     probes: int = option(

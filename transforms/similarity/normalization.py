@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from facecluster.transforms.cores import map_in_threads
 from facecluster.transforms.similarity.cohort import Cohort
 from facecluster.transforms.similarity.impostors import Impostors, fit_impostors
-from facecluster.transforms.tables.codec import unit_rows
+from facecluster.transforms.tables.codec import row_slices, unit_rows
 
 SAMPLE_FACES = 2048
 # The mean around a face weighs each face of the sample with exp(CONCENTRATION * cosine).
@@ -128,27 +129,30 @@ def _normalize(
 ) -> tuple[np.ndarray, np.ndarray]:
     n, d = stored.shape
     vectors, scores = np.empty((n, d), np.float16), np.zeros(n, np.float32)
-    batch = np.zeros((BATCH_ROWS, d), np.float32)
-    for start in range(0, n, BATCH_ROWS):
-        rows = unit_rows(stored[start : start + BATCH_ROWS])
+
+    def normalize(part: slice) -> None:
+        batch = np.zeros((BATCH_ROWS, d), np.float32)
+        rows = unit_rows(stored[part])
         batch[: len(rows)] = rows
-        part = slice(start, start + len(rows))
         if len(sample) > 1:
-            mean = _means_around(batch, sample, excluded_from)[: len(rows)]
-            vectors[part] = unit_rows(rows - mean)
-        else:
-            vectors[part] = rows
+            batch -= _means_around(batch, sample, excluded_from)
+        vectors[part] = unit_rows(batch[: len(rows)])
         if cohort:
+            batch[: len(rows)] = rows
             scores[part] = cohort.scores(batch)[: len(rows)]
+
+    for _ in map_in_threads(normalize, row_slices(n, BATCH_ROWS)):
+        pass
     return vectors, scores
 
 
 def _means_around(vectors: np.ndarray, sample: np.ndarray, excluded_from: float) -> np.ndarray:
     """(n, d) the mean of the sample around each of (n, d) unit vectors."""
     cosines = vectors @ sample.T
-    weights = np.exp(CONCENTRATION * cosines)
-    weights[cosines >= excluded_from] = 0
+    counts = cosines < excluded_from
+    weights = np.exp(np.multiply(cosines, CONCENTRATION, out=cosines), out=cosines)
+    weights *= counts
     total = weights.sum(axis=1, keepdims=True)
     # Where most of the sample may show the same person, what remains says little about the rest.
-    share = np.count_nonzero(weights, axis=1)[:, None] / len(sample)
+    share = counts.mean(axis=1, dtype=np.float32)[:, None]
     return (weights @ sample) * (np.minimum(2 * share, 1) / np.maximum(total, 1e-9))
