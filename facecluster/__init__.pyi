@@ -28,6 +28,7 @@ from .pipeline.run.results import Run as Run
 from .model_export.face_model import FaceModel as FaceModel, load_model as load_model
 from .transforms.faces.detect import Detections as Detections
 from .transforms.grouping.estimator import FaceClusterer as FaceClusterer
+from .transforms.similarity.cohort import Cohort as Cohort
 
 # Beam transforms
 from .transforms.faces.align import AlignFaces as AlignFaces

@@ -5,11 +5,16 @@ from collections.abc import Iterator
 from facecluster.pipeline.run.manifest import (
     ClusterCounts,
     ClusterDiagnostics,
+    ClusterEntry,
     EmbedCounts,
     Manifest,
 )
 from facecluster.transforms.grouping.face_filter import format_left_out_counts
-from facecluster.transforms.people.summary import GIANT_FRACTION
+
+# A connected component of at least this fraction of the grouped faces, in a collection of at least
+# this many, is noted if no person holds half of it.
+CHAIN_FRACTION, CHAIN_FACES = 0.8, 100
+NAMED = 3  # doubtful people in the summary
 
 Line = tuple[str, int, list[str]]  # name, number, notes in parentheses
 
@@ -41,7 +46,10 @@ def format_summary(manifest: Manifest) -> str:
     ]
     if seconds:
         text.append(f"{'time':14}{', '.join(seconds)}")
-    warnings = [*_input_warnings(embed_counts), *_people_warnings(diagnostics)]
+    if diagnostics.impostor_width:
+        text.append(f"{'estimates':14}{_format_estimates(diagnostics)}")
+    warnings = [*_input_warnings(embed_counts), *_collection_warnings(cluster, diagnostics),
+                *_people_warnings(diagnostics)]  # fmt: skip
     return "\n".join([*text, *(f"{'note':14}{warning}" for warning in warnings)])
 
 
@@ -77,19 +85,50 @@ def _input_warnings(counts: EmbedCounts | None) -> Iterator[str]:
         yield f"{inputs} of an unfinished earlier command {were} not given again and left out"
 
 
-def _people_warnings(diagnostics: ClusterDiagnostics) -> Iterator[str]:
-    """People that may be more than one, and neighbors that the search missed."""
-    n_giants = len(diagnostics.giant_people)
-    if n_giants:
-        people = "one person holds" if n_giants == 1 else f"{n_giants} people each hold"
+def _format_estimates(diagnostics: ClusterDiagnostics) -> str:
+    """What grouping has estimated of the collection."""
+    strangers = f"{diagnostics.impostor_median:.2f} +- {diagnostics.impostor_width:.2f}"
+    return (
+        f"similarity of strangers {strangers}, {diagnostics.singles:.0%} of faces show people "
+        "with one photo"
+    )
+
+
+def _collection_warnings(
+    cluster: ClusterEntry | None, diagnostics: ClusterDiagnostics
+) -> Iterator[str]:
+    """Collections that are hard to judge."""
+    if not diagnostics.cohort:
         yield (
-            f"{people} {GIANT_FRACTION:.0%} of all grouped faces or more, too different to be one: "
-            f"try a smaller --max-distance (it came to {diagnostics.max_distance})"
+            "grouped with the collection's own statistics only: the model has no cohort of other "
+            "people's faces to compare with"
         )
-    n_others = diagnostics.heterogeneous_people - n_giants
-    if n_others > 0:
-        people = "one person" if n_others == 1 else f"{n_others:,} people"
-        yield f"the faces of {people} differ unusually: perhaps more than one person"
+    if diagnostics.few_people:
+        yield (
+            "too few people to learn from how alike strangers are in these photos: what is usual "
+            "for the model was taken"
+        )
+    n_grouped = cluster.counts.faces - cluster.counts.left_out if cluster and cluster.counts else 0
+    fraction_linked = diagnostics.largest_component / max(n_grouped, 1)
+    is_chain = diagnostics.fraction_of_largest_person < fraction_linked / 2
+    if n_grouped >= CHAIN_FACES and fraction_linked >= CHAIN_FRACTION and is_chain:
+        yield (
+            f"{diagnostics.largest_component:,} of {n_grouped:,} faces are linked with each other, "
+            "directly or through others: people may be hard to tell apart in these photos"
+        )
+    if diagnostics.collages:
+        photos = _count(diagnostics.collages, "photo looks", "photos look")
+        yield f"{photos} like a collage, in which a person may be more than once"
+
+
+def _people_warnings(diagnostics: ClusterDiagnostics) -> Iterator[str]:
+    """People who may be more than one, and neighbors that the search missed."""
+    n_doubtful = diagnostics.doubtful_people
+    if n_doubtful:
+        people = _count(n_doubtful, "doubtful person", "doubtful people")
+        named = ", ".join(diagnostics.most_doubtful[:NAMED])
+        more = ", ..." if n_doubtful > NAMED else ""
+        yield f"{people}, probably several people each: {named}{more}"
     n_again = diagnostics.same_photo_violations
     if n_again:
         faces = _count(n_again, "face is", "faces are")

@@ -43,18 +43,13 @@ def cluster_run(
       The step's manifest entry.
 
     Raises:
-      UsageError: the run holds no faces table, or the options contradict each other.
+      UsageError: the run holds no faces table.
       JobError: Beam or one of its tasks failed.
       TableError: the table is damaged, or mixes models.
     """
     entry = ClusterEntry.start(options=asdict(options))
     if not run.complete_shards():
         raise UsageError(f"{run.root} holds no faces: run `facecluster embed` into it first")
-    if options.min_samples > options.n_neighbors:
-        raise UsageError(
-            f"--min-samples {options.min_samples} is more than --n-neighbors "
-            f"{options.n_neighbors}: no face has that many neighbors"
-        )
     if workers and workers.distribute:
         summary = group_on_workers(run, options, workers.worker_memory, beam_arguments, progress)
     else:
@@ -80,7 +75,7 @@ def _group_in_memory(
     stored = stored_vectors(faces["embedding"])
     face_ids, photo_ids = (faces[name].combine_chunks() for name in ("face_id", "photo_id"))
     photos = pc.dictionary_encode(photo_ids).indices.to_numpy(zero_copy_only=False)
-    grouping = group_faces(stored, photos.astype(np.int64), options, progress)
+    grouping = group_faces(stored, photos.astype(np.int64), options, progress=progress)
     progress(f"writing people of {len(faces):,} faces")
     names = name_people(grouping.labels.labels, face_ids, _previous_people(run, face_ids))
     people, assignments = make_people_tables(

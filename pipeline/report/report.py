@@ -21,13 +21,14 @@ from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.pipeline.run.manifest import Manifest, StepEntry
 from facecluster.transforms.grouping.face_filter import REASONS, format_left_out_counts
 from facecluster.transforms.inputs.sources import SEPARATOR
-from facecluster.transforms.people.summary import select_heterogeneous_people
+from facecluster.transforms.people.summary import rank_doubtful_people
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.distinct import distinct_rows
 from facecluster.transforms.tables.files import write_bytes
 
 UNASSIGNED_SHOWN = 240  # faces
 LEFT_OUT_SHOWN = 120  # faces
+DOUBTFUL_SHOWN = 50  # people whose names head the page
 FAILURES_SHOWN = 5  # inputs of each (step, error)
 MESSAGE_LENGTH = 300  # characters of a failure's message
 TILE_PX = 112  # side of a tile's image: sharp at the page's 56 px on a high-density screen
@@ -62,7 +63,7 @@ class ContactSheet:
     Attributes:
       size, n_photos: faces of the person, and photos that they are in.
       n_doubled: photos that contain the person more than once.
-      is_heterogeneous: whether the faces differ too much for one person.
+      is_doubtful: whether most faces are probably of other people.
       tiles: the representative face, then others by falling probability.
       n_hidden: faces that the page does not show.
     """
@@ -71,7 +72,7 @@ class ContactSheet:
     size: int
     n_photos: int
     n_doubled: int
-    is_heterogeneous: bool
+    is_doubtful: bool
     tiles: list[FaceTile]
     n_hidden: int
 
@@ -137,7 +138,8 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
 
     manifest = run.manifest()
     steps = _summarize_steps(manifest)
-    differing = set(select_heterogeneous_people(largest)["person_id"].to_pylist())
+    doubtful = [person_id for person_id, _ in rank_doubtful_people(people)]
+    is_shown = set(largest["person_id"].to_pylist())
     page = _template().render(
         name=PurePosixPath(run.root).name or run.root,
         versions=manifest.versions,
@@ -153,9 +155,11 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
         n_failures=len(failures),
         is_grouped=run.exists("people"),
         people=[
-            _contact_sheet(person, rows_of[person["person_id"]], faces_per_person, tiles, differing)
+            _contact_sheet(person, rows_of[person["person_id"]], faces_per_person, tiles, doubtful)
             for person in largest.to_pylist()
         ],
+        n_doubtful=len(doubtful),
+        doubtful=[name for name in doubtful if name in is_shown][:DOUBTFUL_SHOWN],
         unassigned=[tiles.make(row) for row in unassigned_rows],
         left_out=[tiles.make(row) for row in left_out_rows],
         failures=_failure_groups(failures),
@@ -196,7 +200,7 @@ def _contact_sheet(
     rows: list[dict[str, Any]],
     faces_per_person: int,
     tiles: "_TileMaker",
-    differing: Collection[str],
+    doubtful: Collection[str],
 ) -> ContactSheet:
     faces_of_photo = Counter(row["photo_id"] for row in rows)
     doubled = [photo_id for photo_id, count in faces_of_photo.items() if count > 1]
@@ -206,7 +210,7 @@ def _contact_sheet(
         size=person["size"],
         n_photos=person["n_photos"],
         n_doubled=len(doubled),
-        is_heterogeneous=person["person_id"] in differing,
+        is_doubtful=person["person_id"] in doubtful,
         tiles=[tiles.make(row, pairs.get(row["photo_id"])) for row in rows[:faces_per_person]],
         n_hidden=max(0, len(rows) - faces_per_person),
     )

@@ -66,7 +66,12 @@ class ClusterCounts:
 class ClusterDiagnostics:
     """How a grouping went and which people to doubt; docs/tables.md describes each field."""
 
-    max_distance: float = 0.0
+    cohort: bool = True
+    few_people: bool = False
+    impostor_median: float = 0.0
+    impostor_width: float = 0.0
+    singles: float = 0.0
+    collages: int = 0
     recall: float = 1.0
     components: int = 0
     largest_component: int = 0
@@ -75,9 +80,8 @@ class ClusterDiagnostics:
     fraction_of_largest_person: float = 0.0
     same_photo_violations: int = 0
     repeated_in_photo: int = 0
-    heterogeneous_people: int = 0
-    most_heterogeneous: list[str] = field(default_factory=list)
-    giant_people: list[str] = field(default_factory=list)
+    doubtful_people: int = 0
+    most_doubtful: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
 

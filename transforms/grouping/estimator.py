@@ -9,21 +9,27 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d, vali
 from facecluster.transforms.grouping.group_faces import group_faces
 from facecluster.transforms.grouping.neighbors import hash_rows
 from facecluster.transforms.grouping.options import ClusterOptions
-
-MAX_DISTANCE = 2.0  # between unit vectors
+from facecluster.transforms.similarity.cohort import Cohort
+from facecluster.transforms.tables.codec import row_slices
 
 
 class FaceClusterer(ClusterMixin, BaseEstimator):
     """Groups face embeddings into people.
 
-    The algorithm is that of ``facecluster cluster``: a graph of nearest neighbors, HDBSCAN* on its
-    minimum spanning forest of mutual reachability, and merging of clusters with near means. Only
-    the directions of vectors matter. Distances are Euclidean between unit vectors, sqrt(2 - 2 cos);
-    the defaults are tuned for FaceNet embeddings. Memory grows with the number of faces times
-    ``n_neighbors``, not with its square.
+    The algorithm is that of ``facecluster cluster``. Similarities are normalized by what is usual
+    in the collection. Edges of the graph of nearest neighbors are weighed by the similarity of
+    their two faces, by the neighbors that these share and by the number of their neighbors.
+    HDBSCAN* on the minimum spanning forest gives groups, and groups of one person are merged.
+
+    No distance has to be chosen. The defaults expect embeddings of which the cosine tells people
+    apart, in any dimension and centered or not, and a collection of more than a few people: how
+    alike two different people are is estimated from pairs of faces, most of which must show
+    different people. With a cohort of the embedding space, a collection may have few people, and
+    faces that are similar to everybody are recognized. Only the directions of vectors matter.
+    Memory grows with the number of faces times ``n_neighbors``, not with its square.
 
     Labels do not depend on the order of the rows. Some steps use a sample of the faces (k-means for
-    the cells, the distribution of distances); it is chosen by a hash of each row's values. Only
+    the cells, the similarities of impostors); it is chosen by a hash of each row's values. Only
     which of several exactly equal rows stands for all of them is decided by the order of the rows.
 
     Parameters
@@ -31,26 +37,15 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
     n_neighbors : int
         Nearest neighbors searched for each face, at least 2.
     min_cluster_size : int
-        Fewest faces that make a person; 1 labels every face.
-    min_samples : int
-        A face's core distance is the distance to its neighbor of this rank, the face itself not
-        counted. At most ``n_neighbors``.
-    min_distance : float
-        Smaller distances count as this one, so that bursts of photos do not become people of their
-        own. Above 0.
-    max_distance : float
-        Faces farther apart than this are never linked directly.
-    chance_neighbors : float
-        Reduces ``max_distance`` until a face is expected to have this many faces of other people
-        within it. 0: do not reduce it.
-    merge_distance : float
-        Clusters and single faces whose mean vectors are within this distance are merged; the larger
-        they are, the smaller the distance must be. 0: do not merge.
+        Fewest photos that make a person, where copies and bursts count as one; 1 labels every face.
     ignore_photos : bool
         Let two faces in one photo be the same person; see ``photos`` of `fit`.
     probes : int
         With more than 50,000 faces, each face is compared with the faces in this many of 4 sqrt(n)
         cells. 0: in all cells, which is exact and slow.
+    cohort : Cohort, optional
+        Typical faces of other people, for embeddings of facecluster's models. Its vectors have the
+        dimensions of X. None: the collection's own statistics are used.
 
     Attributes
     ----------
@@ -58,8 +53,10 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
         The person of each face, numbered from 0; -1 for a face that is not assigned to a person.
     probabilities_ : (n_samples,) float64 array
         How firmly each face belongs to its person, in [0, 1]; 0 for unassigned faces.
-    max_distance_ : float
-        ``max_distance`` after the reduction by ``chance_neighbors``.
+    impostor_median_, impostor_width_ : float
+        Median and standard deviation of the normalized similarities of different people.
+    singles_ : float
+        Estimated share of faces whose person has no other photo.
     n_features_in_ : int
         Dimensions of the vectors.
 
@@ -72,11 +69,12 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
     --------
     >>> import numpy as np
     >>> from facecluster import FaceClusterer
-    >>> people = np.eye(3).repeat(4, axis=0)  # 3 people of 4 faces each
-    >>> noise = np.random.default_rng(0).normal(size=(12, 3)) * 0.05
-    >>> labels = FaceClusterer(chance_neighbors=0).fit_predict(people + noise)
+    >>> random = np.random.default_rng(0)
+    >>> people = random.normal(size=(20, 64)).repeat(4, axis=0)  # 20 people of 4 faces each
+    >>> faces = people + 0.5 * random.normal(size=people.shape)
+    >>> labels = FaceClusterer().fit_predict(faces)
     >>> len(set(labels[:4])), len(set(labels))
-    (1, 3)
+    (1, 20)
     """
 
     def __init__(
@@ -84,23 +82,15 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
         *,
         n_neighbors: int = ClusterOptions.n_neighbors,
         min_cluster_size: int = ClusterOptions.min_cluster_size,
-        min_samples: int = ClusterOptions.min_samples,
-        min_distance: float = ClusterOptions.min_distance,
-        max_distance: float = ClusterOptions.max_distance,
-        chance_neighbors: float = ClusterOptions.chance_neighbors,
-        merge_distance: float = ClusterOptions.merge_distance,
         ignore_photos: bool = ClusterOptions.ignore_photos,
         probes: int = ClusterOptions.probes,
+        cohort: Cohort | None = None,
     ):
         self.n_neighbors = n_neighbors
         self.min_cluster_size = min_cluster_size
-        self.min_samples = min_samples
-        self.min_distance = min_distance
-        self.max_distance = max_distance
-        self.chance_neighbors = chance_neighbors
-        self.merge_distance = merge_distance
         self.ignore_photos = ignore_photos
         self.probes = probes
+        self.cohort = cohort
 
     def fit(self, X: ArrayLike, y: None = None, photos: ArrayLike | None = None) -> "FaceClusterer":
         """Groups faces.
@@ -113,19 +103,24 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
         y : ignored
         photos : (n_samples,) array-like, optional
             The photo that each face is in, as numbers or strings. Two faces in one photo are two
-            people, unless they are so near that they must be one: a mirror, a collage. None: each
-            face is in a photo of its own.
+            people, unless they are so similar that they must be one, as in a mirror, or the photo
+            looks like a collage. None: each face is in a photo of its own.
 
         Raises
         ------
         ValueError
             X is not a finite array of two dimensions without zero vectors, `photos` has another
-            length, or a parameter is out of range.
+            length, a parameter is out of range, or the cohort has other dimensions than X.
         TypeError
             A parameter has another type.
         """
         options = self._options()
         vectors = _scaled(validate_data(self, X, dtype=(np.float32, np.float16, np.int8)))
+        if self.cohort and self.cohort.vectors.shape[1] != vectors.shape[1]:
+            raise ValueError(
+                f"X has {vectors.shape[1]} features, the cohort has "
+                f"{self.cohort.vectors.shape[1]}: use the cohort of the model that made X"
+            )
         n = len(vectors)
         if photos is None:
             photo_numbers = np.arange(n)
@@ -133,12 +128,14 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
             check_consistent_length(vectors, photos)
             photo_numbers = np.unique(column_or_1d(photos), return_inverse=True)[1]
         order = np.argsort(hash_rows(vectors), kind="stable")
-        grouping = group_faces(vectors[order], photo_numbers[order], options)
+        grouping = group_faces(vectors[order], photo_numbers[order], options, self.cohort)
         self.labels_ = np.empty(n, np.int64)
         self.labels_[order] = grouping.labels.labels
         self.probabilities_ = np.empty(n)
         self.probabilities_[order] = grouping.labels.probabilities
-        self.max_distance_ = grouping.diagnostics["max_distance"]
+        self.impostor_median_ = grouping.diagnostics["impostor_median"]
+        self.impostor_width_ = grouping.diagnostics["impostor_width"]
+        self.singles_ = grouping.diagnostics["singles"]
         return self
 
     def fit_predict(
@@ -149,19 +146,11 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
 
     def _options(self) -> ClusterOptions:
         """The parameters as ClusterOptions, in the ranges that the command line accepts."""
-        for name, least in (("n_neighbors", 2), ("min_cluster_size", 1), ("min_samples", 1),
-                            ("probes", 0)):  # fmt: skip
+        for name, least in (("n_neighbors", 2), ("min_cluster_size", 1), ("probes", 0)):
             check_scalar(getattr(self, name), name, (int, np.integer), min_val=least)
-        for name, least in (("min_distance", 0.01), ("max_distance", 0), ("merge_distance", 0)):
-            value = check_scalar(getattr(self, name), name, (int, float, np.number), min_val=least)
-            check_scalar(value, name, (int, float, np.number), max_val=MAX_DISTANCE)
-        check_scalar(self.chance_neighbors, "chance_neighbors", (int, float, np.number), min_val=0)
-        if self.min_samples > self.n_neighbors:
-            raise ValueError(
-                f"min_samples={self.min_samples} is more than n_neighbors={self.n_neighbors}: no "
-                "face has that many neighbors"
-            )
-        return ClusterOptions(**self.get_params())
+        parameters = self.get_params(deep=False)
+        del parameters["cohort"]
+        return ClusterOptions(**parameters)
 
 
 def _scaled(X: np.ndarray) -> np.ndarray:

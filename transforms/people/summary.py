@@ -9,21 +9,21 @@ import pyarrow.compute as pc
 
 from facecluster.transforms.grouping.face_filter import REASONS
 
-# A person of at least this many faces with at least this root mean square distance is suspicious:
-# of LFW's people with five photos or more, 99 in 100 are below 1.01; impostors are 1.41 apart.
-HETEROGENEOUS_SIZE, HETEROGENEOUS_SPREAD = 5, 1.1
-GIANT_FRACTION = 0.2  # of all grouped faces, in one heterogeneous person
-MOST_NAMED = 20  # heterogeneous people in the manifest, largest first
+# People of at least this many faces are doubtful if fewer than this fraction of them is expected to
+# be right.
+DOUBTFUL_SIZE, DOUBTFUL_CONFIDENCE = 5, 0.5
+MOST_NAMED = 20  # doubtful people in the manifest
 
 
 def summarize_people(people: pa.Table, assignments: pa.Table) -> dict[str, Any]:
     """The counts and diagnostics of some people and of the faces in their part of the tables.
 
-    Plain numbers, except for the most heterogeneous people, which are [id, size].
+    Plain numbers, except for the most doubtful people, which are [id, number of faces that are
+    expected to be wrong].
     """
     size = people["size"].to_numpy()
     reasons = Counter(assignments["left_out"].drop_null().to_pylist())
-    suspicious = select_heterogeneous_people(people).select(["person_id", "size"])
+    doubtful = rank_doubtful_people(people)
     return {
         "counts": {
             "faces": len(assignments),
@@ -36,19 +36,20 @@ def summarize_people(people: pa.Table, assignments: pa.Table) -> dict[str, Any]:
             "left_out": {reason: reasons[reason] for reason in REASONS},
             "same_photo_violations": int((size - people["n_photos"].to_numpy()).sum()),
             "repeated_in_photo": pc.sum(assignments["repeated_in_photo"]).as_py() or 0,
-            "heterogeneous_people": len(suspicious),
-            "most_heterogeneous": [
-                list(row.values()) for row in suspicious[:MOST_NAMED].to_pylist()
-            ],
+            "doubtful_people": len(doubtful),
+            "most_doubtful": [list(person) for person in doubtful[:MOST_NAMED]],
         },
     }
 
 
-def select_heterogeneous_people(people: pa.Table) -> pa.Table:
-    """The people whose faces differ more than the faces of one person do."""
-    is_large = pc.greater_equal(people["size"], HETEROGENEOUS_SIZE)
-    is_spread = pc.greater_equal(people["spread"], HETEROGENEOUS_SPREAD)
-    return people.filter(pc.and_(is_large, is_spread))
+def rank_doubtful_people(people: pa.Table) -> list[tuple[str, float]]:
+    """The doubtful people as (id, number of faces expected to be wrong), most wrong faces first."""
+    is_large = pc.greater_equal(people["size"], DOUBTFUL_SIZE)
+    is_unsure = pc.less(people["confidence"], DOUBTFUL_CONFIDENCE)
+    doubtful = people.filter(pc.and_(is_large, is_unsure))
+    n_wrong = doubtful["size"].to_numpy() * (1.0 - doubtful["confidence"].to_numpy())
+    ranked = zip(doubtful["person_id"].to_pylist(), n_wrong.round(1).tolist(), strict=True)
+    return sorted(ranked, key=_by_wrong_faces)
 
 
 def combine_summaries(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -58,9 +59,9 @@ def combine_summaries(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
       parts: as `summarize_people` gives them, of tables that have no person in common.
     """
     counts = {"faces": 0, "people": 0, "unassigned": 0, "left_out": 0, "largest_person": 0}
-    sums = {"same_photo_violations": 0, "repeated_in_photo": 0, "heterogeneous_people": 0}
+    sums = {"same_photo_violations": 0, "repeated_in_photo": 0, "doubtful_people": 0}
     reasons = dict.fromkeys(REASONS, 0)
-    suspicious = []
+    doubtful = []
     for part in parts:
         for name in ("faces", "people", "unassigned", "left_out"):
             counts[name] += part["counts"][name]
@@ -69,8 +70,8 @@ def combine_summaries(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
             sums[name] += part["diagnostics"][name]
         for reason in reasons:
             reasons[reason] += part["diagnostics"]["left_out"][reason]
-        suspicious += part["diagnostics"]["most_heterogeneous"]
-    suspicious.sort(key=lambda person: (-person[1], person[0]))
+        doubtful += part["diagnostics"]["most_doubtful"]
+    doubtful.sort(key=_by_wrong_faces)
     n_faces = max(counts["faces"] - counts["left_out"], 1)
     return {
         "counts": counts,
@@ -79,7 +80,11 @@ def combine_summaries(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
             **sums,
             "fraction_unassigned": round(counts["unassigned"] / n_faces, 4),
             "fraction_of_largest_person": round(counts["largest_person"] / n_faces, 4),
-            "most_heterogeneous": [name for name, _ in suspicious[:MOST_NAMED]],
-            "giant_people": [name for name, size in suspicious if size >= GIANT_FRACTION * n_faces],
+            "most_doubtful": [name for name, _ in doubtful[:MOST_NAMED]],
         },
     }
+
+
+def _by_wrong_faces(person: Sequence[Any]) -> tuple[float, str]:
+    name, n_wrong = person
+    return -n_wrong, name

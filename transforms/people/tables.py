@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facecluster.transforms.similarity.group_sums import group_sums
 from facecluster.transforms.grouping.hdbscan_labels import NOISE, Labels
+from facecluster.transforms.similarity.group_sums import group_sums
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.codec import row_slices, unit_rows
 
@@ -33,6 +33,7 @@ def make_people_tables(
     numbers = labels.labels
     assigned = np.flatnonzero(numbers != NOISE)
     size = np.bincount(numbers[assigned], minlength=len(names))
+    right = np.bincount(numbers[assigned], labels.probabilities[assigned], len(names))
     sums = group_sums([(slice(None), stored)], numbers, len(names))
     centers = unit_rows(sums)
     distances = np.full(len(numbers), np.nan, np.float32)
@@ -50,6 +51,7 @@ def make_people_tables(
             "size": pa.array(size, pa.int32()),
             "n_photos": pa.array(np.bincount(shown[0], minlength=len(names)), pa.int32()),
             "representative_face_id": face_ids.take(first),
+            "confidence": pa.array(right / np.maximum(size, 1), pa.float32()),
             "spread": pa.array(_spread(np.linalg.norm(sums, axis=1), size), pa.float32()),
         },
         schema=schema.stamped(schema.PEOPLE),

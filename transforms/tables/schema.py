@@ -58,24 +58,25 @@ PLAN = pa.schema(
 QUALITY_COLUMNS = ("size_px", "sharpness", "brightness", "yaw", "pitch", "roll")
 
 # A person. size counts faces; representative_face_id is the face nearest to the mean direction.
-# spread is the root mean square of the Euclidean distances between any two of the faces' unit
-# vectors: near 1.4, the distance of impostors, it is not one person.
+# confidence is the mean of the faces' probabilities. spread is the root mean square of the
+# Euclidean distances between any two of the faces' unit vectors.
 PEOPLE = pa.schema(
     [
         pa.field("person_id", pa.string(), nullable=False),
         pa.field("size", pa.int32(), nullable=False),
         pa.field("n_photos", pa.int32(), nullable=False),
         pa.field("representative_face_id", pa.string(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
         pa.field("spread", pa.float32(), nullable=False),
     ]
 )
 
-# A face's person: one row per face, person_id null for an unassigned face. probability is
-# HDBSCAN's membership strength in [0, 1]; distance is the Euclidean distance from the face's unit
-# vector to its person's mean direction (null if unassigned). repeated_in_photo: another face in
-# its photo is so near that both count as one person (a mirror, a collage, a face detected twice),
-# where two faces in a photo are otherwise two people. left_out: why the face was not grouped (see
-# face_filter.py), null for a face that was.
+# A face's person: one row per face, person_id null for an unassigned face. probability, in [0, 1],
+# is that the face shows this person, 0 for an unassigned face; distance is the Euclidean distance
+# from the face's unit vector to its person's mean direction (null if unassigned).
+# repeated_in_photo: another face in its photo is so similar that both count as one person (a
+# mirror, a face detected twice), where two faces in a photo are otherwise two people. left_out: why
+# the face was not grouped (see face_filter.py), null for a face that was.
 ASSIGNMENTS = pa.schema(
     [
         pa.field("face_id", pa.string(), nullable=False),
