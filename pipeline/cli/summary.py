@@ -128,7 +128,10 @@ def _people_warnings(diagnostics: ClusterDiagnostics) -> Iterator[str]:
         people = _count(n_doubtful, "doubtful person", "doubtful people")
         named = ", ".join(diagnostics.most_doubtful[:NAMED])
         more = ", ..." if n_doubtful > NAMED else ""
-        yield f"{people}, probably several people each: {named}{more}"
+        yield (
+            f"{people}, perhaps more than one person each: {named}{more} "
+            "(a smaller --wrong-share splits more)"
+        )
     n_again = diagnostics.same_photo_violations
     if n_again:
         faces = _count(n_again, "face is", "faces are")

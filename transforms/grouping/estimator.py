@@ -38,6 +38,9 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
         Nearest neighbors searched for each face, at least 2.
     min_cluster_size : int
         Fewest photos that make a person, where copies and bursts count as one; 1 labels every face.
+    wrong_share : float
+        The share of grouped faces that may be with the wrong person, from 0.001 to 0.5: a smaller
+        one rather splits people, a larger one rather merges them.
     ignore_photos : bool
         Let two faces in one photo be the same person; see ``photos`` of `fit`.
     probes : int
@@ -52,7 +55,7 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
     labels_ : (n_samples,) int64 array
         The person of each face, numbered from 0; -1 for a face that is not assigned to a person.
     probabilities_ : (n_samples,) float64 array
-        How firmly each face belongs to its person, in [0, 1]; 0 for unassigned faces.
+        The probability that each face shows its person, in [0, 1]; 0 for unassigned faces.
     impostor_median_, impostor_width_ : float
         Median and standard deviation of the normalized similarities of different people.
     singles_ : float
@@ -82,12 +85,14 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
         *,
         n_neighbors: int = ClusterOptions.n_neighbors,
         min_cluster_size: int = ClusterOptions.min_cluster_size,
+        wrong_share: float = ClusterOptions.wrong_share,
         ignore_photos: bool = ClusterOptions.ignore_photos,
         probes: int = ClusterOptions.probes,
         cohort: Cohort | None = None,
     ):
         self.n_neighbors = n_neighbors
         self.min_cluster_size = min_cluster_size
+        self.wrong_share = wrong_share
         self.ignore_photos = ignore_photos
         self.probes = probes
         self.cohort = cohort
@@ -148,6 +153,8 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
         """The parameters as ClusterOptions, in the ranges that the command line accepts."""
         for name, least in (("n_neighbors", 2), ("min_cluster_size", 1), ("probes", 0)):
             check_scalar(getattr(self, name), name, (int, np.integer), min_val=least)
+        numbers = (int, float, np.number)
+        check_scalar(self.wrong_share, "wrong_share", numbers, min_val=0.001, max_val=0.5)
         parameters = self.get_params(deep=False)
         del parameters["cohort"]
         return ClusterOptions(**parameters)

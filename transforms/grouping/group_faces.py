@@ -304,6 +304,8 @@ def make_diagnostics(
     """
     sizes = np.bincount(component_labels(forest, n))
     return {
+        "cohort": normalization.cohort is not None,
+        "few_people": normalization.few_people,
         "impostor_median": round(normalization.impostors.median, 4),
         "impostor_width": round(normalization.impostors.width, 4),
         "singles": round(limits.singles, 4),

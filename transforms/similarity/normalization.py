@@ -44,6 +44,8 @@ class Normalization:
       cohort: of the embedding space, if the model has one.
       impostors: the distribution of normalized similarities.
       same_person: the typical normalized similarity of two photos of one person.
+      few_people: whether so many pairs of the sample show one person that impostors are the model's
+        typical ones.
     """
 
     sample: np.ndarray
@@ -51,6 +53,7 @@ class Normalization:
     cohort: Cohort | None
     impostors: Impostors
     same_person: float
+    few_people: bool = False
 
     def apply(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Normalizes faces.
@@ -99,19 +102,19 @@ def fit_normalization(stored: np.ndarray, cohort: Cohort | None) -> Normalizatio
     similar = similarities(vectors @ vectors.T, scores[:, None], scores)
     if cohort:
         same_person = cohort.same_person
-        impostors = _fit_among_few_people(similar[pairs], same_person)
+        impostors, few_people = _fit_among_few_people(similar[pairs], same_person)
     else:
-        impostors = fit_impostors(similar[pairs])
+        impostors, few_people = fit_impostors(similar[pairs]), False
         same_person = _typical_of_one_person(similar, impostors)
-    return Normalization(sample, excluded_from, cohort, impostors, same_person)
+    return Normalization(sample, excluded_from, cohort, impostors, same_person, few_people)
 
 
-def _fit_among_few_people(similar: np.ndarray, same_person: float) -> Impostors:
-    """Fits impostors to pairs of which many may show one person."""
+def _fit_among_few_people(similar: np.ndarray, same_person: float) -> tuple[Impostors, bool]:
+    """Fits impostors to pairs of which many may show one person; whether too many do."""
     different = similar[similar < ONE_PERSON_FROM * same_person]
     if len(different) < (1 - MOST_PAIRS_OF_ONE_PERSON) * len(similar):
-        return Impostors(0.0, same_person / TYPICAL_DEVIATIONS)
-    return fit_impostors(different)
+        return Impostors(0.0, same_person / TYPICAL_DEVIATIONS), True
+    return fit_impostors(different), False
 
 
 def _typical_of_one_person(similar: np.ndarray, impostors: Impostors) -> float:
