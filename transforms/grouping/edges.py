@@ -35,7 +35,7 @@ SMALLEST_DISTANCE = 0.5 * LARGEST_DISTANCE
 PENALTY = 0.6
 # The share of wrongly grouped faces that the other constants amount to, on average over the
 # development collections, and how much more evidence a tenth of it takes.
-WRONG_SHARE, MARGIN_PER_FACTOR_OF_TEN = 0.05, 0.1
+WRONG_SHARE, MARGIN_PER_FACTOR_OF_TEN = 0.05, 0.2
 EDGES_PER_STEP = 500_000
 
 
