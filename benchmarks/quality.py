@@ -1,10 +1,11 @@
 """Scores the default grouping on two halves of a labeled collection, with and without the codec.
 
     python benchmarks/quality.py --images FOLDER [--pairs pairsDevTrain.txt] [--work runs/quality]
-                                 [--write-codec FILE.npz]
+                                 [--write-codec FILE.npz] [--write-cohort FILE.npz]
 
 FOLDER holds one folder of photos per person. A hash of their names divides the people into two
-halves. Options were chosen and the 128-byte codec was fitted on the tuning half alone. Each half is
+halves. Options were chosen, and the 128-byte codec and the cohort were fitted, on the tuning half
+alone. Each half is
 embedded once, as float32 vectors, into the work folder. The halves, and all people together, are
 grouped with the default options and scored; the pairs are scored with the same vectors.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facecluster.model_export.validation.cohort import fit_cohort
 from facecluster.model_export.validation.pairs import read_pairs
 from facecluster.model_export.validation.verification import Verification, verify
 from facecluster.model_export.weights import zoo
@@ -28,7 +30,9 @@ from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.grouping.group_faces import group_faces
 from facecluster.transforms.grouping.options import ClusterOptions
-from facecluster.transforms.tables.codec import decode_embeddings, fit_pca128, make_codec
+from facecluster.transforms.similarity.cohort import Cohort
+from facecluster.transforms.similarity.cohort_file import pack_cohorts
+from facecluster.transforms.tables.codec import Codec, decode_embeddings, fit_pca128, make_codec
 
 HALVES = ("tuning", "held-out")
 
@@ -41,11 +45,14 @@ def main() -> None:
     parser.add_argument("--pairs", help="also verify these pairs, an LFW pairs file")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="of the embeddings")
     parser.add_argument("--write-codec", help="write the codec fitted on the tuning half here")
+    parser.add_argument("--write-cohort", help="write the cohort fitted on the tuning half here")
     arguments = parser.parse_args()
 
     halves = {name: load_half(arguments.images, name, arguments.work) for name in HALVES}
     if arguments.write_codec:
         np.savez_compressed(arguments.write_codec, **fit_pca128(halves["tuning"].vectors))
+    if arguments.write_cohort:
+        Path(arguments.write_cohort).write_bytes(pack_cohorts(halves["tuning"].fit_cohorts()))
     halves["all"] = concatenate_halves(list(halves.values()))
     print("half      codec    BCubed P, R, F          pairwise P, R, F        people  unassigned")
     for name, half in halves.items():
@@ -83,6 +90,19 @@ class Half:
     def people(self) -> np.ndarray:
         """(m,) str, the person of each labeled face: the name of its photo's folder."""
         return np.array([Path(uri).parent.name for uri in self.row_of_photo])
+
+    def fit_cohorts(self) -> dict[str, Cohort]:
+        """The cohorts of the default model by the identity of their codec."""
+        cohorts, rows = {}, self.labeled_rows
+        for name in ("float32", "pca128"):
+            codec = load_codec(name)
+            vectors = decode_embeddings(codec.encode(self.vectors[rows]))
+            cohorts[codec.identity] = cohort = fit_cohort(vectors, self.people)
+            print(
+                f"cohort of {len(np.unique(self.people)):,} people, {name}: "
+                f"level {cohort.level:.4f}, same person {cohort.same_person:.4f}"
+            )
+        return cohorts
 
     def score_clustering(self, round_trip: RoundTrip) -> dict:
         """Groups all faces with the default options and scores the labeled ones."""
@@ -150,8 +170,13 @@ def format_scores(scores: dict) -> str:
 
 def make_round_trip(codec_name: str) -> RoundTrip:
     """A function that encodes vectors of the default model with a codec and decodes them again."""
-    codec = make_codec(codec_name, SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays())
+    codec = load_codec(codec_name)
     return lambda vectors: decode_embeddings(codec.encode(vectors))
+
+
+def load_codec(name: str) -> Codec:
+    """A codec of the default model."""
+    return make_codec(name, SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays())
 
 
 if __name__ == "__main__":

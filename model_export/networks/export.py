@@ -6,6 +6,7 @@ A model folder holds
     keras/NAME.keras    the same networks for Keras, to train further or to export again
     model_card.json     the `ModelCard`
     codec.npz           the 128-byte codec, if one was fitted
+    cohort.npz          the cohorts, if they were fitted
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from facecluster.transforms.faces.model_card import ModelCard, ModelError, write_model_card
-from facecluster.transforms.faces.saved_model import CODEC_NAME, SAVED_MODEL_NAME
+from facecluster.transforms.faces.saved_model import CODEC_NAME, SAVED_MODEL_NAME, SavedModel
+from facecluster.transforms.similarity.cohort import Cohort
 
 if TYPE_CHECKING:
     import keras
@@ -37,6 +39,7 @@ def export(
     folder: Path,
     codec: Mapping[str, np.ndarray] | None = None,
     *,
+    cohorts: Mapping[str, Cohort] | None = None,
     float16: bool = False,
 ) -> None:
     """Writes a model folder, whole or not at all; an existing one is replaced.
@@ -53,6 +56,7 @@ def export(
       networks: endpoint name to network.
       card: the model card; `compute` is filled in here.
       codec: arrays of the 128-byte codec.
+      cohorts: of the embedding space, by the identity of their codec.
       float16: use half-precision weights and arithmetic, for GPUs with fast float16 units.
 
     Raises:
@@ -79,6 +83,8 @@ def export(
         write_model_card(str(building), card)
         if codec is not None:
             np.savez(building / CODEC_NAME, **codec)  # pyright: ignore[reportArgumentType]
+        if cohorts:
+            SavedModel(str(building)).write_cohorts(cohorts)
         if folder.exists():
             folder.rename(replaced)
         building.rename(folder)

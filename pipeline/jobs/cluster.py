@@ -75,7 +75,7 @@ def _group_in_memory(
     stored = stored_vectors(faces["embedding"])
     face_ids, photo_ids = (faces[name].combine_chunks() for name in ("face_id", "photo_id"))
     photos = pc.dictionary_encode(photo_ids).indices.to_numpy(zero_copy_only=False)
-    grouping = group_faces(stored, photos.astype(np.int64), options, progress=progress)
+    grouping = group_faces(stored, photos.astype(np.int64), options, run.read_cohort(), progress)
     progress(f"writing people of {len(faces):,} faces")
     names = name_people(grouping.labels.labels, face_ids, _previous_people(run, face_ids))
     people, assignments = make_people_tables(

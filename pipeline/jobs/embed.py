@@ -89,11 +89,14 @@ class EmbedJob:
           TableError: the run is damaged or of another version.
         """
         entry = self._start_entry()
-        # Both may fail, so they come before anything is written.
+        # These may fail, so they come before anything is written.
+        cohort = self.embedder.cohort(self.options.codec)
         plan = EmbedPlan.load(self.run)
         n_missing = self._count_missing(plan, listing)
         self.run.update_manifest(entry)
         self.run.remove_unfinished()
+        if cohort:
+            self.run.write_cohort(cohort)
         plan = plan.without_superseded()
         execution = choose_execution(
             self.beam_arguments, len(plan.unfinished_uris(listing.sources))

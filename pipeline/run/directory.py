@@ -3,6 +3,7 @@
 RUN/
   manifest.json           options, models, library versions, state and counts of each step
   plan.parquet            which input is in which shard
+  cohort.npz              of the embedding space, if its model has one
   run.lock                the job that is using the folder
   photos/SHARD.parquet    one file per input shard in each of these three; the photos file is
   faces/SHARD.parquet     written last, so a shard is complete if and only if it has one
@@ -34,8 +35,10 @@ from facecluster.pipeline.run.manifest import (
     read_manifest,
     write_manifest,
 )
+from facecluster.transforms.similarity.cohort import Cohort
+from facecluster.transforms.similarity.cohort_file import pack_cohorts, unpack_cohorts
 from facecluster.transforms.tables import schema
-from facecluster.transforms.tables.files import all_files, delete_files, list_files
+from facecluster.transforms.tables.files import all_files, delete_files, list_files, write_bytes
 from facecluster.transforms.tables.parquet_files import (
     TableError,
     count_rows,
@@ -51,7 +54,7 @@ OTHER_TABLES = {  # their schemas, and the steps that write them
 }
 
 # The files that facecluster writes: some at the top, others in folders, by their file endings.
-MANIFEST_NAME, PLAN_NAME = "manifest.json", "plan.parquet"
+MANIFEST_NAME, PLAN_NAME, COHORT_NAME = "manifest.json", "plan.parquet", "cohort.npz"
 RUN_FOLDERS = {
     **dict.fromkeys((*SHARDED_TABLES, *OTHER_TABLES), (".parquet",)),
     "report": (".html",),
@@ -185,6 +188,33 @@ class RunDirectory:
             raise TableError(f"{self.path(table)} does not exist: run `facecluster {step}` first")
         return read_table(files, table_schema.names if columns is None else columns)[0]
 
+    def write_cohort(self, cohort: Cohort) -> None:
+        """Writes the cohort for the run's embeddings, unless the run has one.
+
+        Models that share an embedding space share a cohort, so that faces are always compared in
+        the same way.
+        """
+        if not FileSystems.exists(self.path(COHORT_NAME)):
+            write_bytes(self.path(COHORT_NAME), pack_cohorts({"embedding": cohort}))
+
+    def read_cohort(self) -> Cohort | None:
+        """The cohort for the run's embeddings; None if their model had none.
+
+        Raises:
+          TableError: the file is damaged.
+        """
+        path = self.path(COHORT_NAME)
+        if not FileSystems.exists(path):
+            return None
+        with FileSystems.open(path, mime_type="application/octet-stream") as file:
+            content = file.read()
+        try:
+            return unpack_cohorts(content)["embedding"]
+        except (ValueError, KeyError) as error:
+            raise TableError(
+                f"{path} is damaged: delete it and run `facecluster embed` again ({error})"
+            ) from error
+
     def manifest(self) -> Manifest:
         """The run's manifest, an empty one if it has none; raises JobError if it is damaged."""
         return read_manifest(self._manifest_path)
@@ -210,7 +240,7 @@ def _names(root: str) -> Iterator[str]:
 def _is_run_file(name: str) -> bool:
     folder, _, rest = TEMPORARY_ENDING.sub("", name).partition("/")
     if not rest:
-        return folder in (MANIFEST_NAME, PLAN_NAME)
+        return folder in (MANIFEST_NAME, PLAN_NAME, COHORT_NAME)
     return rest.endswith(RUN_FOLDERS.get(folder, ()))
 
 

@@ -1,4 +1,4 @@
-"""An exported model: its card, its codec and its networks, loaded once per process."""
+"""An exported model: its card, its codec, its cohorts and its networks, loaded once per process."""
 
 import io
 import os
@@ -18,9 +18,12 @@ from facecluster.transforms.faces.model_card import (
     read_model_card,
     write_model_card,
 )
+from facecluster.transforms.similarity.cohort import Cohort
+from facecluster.transforms.similarity.cohort_file import pack_cohorts, unpack_cohorts
+from facecluster.transforms.tables.codec import make_codec
 from facecluster.transforms.tables.files import write_bytes
 
-CODEC_NAME, SAVED_MODEL_NAME = "codec.npz", "saved_model"
+CODEC_NAME, COHORT_NAME, SAVED_MODEL_NAME = "codec.npz", "cohort.npz", "saved_model"
 FINGERPRINT_NAME = "fingerprint.pb"
 # Matrix products compute the rows that remain after blocks of 8 in a different order. With batches
 # of a multiple of 8, the outputs for a crop have the same bits whatever the rest of the batch is.
@@ -77,6 +80,47 @@ class SavedModel:
         content = io.BytesIO()
         np.savez(content, **arrays)  # pyright: ignore[reportArgumentType]
         write_bytes(path, content.getvalue())
+        return path
+
+    def cohort(self, codec_name: str | None = None) -> Cohort | None:
+        """The cohort for the model's vectors as a codec stores them.
+
+        Args:
+          codec_name: as `make_codec` takes it.
+
+        Returns:
+          None if the model has no cohort, or one for an earlier codec only.
+
+        Raises:
+          ModelError: the file of the cohorts or of the codec is damaged.
+          UsageError: pca128 is requested and the model does not have it.
+        """
+        codec = make_codec(codec_name, self.codec_arrays())
+        identity = "float32" if codec.name == "float16" else codec.identity
+        return self.cohorts().get(identity)
+
+    def cohorts(self) -> dict[str, Cohort]:
+        """The model's cohorts by the identity of their codec, none if it has no file of them.
+
+        Raises:
+          ModelError: the file is damaged.
+        """
+        path = FileSystems.join(self.path, COHORT_NAME)
+        if not FileSystems.exists(path):
+            return {}
+        with FileSystems.open(path, mime_type="application/octet-stream") as file:
+            content = file.read()
+        try:
+            return unpack_cohorts(content)
+        except ValueError as error:
+            raise ModelError(
+                f"{path} is damaged, validate the model again with --write-card: {error}"
+            ) from error
+
+    def write_cohorts(self, cohorts: Mapping[str, Cohort]) -> str:
+        """Replaces the model's cohorts, by the identity of their codec; returns the file's path."""
+        path = FileSystems.join(self.path, COHORT_NAME)
+        write_bytes(path, pack_cohorts(cohorts))
         return path
 
     def load(self) -> Any:

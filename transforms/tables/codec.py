@@ -48,7 +48,7 @@ class Codec:
     def encode(self, vectors: np.ndarray) -> pa.FixedSizeListArray:
         """(n, d) float32 unit vectors to a column of n fixed-size lists."""
         if self.name == "pca128":
-            values = _quantize((vectors - self.mean) @ self.components)
+            values = quantize((vectors - self.mean) @ self.components)
         else:
             values = vectors.astype(self.name)
         return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
@@ -143,7 +143,7 @@ def fit_pca(vectors: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndar
     return mean.astype(np.float32), components.astype(np.float32)
 
 
-def _quantize(vectors: np.ndarray) -> np.ndarray:
-    """Scales each vector so that its largest component is 127, and rounds it to int8."""
+def quantize(vectors: np.ndarray) -> np.ndarray:
+    """(n, d) vectors scaled so that the largest component of each is 127, and rounded to int8."""
     largest = np.abs(vectors).max(axis=1, keepdims=True)
     return np.rint(vectors * (127 / np.maximum(largest, 1e-12))).astype(np.int8)
