@@ -18,7 +18,7 @@ from facecluster.transforms.similarity.normalization import Normalization, simil
 from facecluster.transforms.tables.codec import row_slices
 
 # A face's neighbor list ends where this many impostors are expected to be as similar.
-REACH = 10.0
+REACH = 8.0
 # In small collections, an expected number of impostors is a larger fraction of all faces. Limits in
 # expected impostors are reduced proportionally below SMALL_COLLECTION faces.
 SMALL_COLLECTION = 2000

@@ -66,7 +66,7 @@ from facecluster.transforms.tables.codec import row_slices
 ENTRIES_PER_STEP = 20_000_000
 # A face with a low cohort score has neighbors at larger distances than others. The search reaches
 # far enough for all but this fraction of the faces.
-LOW_SCORES = 0.05
+LOW_SCORES = 0.25
 # Two photos nearer than this are one shot: a burst, a copy, another size. The fraction of
 # `same_person` that is missing from a cosine of 1.
 ONE_SHOT = 0.11
