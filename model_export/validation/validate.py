@@ -3,6 +3,7 @@
 scores = validate_pairs(model, list_crops(["lfw_crops"]), read_pairs("pairs.txt"))
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from facecluster.errors import InputError
 from facecluster.model_export.crops import Crops
 from facecluster.model_export.validation.calibration import calibration_table
+from facecluster.model_export.validation.cohort import fit_cohort
 from facecluster.model_export.validation.pairs import ImagePairs
 from facecluster.model_export.validation.verification import verify
 from facecluster.model_export.validation.youtube_faces import VideoPairs, verify_videos
@@ -75,6 +77,7 @@ def validate_pairs(
     flip: bool = False,
     subtract_mean: bool = False,
     metric: str = "euclidean",
+    with_cohorts: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """LFW's protocol, as src/validate_on_lfw.py of davidsandberg/facenet.
 
@@ -83,10 +86,13 @@ def validate_pairs(
         found, are skipped and counted.
       pairs: see `read_pairs`.
       flip, subtract_mean, metric: the published options, see `embed_with_model` and `verify`.
+      with_cohorts: also fit a `Cohort` to the crops, unless they are of too few people; not with
+        `flip`.
 
     Returns:
       For each codec ("float32" and, if the model has one and `flip` is off, "pca128"): the fields
-      of `Verification`, n_pairs, n_pairs_skipped, and the calibration over all pairs of crops.
+      of `Verification`, n_pairs, n_pairs_skipped, the calibration over all pairs of crops, and the
+      cohort.
 
     Raises:
       InputError: too few pairs are left, or a crop cannot be read or decoded.
@@ -127,6 +133,9 @@ def validate_pairs(
         }
         if not flip:
             scores[name]["calibration"] = calibration_table(space, crops.labels)
+        if with_cohorts:
+            with contextlib.suppress(InputError):
+                scores[name]["cohort"] = fit_cohort(space, crops.labels)
     return scores
 
 

@@ -11,6 +11,7 @@ from facecluster.errors import InputError, UsageError
 from facecluster.model_export.crops import list_crops
 from facecluster.model_export.face_model import find_embedder, find_model
 from facecluster.model_export.networks.export import export, load_networks, weights_sha256
+from facecluster.model_export.validation.cohort import MIN_PEOPLE
 from facecluster.model_export.validation.pairs import ImagePairs, read_pairs
 from facecluster.model_export.validation.validate import (
     VIDEO_SEPARATOR,
@@ -32,7 +33,8 @@ from facecluster.pipeline.training.crop_margin import margin_note, visible_margi
 from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.option_fields import from_arguments
-from facecluster.transforms.tables.codec import decode_embeddings, fit_pca128
+from facecluster.transforms.similarity.cohort import Cohort
+from facecluster.transforms.tables.codec import decode_embeddings, fit_pca128, make_codec
 
 COSINE_THRESHOLD = "Angle, as a fraction of 180 degrees, below which a pair counts as the same"
 
@@ -82,9 +84,17 @@ def export_model(arguments: argparse.Namespace) -> int:
     model = find_model(arguments.model)
     card = model.card()
     if arguments.float16:
-        card = replace(card, measured={})
+        kept = {key: value for key, value in card.measured.items() if key == "cohort"}
+        card = replace(card, measured=kept)
     networks = load_networks(Path(model.path))
-    export(networks, card, folder, model.codec_arrays(), float16=arguments.float16)
+    export(
+        networks,
+        card,
+        folder,
+        model.codec_arrays(),
+        cohorts=model.cohorts(),
+        float16=arguments.float16,
+    )
     print(folder)
     return 0
 
@@ -115,22 +125,39 @@ def validate_model(arguments: argparse.Namespace) -> int:
             margin = visible_margin([crops], card.input_size)
             if note := margin_note(margin, arguments.model, card):
                 Progress().say(note)
+        found_crops = list_crops([crops])
         if isinstance(pairs, ImagePairs):
             scores = validate_pairs(
                 model,
-                list_crops([crops]),
+                found_crops,
                 pairs,
                 flip=arguments.flip,
                 subtract_mean=arguments.subtract_mean,
                 metric=arguments.metric,
+                with_cohorts=arguments.write_card,
             )
         else:
-            scores = {"float32": validate_videos(model, list_crops([crops]), pairs)}
+            scores = {"float32": validate_videos(model, found_crops, pairs)}
     tables = {codec: found.pop("calibration", None) for codec, found in scores.items()}
+    cohorts = {codec: found.pop("cohort") for codec, found in scores.items() if "cohort" in found}
     for codec, found in scores.items():
-        print(f"{codec}\n{format_scores(_name_threshold(found, arguments.metric))}\n")
+        described = _name_threshold(found, arguments.metric) | _cohort_values(cohorts.get(codec))
+        print(f"{codec}\n{format_scores(described)}\n")
     if arguments.write_card:
-        print(model.write_card(_add_scores(model.card(), arguments, scores, tables)))
+        card = _add_scores(model.card(), arguments, scores, tables)
+        if cohorts:
+            arrays = model.codec_arrays()
+            model.write_cohorts(
+                {make_codec(name, arrays).identity: cohort for name, cohort in cohorts.items()}
+            )
+            people = {"people": len(found_crops.people)}
+            card = replace(card, measured={**card.measured, "cohort": people})
+        elif arguments.pairs:
+            Progress().say(
+                f"no cohort is fitted: it takes crops of {MIN_PEOPLE} people or more, "
+                "and two crops of one of them"
+            )
+        print(model.write_card(card))
     return 0
 
 
@@ -150,6 +177,11 @@ def fit_codec(arguments: argparse.Namespace) -> int:
             f"--model {arguments.model} --codec float32"
         )
     print(model.write_codec(fit_pca128(decode_embeddings(faces["embedding"]))))
+    if model.cohorts() and not model.cohort("pca128"):
+        Progress().say(
+            "the model's cohort is for other vectors than those of this codec: fit it again with "
+            f"`facecluster model validate {arguments.model} --write-card`"
+        )
     return 0
 
 
@@ -183,8 +215,14 @@ def _add_scores(
         measured = {**before, "videos": {"on": arguments.splits, **scores}}
     else:
         measured = {"on": arguments.pairs, **scores, "calibration": tables}
-        measured |= {key: value for key, value in before.items() if key == "videos"}
+        measured |= {key: before[key] for key in ("videos", "cohort") if key in before}
     return replace(card, measured=measured)
+
+
+def _cohort_values(cohort: Cohort | None) -> dict[str, float]:
+    if cohort is None:
+        return {}
+    return {"cohort_level": cohort.level, "cohort_same_person": cohort.same_person}
 
 
 def _name_threshold(scores: dict[str, Any], metric: str) -> dict[str, Any]:

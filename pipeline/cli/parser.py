@@ -168,7 +168,8 @@ def _add_model_commands(commands) -> None:
     )  # fmt: skip
     command.add_argument(
         "--write-card", action="store_true",
-        help="write the scores and, with --pairs, the calibration into the model card",
+        help="write the scores and, with --pairs, the calibration into the model card, and fit the "
+        "model's cohort",
     )  # fmt: skip
     add_options(command, DetectionOptions)
 

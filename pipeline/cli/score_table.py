@@ -29,6 +29,8 @@ DESCRIPTIONS = {
     "threshold": "Squared distance below which a pair counts as the same",
     "n_pairs": "Pairs in the file",
     "n_pairs_skipped": "Pairs skipped: a photo is missing or has no face",
+    "cohort_level": "Cohort: mean similarity of a face to the nearest members",
+    "cohort_same_person": "Cohort: normalized similarity of two photos of a person, median",
 }
 
 

@@ -88,15 +88,19 @@ def base(tmp_path_factory) -> SavedModel:
 def crops(tmp_path_factory) -> Path:
     """Crops NAME/NAME_0001.png of synthetic people."""
     folder = tmp_path_factory.mktemp("crops")
-    for person in range(6):
+    write_crops(folder, 6)
+    return folder
+
+
+def write_crops(folder: Path, n_people: int) -> None:
+    for person in range(n_people):
         pattern = np.random.default_rng(person).integers(0, 256, (4, 4, 3))
-        (folder / f"P{person}").mkdir()
+        (folder / f"P{person}").mkdir(parents=True)
         for i in range(1, 6):
             noise = np.random.default_rng([person, i]).integers(-60, 60, (4, 4, 3))
             pixels = np.clip(pattern + noise, 0, 255).astype(np.uint8)
             image = Image.fromarray(pixels).resize((40, 40), Image.Resampling.BILINEAR)
             image.save(folder / f"P{person}" / f"P{person}_{i:04d}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +272,40 @@ def test_scores_are_written_to_the_card(facecluster, base, crops, tmp_path):
         assert code == 2
         assert "leave out --write-card" in err
     assert (tmp_path / "model" / "model_card.json").read_bytes() == before
+
+
+def test_a_cohort_is_fitted_and_travels_with_the_model(facecluster, base, tmp_path):
+    shutil.copytree(base.path, tmp_path / "model")
+    model = SavedModel(str(tmp_path / "model"))
+    people = [f"P{person}" for person in range(20)]
+    write_crops(tmp_path / "crops", len(people))
+    pairs = write_pairs(tmp_path / "pairs.txt", people[:4])
+    command = ["model", "validate", model.path, "--pairs", pairs]
+    code, out, _ = facecluster(*command, "--crops", tmp_path / "crops", "--write-card")
+    assert code == 0
+    cohorts = {name: model.cohort(name) for name in ("float32", "pca128")}
+    levels = {name: cohort.level for name, cohort in cohorts.items()}
+    assert figures(out, "Cohort: mean similarity") == pytest.approx(levels, abs=1e-4)
+    typical = {name: cohort.same_person for name, cohort in cohorts.items()}
+    assert figures(out, "Cohort: normalized similarity") == pytest.approx(typical, abs=1e-4)
+    assert model.card().measured["cohort"] == {"people": 20}
+    assert '"people": 20' in facecluster("model", "card", model.path)[1]
+
+    # Too few people change the scores, and not the cohort.
+    shutil.copytree(tmp_path / "crops", tmp_path / "few")
+    for person in people[4:]:
+        shutil.rmtree(tmp_path / "few" / person)
+    code, _, err = facecluster(*command, "--crops", tmp_path / "few", "--write-card")
+    assert code == 0
+    assert "no cohort is fitted: it takes crops of 20 people" in err
+    assert model.card().measured["cohort"] == {"people": 20}
+    assert model.cohort("pca128").level == levels["pca128"]
+
+    code, *_ = facecluster("model", "export", model.path, "--output", tmp_path / "h", "--float16")
+    assert code == 0
+    half = SavedModel(str(tmp_path / "h"))
+    assert half.cohort("pca128").level == levels["pca128"]
+    assert half.card().measured == {"cohort": {"people": 20}}
 
 
 def test_validation_of_the_default_model_on_photos(facecluster, facenet_folder, photos, tmp_path):

@@ -53,8 +53,8 @@ class ModelCard:
       compatible_with: the older model whose embedding space this one was trained for.
       accuracy: published scores, {benchmark: accuracy}.
       measured: scores measured with facecluster, as `facecluster model validate --write-card`
-        writes them: `on` (the data), one mapping of scores per codec, and `calibration` (false
-        accept rates by distance).
+        writes them: `on` (the data), one mapping of scores per codec, `calibration` (false accept
+        rates by distance), and `cohort` (from how many people it was fitted) if there is one.
     """
 
     name: str

@@ -17,6 +17,7 @@ from facecluster.model_export.networks.export import (
     weights_sha256,
 )
 from facecluster.model_export.validation.calibration import calibration_table
+from facecluster.model_export.validation.cohort import fit_cohort
 from facecluster.model_export.validation.pairs import ImagePairs
 from facecluster.model_export.validation.validate import (
     embed_with_model,
@@ -207,6 +208,22 @@ def test_codec_is_scored_beside_the_vectors(model_with_codec, crops, pairs):
         assert scores[name]["calibration"] == calibration_table(space, crops.labels)
     assert scores["float32"]["calibration"] != scores["pca128"]["calibration"]
     assert validate_pairs(model_with_codec, crops, pairs, flip=True).keys() == {"float32"}
+
+
+def test_cohorts_are_fitted_if_there_are_enough_people(tmp_path, model_with_codec, crops, pairs):
+    few = validate_pairs(model_with_codec, crops, pairs, with_cohorts=True)
+    assert not any("cohort" in found for found in few.values())
+    names = [f"P{p}/P{p}_{i:04d}" for p in range(20) for i in range(1, N_CROPS + 1)]
+    enough = list_crops([str(write_crops(tmp_path, names, SIZE))])
+    assert "cohort" not in validate_pairs(model_with_codec, enough, pairs)["float32"]
+    scores = validate_pairs(model_with_codec, enough, pairs, with_cohorts=True)
+    vectors = embed_with_model(model_with_codec, enough)
+    codec = make_codec("pca128", model_with_codec.codec_arrays())
+    stored = decode_embeddings(codec.encode(vectors))
+    for name, space in (("float32", vectors), ("pca128", stored)):
+        expected = fit_cohort(space, enough.labels)
+        np.testing.assert_array_equal(scores[name]["cohort"].vectors, expected.vectors)
+        assert scores[name]["cohort"].same_person == expected.same_person
 
 
 def test_pairs_without_a_face_are_left_out_and_counted(model, crops, pairs, vectors):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,21 @@ def test_a_model_with_a_card_of_an_older_version_is_fetched_again(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_network")
+def test_a_model_fetched_without_cohorts_gets_them_without_a_download(cache, facenet_folder):
+    folder = cache / "models" / "facenet-casia-webface"
+    shutil.copytree(facenet_folder, folder)
+    expected = contents(folder)
+    model = SavedModel(str(folder))
+    measured = {key: value for key, value in model.card().measured.items() if key != "cohort"}
+    model.write_card(replace(model.card(), measured=measured))
+    (folder / "cohort.npz").unlink()
+    assert model.cohort() is None
+    assert zoo.fetch("facenet-casia-webface") == folder
+    assert contents(folder) == expected
+    assert model.cohort().vectors.shape == (192, COMPONENTS)
+
+
+@pytest.mark.usefixtures("no_network")
 def test_a_failed_fetch_leaves_nothing(cache):
     with pytest.raises(FetchError, match=r"could not download mtcnn==1\.0\.0"):
         zoo.fetch("mtcnn")
@@ -116,5 +132,11 @@ def test_the_embedder_has_a_codec_and_measured_scores(facenet_folder):
         assert card.measured[name]["accuracy"] > 0.98
         rates = [row["far"] for row in card.measured["calibration"][name]]
         assert rates == sorted(rates)
+    assert card.measured["cohort"]["people"] > 2000
+    for name, dimensions in (("float32", 512), ("pca128", COMPONENTS)):
+        cohort = model.cohort(name)
+        assert cohort.vectors.shape == (192, dimensions)
+        assert 0.3 < cohort.level < 0.45
+        assert 0.65 < cohort.same_person < 0.75
     products = codec["components"].T @ codec["components"]
     assert products == pytest.approx(np.eye(COMPONENTS), abs=1e-5)

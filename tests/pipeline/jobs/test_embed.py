@@ -4,6 +4,7 @@ import contextlib
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from facecluster.errors import JobError
@@ -89,6 +90,13 @@ def test_the_entry_of_a_finished_job_agrees_with_the_tables(finished):
     card = job.embedder.card()
     assert entry.models == {card.name: card.sha256}
     assert entry.options["embedding_space"] == card.embedding_space
+
+
+def test_the_run_has_the_cohort_of_its_model_and_codec(finished):
+    job, *_ = finished
+    found, expected = job.run.read_cohort(), job.embedder.cohort("pca128")
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+    assert (found.level, found.same_person) == (expected.level, expected.same_person)
 
 
 def test_the_counters_of_all_worker_processes_are_recorded(finished):

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from facecluster.errors import UsageError
 from facecluster.pipeline.run.directory import SHARDED_TABLES, RunDirectory
 from facecluster.pipeline.run.manifest import ClusterEntry, EmbedCounts, EmbedEntry, Manifest
+from facecluster.transforms.similarity.cohort import Cohort
+from facecluster.transforms.similarity.cohort_file import pack_cohorts
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import TableError, write_table
 
@@ -30,8 +33,11 @@ def failures_table(*uris):
 
 def people_table(*names):
     rows = [{"person_id": name, "size": 2, "n_photos": 2, "representative_face_id": "f",
-             "spread": 0.5} for name in names]  # fmt: skip
+             "spread": 0.5, "confidence": 0.9} for name in names]  # fmt: skip
     return pa.Table.from_pylist(rows, schema.stamped(schema.PEOPLE))
+
+
+COHORT = Cohort(np.eye(10, 128, dtype=np.float32), 0.38, 0.7)
 
 
 # ---- names ----
@@ -198,6 +204,28 @@ def test_a_reader_never_sees_half_a_manifest(tmp_path):
         writing.result()
 
 
+# ---- the cohort ----
+
+
+def test_a_run_keeps_its_first_cohort(tmp_path):
+    run = RunDirectory(str(tmp_path))
+    assert run.read_cohort() is None
+    run.write_cohort(COHORT)
+    run.write_cohort(replace(COHORT, level=0.5))
+    found = run.read_cohort()
+    assert (found.level, found.same_person) == (0.38, 0.7)
+    np.testing.assert_array_equal(found.vectors, COHORT.vectors)
+
+
+def test_a_cohort_is_read_from_a_bucket(bucket):
+    content = pack_cohorts({"embedding": COHORT})
+    bucket({"bucket://b/run/cohort.npz": content, "bucket://b/half/cohort.npz": content[:500]})
+    assert RunDirectory("bucket://b/run").read_cohort().level == 0.38
+    assert RunDirectory("bucket://b/other").read_cohort() is None
+    with pytest.raises(TableError, match=r"half/cohort\.npz is damaged: delete it and run"):
+        RunDirectory("bucket://b/half").read_cohort()
+
+
 # ---- run folders and other folders ----
 
 
@@ -210,6 +238,7 @@ def full_run(root) -> RunDirectory:
     write_table(run.path("assignments", "part-00000-of-00001.parquet"), people_table())
     write_table(run.path("plan.parquet"), photos_table())
     run.update_manifest(EmbedEntry.start().finish())
+    run.write_cohort(COHORT)
     for name in ("report/index.html", "evaluation/clustering.json", "grouping/mark/abc.npz",
                  "grouping/tables/people/part-00000-of-00001.parquet",
                  f"people/people.parquet.{32 * 'a'}.tmp"):  # fmt: skip
@@ -234,7 +263,7 @@ def test_all_files_of_facecluster_are_removed_and_no_others(tmp_path):
     run.remove_everything()
 
 
-@pytest.mark.parametrize("n", range(11))
+@pytest.mark.parametrize("n", range(12))
 def test_removing_everything_may_be_interrupted_anywhere(tmp_path, monkeypatch, n):
     run = full_run(tmp_path)
     remove, left = os.remove, [n]

@@ -7,7 +7,13 @@ import pytest
 
 from facecluster.transforms.faces.model_card import ModelCard, ModelError
 from facecluster.transforms.faces.saved_model import SavedModel
-from facecluster.transforms.tables.codec import fit_pca128
+from facecluster.transforms.similarity.cohort import Cohort
+from facecluster.transforms.tables.codec import fit_pca128, make_codec, unit_rows
+
+CODEC_ARRAYS = {
+    "mean": np.zeros(300, np.float32),
+    "components": np.eye(300, 128, dtype=np.float32),
+}
 
 
 def test_the_card_is_written_and_read_back(tmp_path):
@@ -37,6 +43,37 @@ def test_damaged_codec_arrays(tmp_path, length):
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(ModelError, match=r"codec\.npz is damaged"):
         model.codec_arrays()
+
+
+def make_cohort(level: float, d: int = 128) -> Cohort:
+    vectors = np.random.default_rng(0).standard_normal((20, d)).astype(np.float32)
+    return Cohort(unit_rows(vectors), level, 0.7)
+
+
+def test_cohorts_belong_to_codecs(tmp_path):
+    model, codec = SavedModel(str(tmp_path)), make_codec("pca128", CODEC_ARRAYS)
+    assert model.cohorts() == {}
+    assert model.cohort() is None
+    model.write_codec(CODEC_ARRAYS)
+    path = model.write_cohorts({"float32": make_cohort(0.3, 300), codec.identity: make_cohort(0.4)})
+    assert path == str(tmp_path / "cohort.npz")
+    assert model.cohort().level == 0.4  # the model's own codec
+    levels = {name: model.cohort(name).level for name in ("pca128", "float16", "float32")}
+    assert levels == {"pca128": 0.4, "float16": 0.3, "float32": 0.3}
+    # With another codec, the vectors are others.
+    model.write_codec({**CODEC_ARRAYS, "mean": np.ones(300, np.float32)})
+    assert model.cohort("pca128") is None
+    assert model.cohort("float32").level == 0.3
+
+
+@pytest.mark.parametrize("length", [0, 5, 500, -1])
+def test_damaged_cohorts(tmp_path, length):
+    model = SavedModel(str(tmp_path))
+    model.write_cohorts({"float32": make_cohort(0.3)})
+    path = tmp_path / "cohort.npz"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ModelError, match=r"cohort\.npz is damaged, validate the model again"):
+        model.cohort("float32")
 
 
 def test_threads_share_the_loaded_networks(mtcnn_folder):
