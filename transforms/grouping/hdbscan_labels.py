@@ -33,13 +33,13 @@ class Labels:
 
 
 def forest_labels(forest: Edges, n: int, min_cluster_size: int, max_distance: float) -> Labels:
-    """Selects HDBSCAN*'s excess-of-mass clusters from a mutual reachability forest.
+    """Selects HDBSCAN*'s excess-of-mass clusters from a spanning forest.
 
     Args:
       forest: as `minimum_spanning_forest` gives it.
       n: number of faces.
       min_cluster_size: smaller components and branches are noise.
-      max_distance: as given to `mutual_reachability`; components count as this far apart.
+      max_distance: all edges of the forest are shorter; components count as this far apart.
     """
     result = Labels(np.full(n, NOISE, np.int64), np.zeros(n))
     component = component_labels(forest, n)

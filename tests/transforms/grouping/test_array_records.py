@@ -11,11 +11,16 @@ import pytest
 import facecluster.pipeline.distributed
 import facecluster.transforms.grouping
 import facecluster.transforms.people
+import facecluster.transforms.similarity
 import facecluster.transforms.tables
+from facecluster.transforms.grouping.cannot_links import CannotLinks
 from facecluster.transforms.grouping.group_faces import Grouping
 from facecluster.transforms.grouping.hdbscan_labels import Labels
 from facecluster.transforms.grouping.neighbors import Cells, Neighbors
 from facecluster.transforms.grouping.spanning_forest import Edges
+from facecluster.transforms.similarity.cohort import Cohort
+from facecluster.transforms.similarity.impostors import Impostors
+from facecluster.transforms.similarity.normalization import Normalization
 from facecluster.transforms.tables.codec import Codec
 
 LABELS = Labels(np.zeros(3, np.int64), np.ones(3))
@@ -25,6 +30,9 @@ RECORDS = [
     Neighbors(np.arange(4), np.arange(3), np.ones(3, np.float32)),
     Cells(np.eye(3), None, 1),
     Grouping(LABELS, np.zeros(3, bool), {}),
+    CannotLinks(np.zeros(3, np.int64), np.zeros(3, bool), 0),
+    Cohort(np.eye(10), 0.1, 0.7),
+    Normalization(np.eye(3), 1.0, None, Impostors(0.0, 0.1), 0.7),
 ]
 
 
@@ -51,6 +59,7 @@ def test_no_other_record_of_arrays_compares_them():
         facecluster.pipeline.distributed,
         facecluster.transforms.grouping,
         facecluster.transforms.people,
+        facecluster.transforms.similarity,
         facecluster.transforms.tables,
     )
     found = set()
@@ -62,4 +71,4 @@ def test_no_other_record_of_arrays_compares_them():
                 if is_dataclass(kind) and any("ndarray" in str(f.type) for f in fields(kind)):
                     found.add(kind.__name__)
                     assert not kind.__dataclass_params__.eq, kind
-    assert {"Labels", "Edges", "Neighbors", "Cells", "Codec", "SearchSetup"} <= found
+    assert {"Labels", "Edges", "Neighbors", "Cells", "Codec", "Cohort", "Normalization"} <= found

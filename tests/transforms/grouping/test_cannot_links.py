@@ -1,63 +1,102 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from facecluster.transforms.grouping.cannot_links import (
+    COLLAGE_PAIRS,
+    COLLAGE_PROBABILITY,
     NO_PHOTO,
-    SAME_FACE,
+    SAME_FACE_PROBABILITY,
     TOLERANCE,
     apply_cannot_links,
     count_common_photos,
     find_cannot_links,
 )
 from facecluster.transforms.grouping.spanning_forest import Edges
+from facecluster.transforms.similarity.impostors import Impostors
 from facecluster.transforms.tables.codec import unit_rows
 
 # ---- finding cannot-links ----
 
+IMPOSTORS = Impostors(0.0, 0.1)
+SAME_FACE = IMPOSTORS.similarity_at(SAME_FACE_PROBABILITY)  # about 0.57
+SAME_PERSON = IMPOSTORS.similarity_at(COLLAGE_PROBABILITY)  # about 0.41
 
-def at(*distances_from_the_first):
-    """Unit vectors in a plane, at these distances from its first axis."""
-    angles = 2 * np.arcsin(np.array(distances_from_the_first) / 2)
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+def at(*cosines):
+    """Unit vectors in a plane, with these cosines to its first axis."""
+    cosines = np.array(cosines)
+    return np.stack([cosines, np.sqrt(1 - cosines**2)], axis=1).astype(np.float32)
+
+
+def find(photos, vectors, scores=None):
+    scores = np.zeros(len(vectors), np.float32) if scores is None else np.array(scores, "f")
+    return find_cannot_links(np.array(photos), vectors, scores, IMPOSTORS)
 
 
 def test_a_face_alone_in_its_photo_has_no_cannot_link():
-    photos, repeated = find_cannot_links(np.array([4, 7, 4, 2]), at(0, 0, 1.2, 0))
-    assert photos.tolist() == [4, NO_PHOTO, 4, NO_PHOTO]
-    assert repeated.tolist() == [False] * 4
+    found = find([4, 7, 4, 2], at(1, 1, 0.2, 1))
+    assert found.photos.tolist() == [4, NO_PHOTO, 4, NO_PHOTO]
+    assert found.repeated.tolist() == [False] * 4
+    assert found.n_collages == 0
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
 def test_of_a_repeated_face_only_the_first_has_cannot_links(kind):
     # 0 and 2 are one face twice in a photo, 1 is another person in it.
-    stored = 100 * at(0, 1.2, 0.3)
-    photos, repeated = find_cannot_links(np.array([5, 5, 5]), stored.astype(kind))
-    assert photos.tolist() == [5, 5, NO_PHOTO]
-    assert repeated.tolist() == [True, False, True]
+    found = find([5, 5, 5], (100 * at(1, 0.1, 0.9)).astype(kind))
+    assert found.photos.tolist() == [5, 5, NO_PHOTO]
+    assert found.repeated.tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("distance", [SAME_FACE - 1e-3, SAME_FACE + 1e-3])
-def test_the_distance_at_which_two_faces_in_a_photo_are_one(distance):
-    photos, repeated = find_cannot_links(np.array([0, 0]), at(0, distance))
-    same = distance < SAME_FACE
-    assert repeated.tolist() == [same, same]
-    assert photos.tolist() == [0, NO_PHOTO if same else 0]
+@pytest.mark.parametrize("similarity", [SAME_FACE - 1e-3, SAME_FACE + 1e-3])
+@pytest.mark.parametrize("scores", [[0, 0], [0.3, 0.1], [-0.2, 0]])
+def test_the_similarity_at_which_two_faces_in_a_photo_are_one(similarity, scores):
+    found = find([0, 0], at(1, similarity + np.mean(scores)), scores)
+    same = similarity > SAME_FACE
+    assert found.repeated.tolist() == [same, same]
+    assert found.photos.tolist() == [0, NO_PHOTO if same else 0]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 25))
 def test_cannot_links_are_those_of_the_definition(seed, n):
     random = np.random.default_rng(seed)
     photos = random.integers(0, 8, n)
-    vectors = unit_rows(np.eye(3)[random.integers(0, 3, n)] + random.normal(size=(n, 3)) * 0.2)
-    constrained, repeated = find_cannot_links(photos, vectors)
-    near = np.linalg.norm(vectors[:, None] - vectors[None], axis=2) < SAME_FACE
-    for face in range(n):
-        others = [i for i in range(n) if i != face and photos[i] == photos[face]]
-        assert repeated[face] == any(near[face, i] for i in others)
-        free = not others or any(near[face, i] for i in others if i < face)
-        assert constrained[face] == (NO_PHOTO if free else photos[face])
+    vectors = unit_rows(np.eye(4)[random.integers(0, 4, n)] + random.normal(size=(n, 4)) * 0.4)
+    scores = random.normal(size=n).astype(np.float32) * 0.1
+    similar = vectors @ vectors.T - (scores[:, None] + scores) / 2
+    assume(not np.isclose(similar, SAME_FACE, atol=1e-4).any())
+    assume(not np.isclose(similar, SAME_PERSON, atol=1e-4).any())
+    found = find(photos, vectors, scores)
+    n_collages = 0
+    for photo in set(photos.tolist()):
+        theirs = np.flatnonzero(photos == photo)
+        pairs = [(i, j) for i in theirs for j in theirs if i < j]
+        alike = sum(similar[pair] > SAME_PERSON for pair in pairs)
+        is_collage = alike >= max(COLLAGE_PAIRS, len(theirs) / 2)
+        n_collages += is_collage
+        for face in theirs:
+            others = [i for i in theirs if i != face]
+            assert found.repeated[face] == any(similar[face, i] > SAME_FACE for i in others)
+            repeats = any(similar[face, i] > SAME_FACE for i in others if i < face)
+            free = is_collage or not others or repeats
+            assert found.photos[face] == (NO_PHOTO if free else photo)
+    assert found.n_collages == n_collages
+
+
+def test_a_photo_of_many_similar_faces_is_a_collage():
+    # Three people, each twice, similar but not the same face; or twice one and four others.
+    similar = [0.5, np.sqrt(0.75)]
+    collage, family = np.zeros((6, 12), "f"), np.eye(6, 12, dtype="f")
+    for person in range(3):
+        collage[2 * person, person] = 1
+        collage[2 * person + 1, [person, 6 + person]] = similar
+    family[1, :2] = similar
+    found = find([1] * 6 + [2] * 6, np.concatenate([collage, family]))
+    assert found.photos.tolist() == [NO_PHOTO] * 6 + [2] * 6
+    assert found.n_collages == 1
+    assert not found.repeated.any()
 
 
 # ---- applying cannot-links to a forest ----

@@ -16,27 +16,25 @@ from facecluster.transforms.grouping.hdbscan_labels import (
     forest_labels,
     separate_noise,
 )
-from facecluster.transforms.grouping.neighbors import neighbors_from_edges
 from facecluster.transforms.grouping.spanning_forest import (
+    TIE_BREAK,
     Edges,
-    core_distances,
     minimum_spanning_forest,
-    mutual_reachability,
 )
 
 TINY = 1e-9
 
 
 def reachabilities(points, min_samples, min_distance, max_distance):
-    """Mutual reachability of all pairs of points below max_distance."""
+    """Mutual reachability of all pairs of points below max_distance (Campello et al. 2013)."""
     distances = cdist(points, points)
     np.fill_diagonal(distances, np.inf)
-    ids = np.argsort(distances, axis=1, kind="stable")[:, :-1]
-    rows = np.repeat(np.arange(len(points)), len(points) - 1)
-    # float64, as in the published implementations.
-    graph = neighbors_from_edges(len(points), rows, ids.ravel(), distances[rows, ids.ravel()])
-    core = core_distances(graph, min_samples)
-    return mutual_reachability(rows, ids.ravel(), graph.distances, core, min_distance, max_distance)
+    ranked = np.pad(np.sort(distances, axis=1), ((0, 0), (0, min_samples)), constant_values=np.inf)
+    core = ranked[:, min_samples - 1]
+    reach = np.maximum(np.maximum(core[:, None], core), distances)
+    i, j = np.nonzero(reach < max_distance)
+    floored = np.maximum(reach[i, j], min_distance)
+    return Edges(i, j, floored * (1 + TIE_BREAK * distances[i, j]))
 
 
 def cluster(points, min_cluster_size=2, min_samples=1, min_distance=TINY, max_distance=2.0):

@@ -1,138 +1,15 @@
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
-from scipy.spatial.distance import cdist
 
-from facecluster.transforms.grouping.neighbors import (
-    Neighbors,
-    fit_cells,
-    nearest_neighbors,
-    neighbors_from_edges,
-)
 from facecluster.transforms.grouping.spanning_forest import (
     Edges,
-    core_distances,
+    component_labels,
     minimum_spanning_forest,
-    mutual_reachability,
 )
-
-# ---- weights ----
-
-
-def graph_of(distances):
-    """The neighbor graph of an (n, n) matrix of distances; inf is not an edge."""
-    n = len(distances)
-    order = np.argsort(distances, axis=1, kind="stable")
-    rows, rank = np.nonzero(np.isfinite(np.take_along_axis(distances, order, axis=1)))
-    ids = order[rows, rank]
-    return neighbors_from_edges(n, rows, ids, distances[rows, ids].astype(np.float32))
-
-
-def edges_in(graph):
-    return graph.rows(), graph.ids, graph.distances
-
-
-@st.composite
-def matrices(draw):
-    """(n, n) float32 distances of any directed graph, even one that no set of points has."""
-    n = draw(st.integers(1, 8))
-    # Adjacent float32 numbers, equal numbers and 0 (equal vectors), besides any others.
-    near = np.float32(0.7)
-    values = st.one_of(
-        st.sampled_from([np.inf, 0, near, np.nextafter(near, np.float32(1)), np.float32(0.9)]),
-        st.floats(0, 2, width=32),
-    )
-    distances = draw(arrays(np.float32, (n, n), elements=values))
-    np.fill_diagonal(distances, np.inf)
-    return distances
-
-
-@settings(deadline=None)
-@given(matrices(), st.integers(1, 8))
-def test_a_core_distance_is_that_of_a_neighbor(distances, min_samples):
-    n = len(distances)
-    padded = np.pad(distances, ((0, 0), (0, 9)), constant_values=np.inf)
-    expected = np.sort(padded, axis=1)[:, min_samples - 1]
-    core = core_distances(graph_of(distances), min_samples)
-    assert core.dtype == np.float32
-    assert core.tolist() == expected.tolist()
-    assert len(core) == n
-
-
-@settings(deadline=None)
-@given(matrices(), st.integers(1, 5), st.sampled_from([0.01, 0.65]), st.floats(0.75, 2, width=32))
-def test_weights_are_mutual_reachabilities(distances, min_samples, min_distance, max_distance):
-    graph = graph_of(distances)
-    core = core_distances(graph, min_samples)
-    edges = mutual_reachability(*edges_in(graph), core, min_distance, max_distance)
-    floored = np.maximum(distances, np.float32(min_distance))
-    reach = np.maximum(np.maximum(core[:, None], core[None]), floored)
-    expected = set(zip(*np.nonzero((reach < np.float32(max_distance)) & (distances > 0)),
-                       strict=True))  # fmt: skip
-    weights = dict(zip(zip(edges.i, edges.j, strict=True), edges.weight, strict=True))
-    assert weights.keys() == expected
-    assert len(edges.weight) == len(weights)
-    for ends, weight in weights.items():
-        assert weight == pytest.approx(reach[ends], rel=1e-7)
-    # The order is that of reachability; of equal ones the nearer comes first.
-    for a, weight_a in weights.items():
-        for b, weight_b in weights.items():
-            equal = reach[a] == reach[b]
-            if reach[a] < reach[b] or (equal and floored[a] < 0.999 * floored[b]):
-                assert weight_a < weight_b
-
-
-def test_worked_example():
-    # On a line: 0 and 1 are 0.1 apart, 1 and 2 are 0.3 apart, 0 and 2 are 0.4 apart.
-    line = np.array([[np.inf, 0.1, 0.4], [0.1, np.inf, 0.3], [0.4, 0.3, np.inf]], np.float32)
-    graph = graph_of(line)
-
-    def weights(min_samples, min_distance, max_distance):
-        core = core_distances(graph, min_samples)
-        return mutual_reachability(*edges_in(graph), core, min_distance, max_distance)
-
-    assert weights(1, 0.01, 2).weight == pytest.approx([0.1, 0.4, 0.1, 0.3, 0.3, 0.4], rel=1e-6)
-    assert weights(2, 0.01, 2).weight == pytest.approx([0.4] * 6, rel=1e-6)  # cores 0.4, 0.3, 0.4
-    assert len(weights(3, 0.01, 2).weight) == 0  # no face has three neighbors
-    edges = weights(1, 0.2, 0.35)
-    assert list(zip(edges.i, edges.j, strict=True)) == [(0, 1), (1, 0), (1, 2), (2, 1)]
-    assert edges.weight == pytest.approx([0.2, 0.2, 0.3, 0.3], rel=1e-6)
-
-
-def test_no_weight_exceeds_max_distance_even_if_min_distance_does():
-    # Otherwise components, which count as just farther apart than max_distance, would come first.
-    graph = graph_of(np.array([[np.inf, 0.3], [0.3, np.inf]], np.float32))
-    edges = mutual_reachability(*edges_in(graph), core_distances(graph, 1), 0.65, 0.5)
-    assert np.all(edges.weight < 0.5 * (1 + 1e-6))
-
-
-def test_equal_vectors_have_no_edges():
-    # 0 and 1 are equal, and 2 is near both.
-    graph = Neighbors(np.array([0, 1, 2, 3]), np.array([2, 0, 0]), np.array([0.5, 0, 0.5], "f"))
-    edges = mutual_reachability(*edges_in(graph), core_distances(graph, 1), 0.01, 2)
-    assert rows_of(edges) == [(0, 2, pytest.approx(0.5)), (0, 2, pytest.approx(0.5))]
-
-
-@pytest.mark.parametrize("min_samples", [1, 4])
-def test_the_forest_of_points_is_that_of_the_full_matrix(min_samples):
-    points = np.random.default_rng(0).normal(size=(150, 5)).astype(np.float32)
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
-    graph = nearest_neighbors(points, fit_cells(points, 150, 0), 149, 2.1)
-    core = core_distances(graph, min_samples)
-    forest = minimum_spanning_forest(mutual_reachability(*edges_in(graph), core, 0.01, 2.1))
-    distances = cdist(points, points)
-    cores = np.sort(distances, axis=1)[:, min_samples]  # index 0 is the face itself
-    reach = np.maximum(np.maximum(cores[:, None], cores[None]), distances)
-    assert core == pytest.approx(cores, abs=1e-6)
-    expected = np.sort(minimum_spanning_tree(np.triu(reach, 1)).data)
-    assert np.sort(forest.weight) == pytest.approx(expected, abs=1e-6)
-
-
-# ---- the forest ----
 
 # Integer weights, of which many are equal, or any.
 WEIGHT = st.one_of(st.integers(1, 5).map(float), st.floats(0.01, 2))
@@ -249,3 +126,14 @@ def test_a_hundred_thousand_edges():
     labels = connected_components(coo_matrix((np.ones(len(forest.i)), (forest.i, forest.j)),
                                              shape=(20_000, 20_000)), directed=False)  # fmt: skip
     assert len(forest.i) == 20_000 - labels[0]
+
+
+@settings(deadline=None)
+@given(graphs())
+def test_components_are_those_of_scipy(graph):
+    n, edges = graph
+    labels = component_labels(edges, n)
+    assert {frozenset(np.flatnonzero(labels == label)) for label in set(labels.tolist())} == (
+        components(edges, n, np.inf)
+    )
+    assert sorted(set(labels.tolist())) == list(range(labels.max(initial=-1) + 1))
