@@ -240,6 +240,8 @@ def test_a_burst_does_not_tear_its_person_apart():
 def test_similar_faces_in_one_photo_are_two_people():
     random = np.random.default_rng(0)
     vectors, names = faces(random, [2] + [5] * 30)
+    # As similar as two photos of one person, but not as the same face twice.
+    vectors[1] = unit(vectors[0] + 2.6 * unit(random.normal(size=D)))
     apart, together = np.arange(len(names)), np.arange(len(names))
     together[1] = together[0]
     first, second = labels_of(vectors, apart)[:2]
