@@ -5,13 +5,16 @@ writes one under its own name; it is skipped if that file exists, so a killed jo
 was.
 
     sample      GROUP   keys of some shards' faces; some embeddings       -> numbers, search setup
-    partition   GROUP   the faces that probe each block of cells
-    neighbors   BLOCK   the neighbors of the faces assigned to its cells  -> core distances
-    forests     BLOCK   the spanning forest of its edges                  -> one forest, labels
+    partition   GROUP   the normalized faces that probe each block of cells
+    neighbors   BLOCK   the neighbors of the faces assigned to its cells  -> limits, shots
+    lists       BLOCK   the neighbor lists that other blocks need
+    forests     BLOCK   the spanning forest of its weighed edges          -> one forest, groups
+    flows       BLOCK   the weight of its lists between groups            -> people
     by_person   GROUP   the faces, by the part of the tables they are in
     tables      PART    the rows of some people, and of their faces
 
-The launching process holds a few numbers per face, the forest and HDBSCAN's tree over it.
+The launching process holds a few numbers per face, the forest, HDBSCAN's tree over it, and the
+flows between groups.
 """
 
 import contextlib
@@ -41,28 +44,32 @@ from facecluster.pipeline.distributed.tasks import (
     PartitionFaces,
     SampleFaces,
     SearchBlock,
+    SendLists,
     SortByPerson,
+    SumBlockFlows,
     WritePart,
 )
 from facecluster.pipeline.run.directory import RunDirectory
-from facecluster.transforms.grouping.chance_distance import SAMPLE_FACES
+from facecluster.transforms.grouping.cannot_links import CannotLinks
+from facecluster.transforms.grouping.edges import choose_edge_limits
 from facecluster.transforms.grouping.group_faces import (
-    choose_distance_limits,
+    Stopwatch,
+    choose_search_distance,
     label_forest,
+    label_people,
+    label_shots,
     make_diagnostics,
 )
 from facecluster.transforms.grouping.hdbscan_labels import NOISE
-from facecluster.transforms.grouping.neighbors import (
-    fit_cells,
-    neighbors_from_edges,
-    training_size,
-)
+from facecluster.transforms.grouping.merge_groups import combine_flows
+from facecluster.transforms.grouping.neighbors import fit_cells, training_size
 from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.grouping.recall import RECALL_FACES, recall_of_edges
-from facecluster.transforms.grouping.spanning_forest import CombineForests, Edges, core_distances
+from facecluster.transforms.grouping.spanning_forest import CombineForests, Edges
 from facecluster.transforms.people.names import name_people
 from facecluster.transforms.people.summary import combine_summaries
-from facecluster.transforms.tables.codec import stored_vectors, unit_rows
+from facecluster.transforms.similarity.normalization import SAMPLE_FACES, fit_normalization
+from facecluster.transforms.tables.codec import unit_rows
 from facecluster.transforms.tables.files import list_files
 from facecluster.transforms.tables.parquet_files import read_table
 
@@ -94,6 +101,7 @@ def group_on_workers(
     layout = make_task_layout(run, options, worker_memory << 20)
     n_rows = sum(layout.sizes.values())
     runner = TaskRunner(layout.work, beam_arguments, n_rows)
+    watch = Stopwatch()
 
     def run_tasks(kind: str, task: Callable[[str], None], names: Sequence[str]) -> None:
         with _errors_of(kind):
@@ -113,21 +121,32 @@ def group_on_workers(
     n = setup.n
     progress(f"sorting {n:,} faces into {len(setup.cells.centroids):,} cells")
     run_tasks("partition", PartitionFaces(layout), list(layout.groups))
+    watch.lap("normalization")
     progress(f"finding neighbors of {n:,} faces")
     run_tasks("neighbors", SearchBlock(layout), layout.blocks)
-    if not layout.work.names("core"):
-        _write_core_distances(layout, n)
+    watch.lap("neighbors")
+    if not layout.work.names("limits"):
+        _write_limits(layout, setup)
     progress(f"joining {n:,} faces in a forest")
+    run_tasks("lists", SendLists(layout), layout.blocks)
     run_tasks("forests", BuildForest(layout), layout.blocks)
     with _errors_of("forest"):
         _combine_forests(layout, runner)
+    watch.lap("forest")
     progress(f"grouping {n:,} faces")
+    if not layout.work.names("groups"):
+        links, _ = _read_links(layout, n)
+        groups = label_forest(_read_forest(layout), n, links, options)
+        layout.work.write("groups", "groups", groups=groups)
+    run_tasks("flows", SumBlockFlows(layout), layout.blocks)
     if not layout.work.names("grouped"):
         _write_labels(layout, setup)
+    watch.lap("people")
     progress(f"writing people of {n:,} faces")
     run_tasks("by_person", SortByPerson(layout), list(layout.groups))
     run_tasks("tables", WritePart(layout), layout.parts)
     summary = _read_summary(layout)
+    summary["diagnostics"]["seconds"] = watch.seconds
     for table in ("assignments", "people"):
         names = [f"{part}.parquet" for part in layout.parts]
         run.take_parts(table, layout.work.path("tables", table), names)
@@ -184,37 +203,45 @@ def _number_faces(layout: TaskLayout) -> tuple[int, float]:
 
 
 def _write_setup(layout: TaskLayout, n: int, kind: str) -> None:
-    """Fits cells and distance limits for n faces to the sample of this kind."""
+    """Fits the normalization and cells for n faces to the sample of this kind."""
     files = layout.work.read_all(kind, list(layout.groups))
     sampled = np.concatenate([file["sampled"] for file in files])
     _, distinct = np.unique(sampled, return_index=True)  # by key, as the faces are numbered
     stored = np.concatenate([file["stored"] for file in files])[distinct]
-    cells = fit_cells(stored[: training_size(n)], n, layout.options.probes)
-    limits = choose_distance_limits(stored[:SAMPLE_FACES], n, layout.options)
-    queries = unit_rows(stored[: min(RECALL_FACES, n)])
-    layout.write_setup(SearchSetup(n, cells, limits, queries))
+    normalization = fit_normalization(stored[:SAMPLE_FACES], layout.run.read_cohort())
+    vectors, scores = normalization.apply(stored)
+    cells = fit_cells(vectors[: training_size(n)], n, layout.options.probes)
+    max_distance = choose_search_distance(normalization, scores[:SAMPLE_FACES], n)
+    queries = unit_rows(vectors[: min(RECALL_FACES, n)])
+    layout.write_setup(SearchSetup(n, normalization, cells, max_distance, queries))
 
 
-def _write_core_distances(layout: TaskLayout, n: int) -> None:
-    """Collects what labeling needs of the neighbor graph.
+def _write_limits(layout: TaskLayout, setup: SearchSetup) -> None:
+    """Collects what grouping needs of all blocks' neighbors.
 
-    The core distance of each face, the first face with an equal vector, and the edges of the faces
-    whose recall is measured.
+    The limits of the edges; and as `shots`, the shot of each face, the first face with an equal
+    vector, and the edges of the faces whose recall is measured.
     """
-    core = np.full(n, np.inf, np.float32)
+    n, normalization = setup.n, setup.normalization
+    parts = [layout.work.read("neighbors", block) for block in layout.blocks]
+    edges = {name: np.concatenate([part[name] for part in parts])
+             for name in parts[0] if name != "n_not_lonely"}  # fmt: skip
+    near = edges["near_faces"], edges["near_ids"], edges["near_distances"]
     first_equal = np.arange(n)
-    recall_edges = []
-    for block in layout.blocks:
-        graph = layout.work.read("neighbors", block)
-        faces, rows = np.unique(graph["faces"], return_inverse=True)
-        neighbors = neighbors_from_edges(len(faces), rows, graph["ids"], graph["distances"])
-        core[faces] = core_distances(neighbors, layout.options.min_samples)
-        is_equal = graph["distances"] == 0
-        first_equal[graph["faces"][is_equal]] = graph["ids"][is_equal]
-        touches = (graph["faces"] < RECALL_FACES) | (graph["ids"] < RECALL_FACES)
-        recall_edges.append((graph["faces"][touches], graph["ids"][touches]))
-    faces, ids = (np.concatenate(ends) for ends in zip(*recall_edges, strict=True))
-    layout.work.write("core", "core", core=core, first_equal=first_equal, faces=faces, ids=ids)
+    is_equal = near[2] == 0
+    first_equal[near[0][is_equal]] = near[1][is_equal]
+    layout.work.write(
+        "shots",
+        "shots",
+        shots=label_shots(*near, normalization, n),
+        first_equal=first_equal,
+        faces=edges["measured_faces"],
+        ids=edges["measured_ids"],
+    )
+    n_lonely = n - sum(int(part["n_not_lonely"]) for part in parts)
+    layout.write_limits(
+        choose_edge_limits(n, n_lonely, normalization.impostors, layout.options.wrong_share)
+    )
 
 
 def _combine_forests(layout: TaskLayout, runner: TaskRunner) -> None:
@@ -233,36 +260,69 @@ def _combine_forests(layout: TaskLayout, runner: TaskRunner) -> None:
     runner.run_pipeline("forest", build, ["all"])
 
 
-def _write_labels(layout: TaskLayout, setup: SearchSetup) -> None:
-    """Labels all faces and names all people, from the forest."""
-    n, limits, options = setup.n, setup.limits, layout.options
-    graph = layout.work.read("core", "core")
-    forest = Edges(**layout.work.read("forest", "all"))
-    photos, repeated = np.empty(n, np.int64), np.zeros(n, bool)
-    groups = [group for group, size in layout.sizes.items() if size]
-    nearest = []
-    for group in groups:
-        numbers = layout.read_numbers(group)
-        numbers = numbers[numbers >= 0]
-        if len(numbers):
-            part = layout.work.read("partition", group)
-            photos[numbers], repeated[numbers] = part["photos"], part["repeated"]
-            nearest.append((part["near"], part["found"]))
+def _read_forest(layout: TaskLayout) -> Edges:
+    return Edges(**layout.work.read("forest", "all"))
 
-    def embeddings() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for group in groups:
-            faces, numbers = layout.read_faces(group, ["embedding"])
+
+def _read_numbers(layout: TaskLayout) -> Iterator[tuple[str, np.ndarray]]:
+    """The groups with faces to group, and the numbers of these."""
+    for group, size in layout.sizes.items():
+        if size:
+            numbers = layout.read_numbers(group)
+            numbers = numbers[numbers >= 0]
             if len(numbers):
-                yield numbers, stored_vectors(faces["embedding"])
+                yield group, numbers
 
-    labels = label_forest(forest, graph["first_equal"], photos, embeddings, limits, options)
+
+def _read_links(layout: TaskLayout, n: int) -> tuple[CannotLinks, np.ndarray]:
+    """The cannot-links of all faces, and their (n,) float32 cohort scores."""
+    photos, repeated, n_collages = np.empty(n, np.int64), np.empty(n, bool), 0
+    scores = np.empty(n, np.float32)
+    for group, numbers in _read_numbers(layout):
+        part = layout.work.read("links", group)
+        photos[numbers], repeated[numbers] = part["photos"], part["repeated"]
+        scores[numbers] = part["scores"]
+        n_collages += int(part["n_collages"])
+    return CannotLinks(photos, repeated, n_collages), scores
+
+
+def _write_labels(layout: TaskLayout, setup: SearchSetup) -> None:
+    """Labels all faces and names all people, from the groups."""
+    n, limits, options = setup.n, layout.read_limits(), layout.options
+    links, scores = _read_links(layout, n)
+    forest, graph = _read_forest(layout), layout.work.read("shots", "shots")
+    groups = layout.work.read("groups", "groups")["groups"]
+    n_groups = int(groups.max(initial=-1)) + 1
+    parts = (SumBlockFlows(layout).read(block, n_groups) for block in layout.blocks)
+
+    def vectors() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for group, numbers in _read_numbers(layout):
+            yield numbers, layout.work.read("vectors", group)["vectors"]
+
+    labels = label_people(
+        groups,
+        combine_flows(parts, groups),
+        graph["shots"],
+        graph["first_equal"],
+        links,
+        vectors,
+        scores,
+        setup.normalization,
+        limits,
+        options,
+    )
     recall = 1.0
-    if not setup.cells.is_exact and nearest:
-        faces, ids, first_equal = (graph[name] for name in ("faces", "ids", "first_equal"))
+    if n and not setup.cells.is_exact:
+        nearest = (layout.work.read("links", group) for group, _ in _read_numbers(layout))
         recall = recall_of_edges(
-            nearest, faces, ids, first_equal, options.n_neighbors, limits.max_distance
+            ((part["near"], part["found"]) for part in nearest),
+            graph["faces"],
+            graph["ids"],
+            graph["first_equal"],
+            options.n_neighbors,
+            setup.max_distance,
         )
-    diagnostics = make_diagnostics(limits, recall, forest, n)
+    diagnostics = make_diagnostics(setup.normalization, limits, links, recall, forest, n)
     names = _name_people(layout, labels.labels)
     for group in layout.groups:
         numbers = layout.read_numbers(group)
@@ -272,7 +332,7 @@ def _write_labels(layout: TaskLayout, setup: SearchSetup) -> None:
             group,
             labels=labels.labels[numbers],
             probabilities=labels.probabilities[numbers],
-            repeated=repeated[numbers],
+            repeated=links.repeated[numbers],
         )
     for part, (low, high) in zip(layout.parts, layout.label_ranges(len(names)), strict=True):
         layout.work.write("names", part, names=np.array(names[low:high].to_pylist(), dtype=np.str_))

@@ -12,15 +12,21 @@ import pyarrow as pa
 
 from facecluster.pipeline.distributed.work_folder import WorkFolder
 from facecluster.pipeline.run.directory import RunDirectory
-from facecluster.transforms.grouping.group_faces import DistanceLimits
+from facecluster.transforms.grouping.edges import EdgeLimits, NeighborGraph, end_of_lists
 from facecluster.transforms.grouping.neighbors import Cells
 from facecluster.transforms.grouping.options import ClusterOptions
+from facecluster.transforms.similarity.cohort import Cohort
+from facecluster.transforms.similarity.impostors import Impostors
+from facecluster.transforms.similarity.normalization import Normalization
 from facecluster.transforms.tables.parquet_files import Footer, TableError, read_footers
 
-# A task needs this many times the bytes of the embeddings that it reads: a worker holds a block's
-# faces as they are stored, and those of one cell as floats with the products of all pairs.
+# A task needs this many times the bytes of the vectors that it reads: a worker holds a block's
+# faces as float16, and those of one cell as float32 with the products of all pairs.
 MEMORY_FACTOR = 4
 EDGE_BYTES = 24
+# A worker that weighs a block's edges holds this many neighbor lists for each of its faces, because
+# half of the neighbors may be in other blocks, and this many bytes for a neighbor in a list.
+LISTS_PER_FACE, LIST_ENTRY_BYTES = 3, 40
 # In place of the number of a face: another row has the same face; the face is not grouped.
 DUPLICATE, LEFT_OUT = -1, -2
 
@@ -31,15 +37,22 @@ class SearchSetup:
 
     Attributes:
       n: number of faces to group.
+      normalization: of the faces.
       cells: to search in.
-      limits: the distances to use.
-      queries: (m, d) float32 unit vectors of the first faces, for measuring recall.
+      max_distance: Euclidean, within which neighbors are searched.
+      queries: (m, d) float32 unit vectors of the first faces, normalized, for measuring recall.
     """
 
     n: int
+    normalization: Normalization
     cells: Cells
-    limits: DistanceLimits
+    max_distance: float
     queries: np.ndarray
+
+    @property
+    def lowest(self) -> float:
+        """The similarity at which neighbor lists end."""
+        return end_of_lists(self.n, self.normalization.impostors)
 
 
 @dataclass(frozen=True)
@@ -82,11 +95,25 @@ class TaskLayout:
         file = self.work.read("setup", "setup")
         basis = file["basis"] if file["basis"].size else None
         cells = Cells(file["centroids"], basis, int(file["probes"]))
-        limits = DistanceLimits(float(file["max_distance"]), float(file["merge_distance"]))
-        return SearchSetup(int(file["n"]), cells, limits, file["queries"])
+        cohort = None
+        if len(file["cohort"]):
+            level, same_person = map(float, file["cohort_values"])
+            cohort = Cohort(file["cohort"], level, same_person)
+        normalization = Normalization(
+            file["sample"],
+            float(file["excluded_from"]),
+            cohort,
+            Impostors(*map(float, file["impostors"])),
+            float(file["same_person"]),
+            bool(file["few_people"]),
+        )
+        return SearchSetup(
+            int(file["n"]), normalization, cells, float(file["max_distance"]), file["queries"]
+        )
 
     def write_setup(self, setup: SearchSetup) -> None:
-        cells = setup.cells
+        cells, normalization = setup.cells, setup.normalization
+        cohort, impostors = normalization.cohort, normalization.impostors
         self.work.write(
             "setup",
             "setup",
@@ -94,9 +121,28 @@ class TaskLayout:
             centroids=cells.centroids,
             basis=np.empty(0) if cells.basis is None else cells.basis,
             probes=np.array(cells.probes),
+            sample=normalization.sample,
+            excluded_from=np.array(normalization.excluded_from),
+            cohort=cohort.vectors if cohort else np.empty(0),
+            cohort_values=np.array([cohort.level, cohort.same_person] if cohort else []),
+            impostors=np.array([impostors.median, impostors.width]),
+            same_person=np.array(normalization.same_person),
+            few_people=np.array(normalization.few_people),
+            max_distance=np.array(setup.max_distance),
             queries=setup.queries,
-            **{name: np.array(value) for name, value in asdict(setup.limits).items()},
         )
+
+    def read_limits(self) -> EdgeLimits:
+        file = self.work.read("limits", "limits")
+        return EdgeLimits(**{name: float(value) for name, value in file.items()})
+
+    def write_limits(self, limits: EdgeLimits) -> None:
+        values = {name: np.array(value) for name, value in asdict(limits).items()}
+        self.work.write("limits", "limits", **values)
+
+    def read_graph(self, block: str) -> NeighborGraph:
+        """The neighbors of the faces of a block, sorted by face."""
+        return NeighborGraph(**self.work.read("graph", block))
 
     def label_ranges(self, n_people: int) -> list[tuple[int, int]]:
         """The labels [low, high) of the people in each part of the tables."""
@@ -135,12 +181,14 @@ def make_task_layout(run: RunDirectory, options: ClusterOptions, worker_bytes: i
     paths = [run.shard_path("faces", shard) for shard in shards]
     footers = read_footers(paths)
     rows = {shard: footer.n_rows for shard, footer in zip(shards, footers, strict=True)}
-    embedding_bytes = map(_embedding_bytes, paths, footers)
-    row_bytes = max(embedding_bytes) + 16
+    row_bytes = max(map(_embedding_bytes, paths, footers)) + 16
+    vector_bytes = max(map(_vector_bytes, footers)) + 24
     n, probes = sum(rows.values()), options.probes or 1
-    groups = _group_shards(rows, worker_bytes // (MEMORY_FACTOR * probes * row_bytes))
+    groups = _group_shards(rows, worker_bytes // (MEMORY_FACTOR * probes * vector_bytes))
     sizes = {name: sum(rows[shard] for shard in group) for name, group in groups.items()}
-    n_blocks = max(1, math.ceil(n * probes * row_bytes * MEMORY_FACTOR / worker_bytes))
+    search_bytes = probes * vector_bytes * MEMORY_FACTOR
+    list_bytes = LISTS_PER_FACE * options.n_neighbors * LIST_ENTRY_BYTES
+    n_blocks = max(1, math.ceil(n * max(search_bytes, list_bytes) / worker_bytes))
     n_parts = max(1, math.ceil(n * (row_bytes + 400) * MEMORY_FACTOR / worker_bytes))
     work = WorkFolder(run.path("grouping"))
     stamps = [footer.stamp for footer in footers]
@@ -172,3 +220,8 @@ def _embedding_bytes(path: str, footer: Footer) -> int:
         raise TableError(f"{path} has no column 'embedding'; is it a facecluster table?")
     kind = footer.schema.field("embedding").type
     return kind.list_size * kind.value_type.bit_width // 8
+
+
+def _vector_bytes(footer: Footer) -> int:
+    """Bytes of one normalized vector."""
+    return footer.schema.field("embedding").type.list_size * np.dtype(np.float16).itemsize

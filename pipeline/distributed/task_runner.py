@@ -12,7 +12,7 @@ from facecluster.pipeline.distributed.work_folder import WorkFolder
 from facecluster.transforms.cores import usable_cores
 
 # With fewer faces, starting worker processes on this machine costs more than it saves: each of the
-# job's six pipelines starts its own, in some three seconds, and most of the minute or two that a
+# job's nine pipelines starts its own, in some three seconds, and most of the minute or two that a
 # million faces take (docs/results.md) is spent in FAISS, which uses all cores in one process too.
 FACES_WORTH_PROCESSES = 1_000_000
 # Options with which the user decides where tasks run.

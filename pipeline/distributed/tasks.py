@@ -11,22 +11,41 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facecluster.pipeline.distributed.face_keys import face_keys
-from facecluster.pipeline.distributed.task_layout import LEFT_OUT, TaskLayout, select_grouped
-from facecluster.transforms.grouping.cannot_links import find_cannot_links
-from facecluster.transforms.grouping.face_filter import FILTER_COLUMNS, find_left_out_reasons
-from facecluster.transforms.grouping.hdbscan_labels import NOISE, Labels
-from facecluster.transforms.grouping.neighbors import search_cell
-from facecluster.transforms.grouping.recall import find_nearest
-from facecluster.transforms.grouping.spanning_forest import (
-    Edges,
-    minimum_spanning_forest,
-    mutual_reachability,
+from facecluster.pipeline.distributed.task_layout import (
+    LEFT_OUT,
+    SearchSetup,
+    TaskLayout,
+    select_grouped,
 )
+from facecluster.transforms.grouping.cannot_links import find_cannot_links
+from facecluster.transforms.grouping.edges import (
+    LONELY_BELOW,
+    NeighborGraph,
+    count_neighbors,
+    make_neighbor_graph,
+    neighbor_lists,
+    similarity_at_impostors,
+    weigh_edges,
+)
+from facecluster.transforms.grouping.face_filter import FILTER_COLUMNS, find_left_out_reasons
+from facecluster.transforms.grouping.group_faces import one_shot_distance
+from facecluster.transforms.grouping.hdbscan_labels import NOISE, Labels
+from facecluster.transforms.grouping.merge_groups import Flows, sum_flows
+from facecluster.transforms.grouping.neighbors import search_cell
+from facecluster.transforms.grouping.recall import RECALL_FACES, find_nearest
+from facecluster.transforms.grouping.spanning_forest import Edges, minimum_spanning_forest
 from facecluster.transforms.people.summary import summarize_people
 from facecluster.transforms.people.tables import add_left_out_faces, make_people_tables
 from facecluster.transforms.tables.codec import stored_vectors, unit_rows
 from facecluster.transforms.tables.parquet_files import write_table
 
+NO_PROBING = {
+    "numbers": np.empty(0, np.int64),
+    "vectors": np.empty((0, 1), np.float16),
+    "scores": np.empty(0, np.float32),
+    "probed": np.empty((0, 1), np.int32),
+    "home": np.empty(0, np.int64),
+}
 NO_ROWS = {
     "numbers": np.empty(0, np.int64),
     "stored": np.empty((0, 1), np.float32),
@@ -72,10 +91,11 @@ class SampleFaces:
 
 @dataclass(frozen=True)
 class PartitionFaces:
-    """Writes a group's faces into the blocks of the cells that they probe.
+    """Normalizes a group's faces and writes them into the blocks of the cells that they probe.
 
-    Also writes what can be computed from a face and its photo alone: its cannot-links, and which of
-    these faces are nearest to the faces whose recall is measured.
+    A face's home is the block of the cell that it is assigned to. Also writes what can be computed
+    from a face and its photo alone: its cannot-links, and which of these faces are nearest to the
+    faces whose recall is measured.
     """
 
     layout: TaskLayout
@@ -86,63 +106,149 @@ class PartitionFaces:
         faces, numbers = self.layout.read_faces(group, ["photo_id", "embedding"])
         photo = pc.dictionary_encode(faces["photo_id"].combine_chunks()).indices.to_numpy()
         if len(numbers):
-            stored = stored_vectors(faces["embedding"])
-            probed = cells.probed_by(unit_rows(stored))
+            vectors, scores = setup.normalization.apply(stored_vectors(faces["embedding"]))
+            probed = cells.probed_by(unit_rows(vectors))
+            block_of = probed.astype(np.int64) * self.layout.n_blocks // len(cells.centroids)
             for number, block in enumerate(self.layout.blocks):
-                in_block = probed * self.layout.n_blocks // len(cells.centroids) == number
+                in_block = block_of == number
                 rows = np.flatnonzero(in_block.any(axis=1))
                 if len(rows):
                     work.write(
                         f"probing/{block}",
                         group,
                         numbers=numbers[rows],
-                        stored=stored[rows],
+                        vectors=vectors[rows],
+                        scores=scores[rows],
                         probed=np.where(in_block[rows], probed[rows], -1),
+                        home=block_of[rows, 0],
                     )
             # A photo is identified by the lowest number of its faces.
             lowest = np.full(photo.max() + 1, np.iinfo(np.int64).max)
             np.minimum.at(lowest, photo, numbers)
-            constrained, repeated = find_cannot_links(lowest[photo], stored)
+            impostors = setup.normalization.impostors
+            links = find_cannot_links(lowest[photo], vectors, scores, impostors)
             k = self.layout.options.n_neighbors
-            near, found = find_nearest(setup.queries, stored, numbers, k)
-        else:
-            constrained, repeated, near, found = (np.empty((0, 0)) for _ in range(4))
-        work.write(
-            "partition",
-            group,
-            photos=constrained,
-            repeated=repeated,
-            near=near,
-            found=found,
-        )
+            near, found = find_nearest(setup.queries, vectors, numbers, k)
+            work.write("vectors", group, vectors=vectors)
+            work.write(
+                "links",
+                group,
+                scores=scores,
+                photos=links.photos,
+                repeated=links.repeated,
+                n_collages=np.array(links.n_collages),
+                near=near,
+                found=found,
+            )
+        work.write("partition", group)
 
 
 @dataclass(frozen=True)
 class SearchBlock:
-    """Finds the neighbors of the faces assigned to a block's cells, among those that probe them."""
+    """Finds the neighbors of the faces assigned to a block's cells, among those that probe them.
+
+    Writes their graph; to each other block, which of its faces are neighbors here; and, as
+    `neighbors`, the few edges that the launching process needs.
+    """
 
     layout: TaskLayout
 
     def __call__(self, block: str) -> None:
         work, setup = self.layout.work, self.layout.read_setup()
-        k, max_distance = self.layout.options.n_neighbors, setup.limits.max_distance
+        probing = self._read_probing(block)
+        faces, ids, distances = self._search(probing, setup)
+        scores, numbers, home = (probing[name] for name in ("scores", "numbers", "home"))
+        # Positions among the probing faces, whose order is that of the numbers.
+        graph = make_neighbor_graph(faces, ids, distances, scores[faces], scores[ids], setup.lowest)
+        self._write_wanted(block, graph, numbers, home)
+        graph = NeighborGraph(numbers[graph.faces], numbers[graph.ids], graph.similarity)
+        work.write("graph", block, faces=graph.faces, ids=graph.ids, similarity=graph.similarity)
+        faces, ids = numbers[faces], numbers[ids]
+        is_measured = (faces < RECALL_FACES) | (ids < RECALL_FACES)
+        is_near = (distances == 0) | (distances < one_shot_distance(setup.normalization))
+        lonely = similarity_at_impostors(LONELY_BELOW, setup.n, setup.normalization.impostors)
+        work.write(
+            "neighbors",
+            block,
+            near_faces=faces[is_near],
+            near_ids=ids[is_near],
+            near_distances=distances[is_near],
+            measured_faces=faces[is_measured],
+            measured_ids=ids[is_measured],
+            n_not_lonely=np.array(len(np.unique(graph.faces[graph.similarity > lonely]))),
+        )
+
+    def _read_probing(self, block: str) -> dict[str, np.ndarray]:
+        """The faces that probe the block, in the order of their numbers."""
+        work = self.layout.work
         groups = work.names(f"probing/{block}")
+        if not groups:
+            return NO_PROBING
+        probing = work.read_concatenated(f"probing/{block}", groups)
+        order = np.argsort(probing["numbers"])
+        for name in probing:
+            probing[name] = probing[name][order]
+        return probing
+
+    def _search(
+        self, probing: dict[str, np.ndarray], setup: SearchSetup
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(faces, ids, distances): the edges, as positions among the probing faces, by face."""
+        k, probed = self.layout.options.n_neighbors, probing["probed"]
         edges = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
-        if groups:
-            probing = work.read_concatenated(f"probing/{block}", groups)
-            order = np.argsort(probing["numbers"])
-            numbers, probed = probing["numbers"][order], probing["probed"][order]
-            stored = probing.pop("stored")
-            for cell in np.unique(probed[probed >= 0]):
-                faces = np.flatnonzero((probed == cell).any(axis=1))
-                # A face is assigned to the first cell that it probes.
-                assigned = np.flatnonzero(probed[faces, 0] == cell)
-                row, hit, distance = search_cell(
-                    assigned, stored[order[faces]], setup.cells, k, max_distance
-                )
-                edges.append((numbers[faces[assigned[row]]], numbers[faces[hit]], distance))
+        for cell in np.unique(probed[probed >= 0]):
+            faces = np.flatnonzero((probed == cell).any(axis=1))
+            # A face is assigned to the first cell that it probes.
+            assigned = np.flatnonzero(probed[faces, 0] == cell)
+            row, hit, distances = search_cell(
+                assigned, probing["vectors"][faces], setup.cells, k, setup.max_distance
+            )
+            edges.append((faces[assigned[row]], faces[hit], distances))
         faces, ids, distances = (np.concatenate(part) for part in zip(*edges, strict=True))
-        work.write("neighbors", block, faces=faces, ids=ids, distances=distances)
+        order = np.argsort(faces, kind="stable")
+        return faces[order], ids[order], distances[order]
+
+    def _write_wanted(
+        self, block: str, graph: NeighborGraph, numbers: np.ndarray, home: np.ndarray
+    ) -> None:
+        """Asks other blocks for the lists of their faces that are neighbors of this block's.
+
+        With each face goes the similarity of its most similar neighbor here: how similar faces have
+        to be for their lists to be compared is known when all blocks have been searched.
+        """
+        order = np.lexsort((-graph.similarity, graph.ids))
+        order = order[np.diff(graph.ids[order], prepend=-1) != 0]
+        ids, similarity = graph.ids[order], graph.similarity[order]
+        for number, other in enumerate(self.layout.blocks):
+            rows = np.flatnonzero(home[ids] == number)
+            if len(rows) and other != block:
+                self.layout.work.write(
+                    f"wanted/{other}", block, ids=numbers[ids[rows]], similarity=similarity[rows]
+                )
+
+
+@dataclass(frozen=True)
+class SendLists:
+    """Writes the neighbor lists of a block's faces to the blocks that compare them with theirs."""
+
+    layout: TaskLayout
+
+    def __call__(self, block: str) -> None:
+        work, lowest = self.layout.work, self.layout.read_limits().lowest
+        graph = self.layout.read_graph(block)
+        for other in work.names(f"wanted/{block}"):
+            wanted = work.read(f"wanted/{block}", other)
+            entries = _entries_of(wanted["ids"][wanted["similarity"] > lowest], graph.faces)
+            if len(entries):
+                work.write(f"received/{other}", block, **vars(graph.part(entries)))
+        work.write("lists", block)
+
+
+def _entries_of(faces: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The positions of some faces in (m,) sorted faces."""
+    start, stop = np.searchsorted(rows, faces), np.searchsorted(rows, faces, side="right")
+    size = stop - start
+    return np.repeat(start - np.cumsum(size) + size, size) + np.arange(size.sum())
 
 
 @dataclass(frozen=True)
@@ -152,25 +258,73 @@ class BuildForest:
     layout: TaskLayout
 
     def __call__(self, block: str) -> None:
-        graph = self.layout.work.read("neighbors", block)
-        core = self.layout.work.read("core", "core")["core"]
-        forest = minimum_spanning_forest(
-            mutual_reachability(
-                graph["faces"],
-                graph["ids"],
-                graph["distances"],
-                core,
-                self.layout.options.min_distance,
-                self.layout.read_setup().limits.max_distance,
+        work, setup = self.layout.work, self.layout.read_setup()
+        limits = self.layout.read_limits()
+        own = self.layout.read_graph(block)
+        received = work.read_all(f"received/{block}", work.names(f"received/{block}"))
+        parts = [own, *(NeighborGraph(**part) for part in received)]
+        faces, local = _number_locally(
+            NeighborGraph(
+                *(
+                    np.concatenate([getattr(part, name) for part in parts])
+                    for name in ("faces", "ids", "similarity")
+                )
             )
         )
-        self.layout.work.write("forests", block, i=forest.i, j=forest.j, weight=forest.weight)
+        n = len(faces)
+        every = np.arange(n)
+        edges = weigh_edges(
+            local.part(slice(len(own.faces))),
+            neighbor_lists(local.faces, every, local, setup.lowest, n),
+            every,
+            count_neighbors(local, n, limits.lowest),
+            limits,
+            setup.normalization,
+        )
+        forest = minimum_spanning_forest(Edges(faces[edges.i], faces[edges.j], edges.weight))
+        work.write("forests", block, **vars(forest))
 
     def read(self, block: str) -> Edges:
         return Edges(**self.layout.work.read("forests", block))
 
     def write_combined(self, forest: Edges) -> None:
-        self.layout.work.write("forest", "all", i=forest.i, j=forest.j, weight=forest.weight)
+        self.layout.work.write("forest", "all", **vars(forest))
+
+
+def _number_locally(graph: NeighborGraph) -> tuple[np.ndarray, NeighborGraph]:
+    """The faces of a part of the graph, sorted, and the part with positions among them."""
+    faces, local = np.unique(np.concatenate([graph.faces, graph.ids]), return_inverse=True)
+    m = len(graph.faces)
+    return faces, NeighborGraph(local[:m], local[m:], graph.similarity)
+
+
+@dataclass(frozen=True)
+class SumBlockFlows:
+    """Sums how much of the neighbor lists of a block's faces lies in each group."""
+
+    layout: TaskLayout
+
+    def __call__(self, block: str) -> None:
+        work, lowest = self.layout.work, self.layout.read_setup().lowest
+        faces, local = _number_locally(self.layout.read_graph(block))
+        groups = work.read("groups", "groups")["groups"][faces]
+        present, group = np.unique(groups, return_inverse=True)
+        flows = sum_flows(local, lowest, group)
+        work.write(
+            "flows",
+            block,
+            source=present[flows.source],
+            target=present[flows.target],
+            weight=flows.weight,
+            present=present,
+            total=flows.total,
+        )
+
+    def read(self, block: str, n_groups: int) -> Flows:
+        file = self.layout.work.read("flows", block)
+        total = np.zeros(n_groups)
+        total[file["present"]] = file["total"]
+        return Flows(file["source"], file["target"], file["weight"], total)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,9 @@ LEAST_PROBABILITY = 0.04
 SINGLE_RATIO = (-0.37, 6.77, -0.5, -0.56)
 GROUP_RATIO = (-1.06, 8.94, -0.59, -0.78)
 GROUP_SIZE = 3
+# Weights are rounded to multiples of 1 / STEPS. Their float64 sums are exact then, and do not
+# depend on the division of the graph into parts.
+STEPS = 2**20
 GROUP_TAIL = 1.3  # as impostors.TAIL, of mean faces
 # Groups of GROUP_SIZE faces and more merge if fewer than this many pairs of groups of different
 # people are expected to be as similar, with a margin for relatives and look-alikes.
@@ -72,7 +75,7 @@ def sum_flows(graph: NeighborGraph, lowest: float, group: np.ndarray) -> Flows:
       lowest: the similarity at which neighbor lists end.
       group: (n,) int64, the group of each face, from 0.
     """
-    weights = list_weights(graph, lowest).astype(np.float64)
+    weights = np.rint(list_weights(graph, lowest).astype(np.float64) * STEPS) / STEPS
     source, target = group[graph.faces], group[graph.ids]
     total = np.bincount(source, weights, minlength=group.max(initial=-1) + 1)
     return Flows(*_sum_pairs(source, target, weights), total)
@@ -80,11 +83,12 @@ def sum_flows(graph: NeighborGraph, lowest: float, group: np.ndarray) -> Flows:
 
 def combine_flows(parts: Iterable[Flows], group: np.ndarray) -> Flows:
     """The flows in the whole graph, from those in its parts."""
-    none = np.empty(0, np.int64)
-    parts = [Flows(none, none, np.empty(0), np.bincount(group).astype(np.float64)), *parts]
-    pairs = ("source", "target", "weight")
-    ends = [np.concatenate([getattr(part, name) for part in parts]) for name in pairs]
-    return Flows(*_sum_pairs(*ends), np.sum([part.total for part in parts], axis=0))
+    total = np.bincount(group).astype(np.float64)
+    pairs = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    for part in parts:
+        total += part.total
+        pairs.append((part.source, part.target, part.weight))
+    return Flows(*_sum_pairs(*map(np.concatenate, zip(*pairs, strict=True))), total)
 
 
 def _sum_pairs(source, target, weight):
@@ -221,7 +225,8 @@ def _merge(groups: "_Groups", context: _Context) -> tuple[np.ndarray, np.ndarray
         context.merge_threshold = _choose_merge_threshold(groups)
     pairs = _larger_pairs(groups)
     closeness = _measure(groups, pairs, context).closeness
-    near = (groups.size[pairs.small] >= GROUP_SIZE) & (closeness > context.merge_threshold + context.limits.margin)
+    is_group = groups.size[pairs.small] >= GROUP_SIZE
+    near = is_group & (closeness > context.merge_threshold + context.limits.margin)
     return _choose(groups, pairs.small[near], pairs.large[near], closeness[near])
 
 

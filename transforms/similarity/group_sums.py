@@ -6,6 +6,10 @@ import numpy as np
 
 from facecluster.transforms.tables.codec import row_slices, unit_rows
 
+# Components of unit vectors are rounded to multiples of 1 / STEPS. Their float64 sums are exact
+# then, and do not depend on the division into parts.
+STEPS = np.float32(2**24)
+
 
 def group_sums(
     embeddings: Iterable[tuple[np.ndarray | slice, np.ndarray]], group: np.ndarray, n_groups: int
@@ -30,7 +34,7 @@ def group_sums(
             order = order[part[s][order] >= 0]
             groups, starts = np.unique(part[s][order], return_index=True)
             if len(groups):
-                vectors = unit_rows(stored[s][order])
-                sums[groups] += np.add.reduceat(vectors, starts, axis=0, dtype=np.float64)
+                steps = np.rint(unit_rows(stored[s][order]) * STEPS)
+                sums[groups] += np.add.reduceat(steps, starts, axis=0, dtype=np.float64)
     assert sums is not None  # there is at least one part
-    return sums
+    return sums / STEPS
