@@ -81,11 +81,11 @@ def choose_edge_limits(
     # By chance alone, exp(-LONELY_BELOW) of the single faces have no such neighbor.
     singles = LONELY_FRACTION * n_lonely / max(n, 1) / np.exp(-LONELY_BELOW)
     singles = float(np.clip(singles, 0.001, 1))
-    most = max(0.1, min(1.0, 0.5 * size**0.75 * min(1.0, n / SMALL_COLLECTION)))
+    most = max(0.1, min(3.0, 0.5 * size**0.75 * min(1.0, n / SMALL_COLLECTION)))
     expected = float(np.clip(0.05 / singles * size**0.75, 0.1, most))
     lowest = similarity_at_impostors(expected, n, impostors)
     margin = MARGIN_PER_FACTOR_OF_TEN * np.log10(WRONG_SHARE / wrong_share)
-    return EdgeLimits(singles, lowest, PENALTY * singles / size**0.25, float(margin))
+    return EdgeLimits(singles, lowest, PENALTY * singles / size**0.45, float(margin))
 
 
 @dataclass(frozen=True, eq=False)

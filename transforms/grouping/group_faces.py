@@ -185,7 +185,6 @@ def in_tenths(report: Callable[[float], None]) -> Callable[[float], None]:
     return report_tenth
 
 
-
 def choose_search_distance(normalization: Normalization, scores: np.ndarray, n: int) -> float:
     """The Euclidean distance of normalized vectors within which neighbors of n faces are searched.
 

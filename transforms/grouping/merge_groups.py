@@ -288,9 +288,7 @@ def _measure(groups, pairs, context) -> _Evidence:
     mean_length = length / np.maximum(groups.size, 1)
     closeness = cosine * np.sqrt(mean_length[pairs.small] * mean_length[pairs.large])
     share = pairs.weight / groups.flows.total[pairs.small]
-    value = (
-        SHARE_WEIGHT * share + SIMILARITY_WEIGHT * similarity / normalization.same_person
-    )
+    value = SHARE_WEIGHT * share + SIMILARITY_WEIGHT * similarity / normalization.same_person
     deviations = normalization.impostors.deviations(similarity)
     expected = np.log(context.n_groups) + log_ndtr(-deviations / GROUP_TAIL)
     features = np.stack(

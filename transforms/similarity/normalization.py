@@ -28,6 +28,9 @@ MOST_PAIRS_OF_ONE_PERSON = 0.5
 # their median; pairs that are SAME_PERSON_DEVIATIONS above it show one person in all likelihood.
 TYPICAL_DEVIATIONS = 5.3
 SAME_PERSON_DEVIATIONS = 4.2
+# Without a cohort, a median cosine above this means that most pairs show one person: in any space
+# and collection that was tried, the median of strangers is below .25.
+STRANGERS_BELOW = 0.4
 MIN_PAIRS = 10  # of one person, to tell from the sample what is typical of them
 # Rows of one matrix product, always filled up to this number: the bits of a row of a product do not
 # depend on the rows beside it then.
@@ -96,6 +99,9 @@ def fit_normalization(stored: np.ndarray, cohort: Cohort | None) -> Normalizatio
         excluded_from = ONE_PERSON_FROM * cohort.same_person
     else:
         cosines = fit_impostors((sample @ sample.T)[pairs])
+        if cosines.median > STRANGERS_BELOW:
+            impostors = Impostors(0.0, cosines.median / TYPICAL_DEVIATIONS)
+            return Normalization(sample[:0], 1.0, None, impostors, cosines.median, True)
         excluded_from = cosines.median + ONE_PERSON_FROM * SAME_PERSON_DEVIATIONS * cosines.width
     vectors, scores = _normalize(sample, sample, excluded_from, cohort)
     vectors = unit_rows(vectors)
