@@ -130,7 +130,7 @@ def test_unknown_faces_people_and_folders_are_named(run, tmp_path):
 def test_grouping_again_with_other_options_keeps_what_was_embedded(path):
     before = Run(path)
     faces, people = before.faces, before.people
-    again = facecluster.cluster(path, ClusterOptions(max_distance=0.3))
+    again = facecluster.cluster(path, ClusterOptions(min_cluster_size=99))
     assert len(again.people) < len(people)
     assert again.faces.equals(faces)
     assert facecluster.cluster(path).people.equals(people)

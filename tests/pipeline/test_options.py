@@ -74,9 +74,9 @@ def test_choices_match_the_tables_that_they_select_from():
 
 
 def test_classes_fit_on_one_command_line():
-    arguments = parser_of(*TOGETHER).parse_args(["--codec", "float16", "--min-samples", "3"])
+    arguments = parser_of(*TOGETHER).parse_args(["--codec", "float16", "--n-neighbors", "3"])
     assert from_arguments(EmbedOptions, arguments) == EmbedOptions(codec="float16")
-    assert from_arguments(ClusterOptions, arguments) == ClusterOptions(min_samples=3)
+    assert from_arguments(ClusterOptions, arguments) == ClusterOptions(n_neighbors=3)
     assert from_arguments(WorkerOptions, arguments) == WorkerOptions()
 
 
@@ -89,7 +89,7 @@ def test_values_are_converted():
         min_face_size=40, detection_size=800, photos_per_shard=1, model="/models/mine",
         codec="pca128",
     )  # fmt: skip
-    assert parse(ClusterOptions, "--max-distance", "1").max_distance == 1.0
+    assert parse(ClusterOptions, "--wrong-share", "0.5").wrong_share == 0.5
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -107,18 +107,16 @@ def test_every_codec_can_be_chosen(codec):
         (EmbedOptions, "--codec=jpeg", "invalid choice: 'jpeg'"),
         (ClusterOptions, "--n-neighbors=1", "1 is less than 2"),
         (ClusterOptions, "--min-cluster-size=0", "0 is less than 1"),
-        (ClusterOptions, "--min-samples=0", "0 is less than 1"),
-        (ClusterOptions, "--min-samples=few", "invalid int value: 'few'"),
-        (ClusterOptions, "--min-distance=0", "0 is not between 0.01 and 2"),
-        (ClusterOptions, "--max-distance=2.1", "2.1 is not between 0 and 2"),
-        (ClusterOptions, "--max-distance=-0.1", "-0.1 is not between 0 and 2"),
-        (ClusterOptions, "--max-distance=nan", "nan is not between 0 and 2"),
-        (ClusterOptions, "--max-distance=far", "invalid float value: 'far'"),
-        (ClusterOptions, "--chance-neighbors=-1", "-1 is less than 0"),
-        (ClusterOptions, "--chance-neighbors=nan", "nan is less than 0"),
-        (ClusterOptions, "--merge-distance=inf", "inf is not between 0 and 2"),
-        (ClusterOptions, "--probes=-1", "-1 is less than 0"),
+        (ClusterOptions, "--n-neighbors=few", "invalid int value: 'few'"),
+        (ClusterOptions, "--wrong-share=0", "0 is not between 0.001 and 0.5"),
+        (ClusterOptions, "--wrong-share=0.6", "0.6 is not between 0.001 and 0.5"),
+        (ClusterOptions, "--wrong-share=-0.1", "-0.1 is not between 0.001 and 0.5"),
+        (ClusterOptions, "--wrong-share=nan", "nan is not between 0.001 and 0.5"),
+        (ClusterOptions, "--wrong-share=far", "invalid float value: 'far'"),
         (ClusterOptions, "--min-face-px=-1", "-1 is less than 0"),
+        (ClusterOptions, "--min-face-px=nan", "nan is less than 0"),
+        (ClusterOptions, "--max-yaw=inf", "inf is not between 0 and 90"),
+        (ClusterOptions, "--probes=-1", "-1 is less than 0"),
         (ClusterOptions, "--min-sharpness=1.1", "1.1 is not between 0 and 1"),
         (ClusterOptions, "--min-detection-score=90", "90 is not between 0 and 1"),
         (ClusterOptions, "--max-yaw=91", "91 is not between 0 and 90"),

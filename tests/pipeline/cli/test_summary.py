@@ -22,7 +22,7 @@ CLUSTER_COUNTS = ClusterCounts(faces=2345678, people=321, unassigned=99, largest
 CLUSTER = ClusterEntry("done", NOON, NOON, seconds=4.2, counts=CLUSTER_COUNTS)
 KILLED = EmbedEntry("running", NOON, options={"codec": "float32"})
 NO_WARNINGS = ClusterDiagnostics(
-    max_distance=0.89, recall=1.0, fraction_unassigned=0.2, fraction_of_largest_person=0.1
+    recall=1.0, fraction_unassigned=0.2, fraction_of_largest_person=0.1
 )
 
 
@@ -127,22 +127,64 @@ def test_a_grouping_without_warnings_has_no_notes():
     assert warnings() == []
 
 
-def test_people_with_a_large_fraction_of_all_faces_are_noted_with_a_remedy():
-    giant = {"max_distance": 0.6203, "heterogeneous_people": 1, "giant_people": ["a"]}
-    assert warnings(**giant) == [
-        "one person holds 20% of all grouped faces or more, too different to be one: try a "
-        "smaller --max-distance (it came to 0.6203)"
+def test_estimates_are_shown_in_a_line():
+    estimates = {"impostor_median": 0.0312, "impostor_width": 0.0871, "singles": 0.338}
+    lines = summary(cluster=replace(CLUSTER, diagnostics=replace(NO_WARNINGS, **estimates)))
+    assert lines[-1] == (
+        "estimates     similarity of strangers 0.03 +- 0.09, 34% of faces show people with one "
+        "photo"
+    )
+    assert lines[:-1] == summary(cluster=CLUSTER)
+
+
+def test_doubtful_people_are_named():
+    assert warnings(doubtful_people=1, most_doubtful=["person-a"]) == [
+        "1 doubtful person, perhaps more than one person each: person-a "
+        "(a smaller --wrong-share splits more)"
     ]
-    giants = giant | {"heterogeneous_people": 2, "giant_people": ["a", "b"]}
-    assert [note[:18] for note in warnings(**giants)] == ["2 people each hold"]
+    many = warnings(doubtful_people=1234, most_doubtful=list("abcdefgh"))
+    assert many == [
+        "1,234 doubtful people, perhaps more than one person each: a, b, c, ... "
+        "(a smaller --wrong-share splits more)"
+    ]
 
 
-def test_people_whose_faces_differ_are_counted_without_the_giant_ones():
-    differ = "differ unusually: perhaps more than one person"
-    assert warnings(heterogeneous_people=1) == [f"the faces of one person {differ}"]
-    assert warnings(heterogeneous_people=1234) == [f"the faces of 1,234 people {differ}"]
-    found = warnings(heterogeneous_people=3, giant_people=["a"])
-    assert found[1:] == [f"the faces of 2 people {differ}"]
+def test_grouping_without_a_cohort_is_noted():
+    assert warnings(cohort=False) == [
+        "grouped with the collection's own statistics only: the model has no cohort of other "
+        "people's faces to compare with"
+    ]
+
+
+def test_too_few_people_are_noted():
+    assert warnings(few_people=True) == [
+        "too few people to learn from how alike strangers are in these photos: what is usual for "
+        "the model was taken"
+    ]
+
+
+def test_collages_are_counted():
+    seen = "like a collage, in which a person may be more than once"
+    assert warnings(collages=1) == [f"1 photo looks {seen}"]
+    assert warnings(collages=1200) == [f"1,200 photos look {seen}"]
+
+
+def test_a_chain_of_most_faces_is_noted():
+    n = CLUSTER_COUNTS.faces
+    assert warnings(largest_component=int(0.9 * n)) == [
+        "2,111,110 of 2,345,678 faces are linked with each other, directly or through others: "
+        "people may be hard to tell apart in these photos"
+    ]
+    assert warnings(largest_component=int(0.7 * n)) == []
+    # One person has most photos.
+    assert warnings(largest_component=int(0.9 * n), fraction_of_largest_person=0.5) == []
+
+
+def test_a_small_collection_is_no_chain():
+    counts = replace(CLUSTER_COUNTS, faces=40, left_out=0)
+    diagnostics = replace(NO_WARNINGS, largest_component=40)
+    lines = summary(cluster=replace(CLUSTER, counts=counts, diagnostics=diagnostics))
+    assert not [line for line in lines if line.startswith("note")]
 
 
 def test_second_faces_of_a_person_in_one_photo_are_counted():

@@ -66,7 +66,7 @@ def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirector
             write_table(run.shard_path(name, f"{number:03d}"), table(rows, table_schema))
     if people is not False:
         sheets.pop(None, None)
-        rows = [(person_id, len(sheet), len(set(sheet.values())), next(iter(sheet)), 0.5)
+        rows = [(person_id, len(sheet), len(set(sheet.values())), next(iter(sheet)), 0.9, 0.5)
                 for person_id, sheet in sheets.items()]  # fmt: skip
         run.write("people", table(rows, schema.PEOPLE))
         run.write("assignments", table(list(assignments.values()), schema.ASSIGNMENTS))
@@ -281,19 +281,30 @@ def test_a_photo_with_a_person_twice_is_marked(tmp_path):
     assert sorted(marked) == ["1.jpg", "1.jpg", "3.jpg", "3.jpg"]
 
 
-def test_people_whose_faces_differ_unusually_are_marked(tmp_path):
-    photos = {f"/p/{i}.jpg": ["ann", "bob"] for i in range(5)} | {"/p/x.jpg": ["cat"]}
-    run = write_run(tmp_path, photos)
-    note = "faces differ unusually: perhaps more than one person"
-    assert note not in page_of(run).text
+def with_confidences(run, confidences):
+    """Gives people other confidences, by the beginning of their ids."""
     people = run.read("people")
-    spread = pa.array([1.2 if name != "ann" else 0.8 for name in people["person_id"].to_pylist()])
-    place = people.column_names.index("spread")
-    run.write("people", people.set_column(place, "spread", spread.cast(pa.float32())))
-    page = page_of(run)  # cat is one face: nothing can differ
-    assert page.text.count(note) == 1
+    names = people["person_id"].to_pylist()
+    values = pa.array([confidences.get(name, 0.9) for name in names], pa.float32())
+    place = people.column_names.index("confidence")
+    run.write("people", people.set_column(place, people.schema.field("confidence"), values))
+
+
+def test_doubtful_people_are_marked_and_listed(tmp_path):
+    photos = {f"/p/{i}.jpg": ["ann", "bob", "dan"] for i in range(5)} | {"/p/x.jpg": ["cat"]}
+    photos |= {f"/p/{i}.jpg": ["dan"] for i in range(5, 9)}
+    run = write_run(tmp_path, photos)
+    note = "doubtful: perhaps more than one person"
+    assert note not in page_of(run).text
+    # Cat is one face, which can hardly be doubted; of Dan's nine faces most are wrong.
+    with_confidences(run, {"bob": 0.4, "cat": 0.1, "dan": 0.4})
+    page = page_of(run)
+    assert page.text.count(note) == 2
     assert f"5 faces in 5 photos {note} bob" in page.text
     assert "5 faces in 5 photos ann" in page.text
+    assert (
+        "2 people are doubtful: most of the faces are expected to be wrong. dan , bob" in page.text
+    )
 
 
 def test_a_photo_under_two_names_is_shown_once(tmp_path):

@@ -41,10 +41,10 @@ CLUSTER = ClusterEntry(
     NOON,
     NOON,
     seconds=0.0,
-    options={"max_distance": None},
+    options={"wrong_share": 0.05},
     counts=ClusterCounts(faces=7, people=2),
     diagnostics=ClusterDiagnostics(
-        max_distance=0.9, left_out={"size": 1}, giant_people=["a"], seconds={"search": 1.5}
+        impostor_width=0.1, left_out={"size": 1}, most_doubtful=["a"], seconds={"forest": 1.5}
     ),
 )
 

@@ -75,6 +75,7 @@ def test_tables_agree_with_the_labels(rows, kind):
         assert len({labels[i] for i in members}) == 1
         assert person["size"] == len(members)
         assert person["n_photos"] == len({photos[i] for i in members})
+        assert person["confidence"] == 0.75
         assert person["spread"] == pytest.approx(spread(vectors[members]), abs=2e-3)
         center = vectors[members].astype(np.float64).sum(axis=0)
         if np.linalg.norm(center) < 1e-3:
@@ -86,6 +87,20 @@ def test_tables_agree_with_the_labels(rows, kind):
         representative = members[[ids[i] for i in members].index(person["representative_face_id"])]
         nearest = np.linalg.norm(vectors[representative] - center)
         assert nearest == pytest.approx(expected.min(), abs=1e-5)
+
+
+def test_confidence_is_the_mean_probability():
+    probabilities = np.array([0.5, 1.0, 0.25, 0.0, 0.75])
+    labels = np.array([0, 0, 1, NOISE, 0])
+    people, _ = make_people_tables(
+        Labels(labels, probabilities),
+        np.eye(5),
+        *[pa.array(face_ids(5), pa.string())] * 2,
+        np.zeros(5, bool),
+        pa.array(["a", "b"]),
+    )
+    assert people["person_id"].to_pylist() == ["a", "b"]
+    assert people["confidence"].to_pylist() == [0.75, 0.25]
 
 
 def test_the_representative_is_nearest_to_the_mean():
