@@ -57,7 +57,7 @@ def main() -> None:
     print("half      codec    BCubed P, R, F          pairwise P, R, F        people  unassigned")
     for name, half in halves.items():
         for codec in ("float32", "pca128"):
-            scores = half.score_clustering(make_round_trip(codec))
+            scores = half.score_clustering(codec)
             print(f"{name:9} {codec:8}", format_scores(scores))
     if arguments.pairs:
         print("pairs     codec     accuracy          VAL at FAR 1e-3   AUC     EER")
@@ -104,11 +104,13 @@ class Half:
             )
         return cohorts
 
-    def score_clustering(self, round_trip: RoundTrip) -> dict:
+    def score_clustering(self, codec_name: str) -> dict:
         """Groups all faces with the default options and scores the labeled ones."""
+        cohort = load_model().cohort(codec_name)
+        vectors = make_round_trip(codec_name)(self.vectors)
         order = np.argsort(self.photo_ids, kind="stable")  # the order in which a run groups them
         photos = np.unique(self.photo_ids[order], return_inverse=True)[1]
-        grouping = group_faces(round_trip(self.vectors[order]), photos, ClusterOptions())
+        grouping = group_faces(vectors[order], photos, ClusterOptions(), cohort)
         labels = np.empty(len(order), np.int64)
         labels[order] = grouping.labels.labels
         return clustering_scores(self.people, labels[self.labeled_rows])
@@ -176,7 +178,11 @@ def make_round_trip(codec_name: str) -> RoundTrip:
 
 def load_codec(name: str) -> Codec:
     """A codec of the default model."""
-    return make_codec(name, SavedModel(str(zoo.fetch(EmbedOptions.model))).codec_arrays())
+    return make_codec(name, load_model().codec_arrays())
+
+
+def load_model() -> SavedModel:
+    return SavedModel(str(zoo.fetch(EmbedOptions.model)))
 
 
 if __name__ == "__main__":
