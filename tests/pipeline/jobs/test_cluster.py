@@ -300,18 +300,24 @@ def test_what_is_estimated_is_recorded(tmp_path):
 
 
 def test_repeated_faces_are_flagged_and_counted(tmp_path):
-    # A face and its mirror image in one photo, two similar faces in another, and other people.
+    # A face and its mirror image in one photo and the same person in another; two similar faces in
+    # a third photo, and other people.
     mirror = photo_of("mirror.jpg", [at_angle(0), at_angle(10)])
     alike = photo_of("alike.jpg", [at_angle(180), at_angle(245)])
+    again = photo_of("again.jpg", [at_angle(50)])
     others = [photo(f"{i}.jpg", [4 + i % 20]) for i in range(60)]
-    run = write_run(tmp_path, [mirror, alike, *others], n_shards=1)
+    run = write_run(tmp_path, [mirror, again, alike, *others], n_shards=1)
     found = diagnostics_of(run)
     assert found["repeated_in_photo"] == 2
     assert found["same_photo_violations"] == 1
     rows = run.read("assignments").to_pylist()
     marked = {row["face_id"] for row in rows if row["repeated_in_photo"]}
     assert marked == {schema.face_id(mirror.photo_id, index) for index in (0, 1)}
-    assert {row["face_id"] for row in rows if row["person_id"]} == marked
+    person_of = {row["face_id"]: row["person_id"] for row in rows}
+    theirs = {person_of[face] for face in [*marked, schema.face_id(again.photo_id, 0)]}
+    assert len(theirs) == 1
+    assert theirs != {None}
+    assert [person_of[schema.face_id(alike.photo_id, index)] for index in (0, 1)] == [None, None]
     ignoring = diagnostics_of(run, ignore_photos=True)
     assert ignoring["same_photo_violations"] == 2
     assert ignoring["fraction_unassigned"] == 0
