@@ -57,7 +57,7 @@ def main() -> None:
     print("half      codec    BCubed P, R, F          pairwise P, R, F        people  unassigned")
     for name, half in halves.items():
         for codec in ("float32", "pca128"):
-            scores = half.score_clustering(codec)
+            scores = half.score_clustering(make_round_trip(codec), load_model().cohort(codec))
             print(f"{name:9} {codec:8}", format_scores(scores))
     if arguments.pairs:
         print("pairs     codec     accuracy          VAL at FAR 1e-3   AUC     EER")
@@ -104,13 +104,11 @@ class Half:
             )
         return cohorts
 
-    def score_clustering(self, codec_name: str) -> dict:
+    def score_clustering(self, round_trip: RoundTrip, cohort: Cohort | None = None) -> dict:
         """Groups all faces with the default options and scores the labeled ones."""
-        cohort = load_model().cohort(codec_name)
-        vectors = make_round_trip(codec_name)(self.vectors)
         order = np.argsort(self.photo_ids, kind="stable")  # the order in which a run groups them
         photos = np.unique(self.photo_ids[order], return_inverse=True)[1]
-        grouping = group_faces(vectors[order], photos, ClusterOptions(), cohort)
+        grouping = group_faces(round_trip(self.vectors[order]), photos, ClusterOptions(), cohort)
         labels = np.empty(len(order), np.int64)
         labels[order] = grouping.labels.labels
         return clustering_scores(self.people, labels[self.labeled_rows])
