@@ -1,6 +1,6 @@
 """Measures what the constraint adds that two faces in one photo are two people.
 
-    python benchmarks/cannot_links.py --images LFW [--work runs/quality] [--max-distance 0.89]
+    python benchmarks/cannot_links.py --images LFW [--work runs/quality] [--wrong-share 0.05]
 
 Each of LFW's photos shows one labeled person. Here their faces, embedded as in quality.py, are
 combined into synthetic group photos of two to six different people. The people of a group photo
@@ -10,7 +10,6 @@ with --ignore-photos.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +27,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", required=True, type=Path, help="one folder of photos a person")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="as in quality.py")
-    parser.add_argument(
-        "--max-distance", type=float, default=ClusterOptions.max_distance,
-        help="also used as --merge-distance",
-    )  # fmt: skip
+    parser.add_argument("--wrong-share", type=float, default=ClusterOptions.wrong_share)
     arguments = parser.parse_args()
-    distances = {"max_distance": arguments.max_distance, "merge_distance": arguments.max_distance}
     round_trip = make_round_trip("pca128")
     print("half      circles of   constraint   BCubed P, R, F          pairwise P, R, F        "
           "violations")  # fmt: skip
@@ -46,7 +41,7 @@ def main() -> None:
             circles = make_circles(vectors, people, kind == "look-alikes", random)
             photos = make_group_photos(circles, random)
             for ignore in (True, False):
-                options = replace(ClusterOptions(), ignore_photos=ignore, **distances)
+                options = ClusterOptions(wrong_share=arguments.wrong_share, ignore_photos=ignore)
                 labels = group_faces(vectors, photos, options).labels.labels
                 figures = (*bcubed(people, labels), *pairwise(people, labels))
                 print(

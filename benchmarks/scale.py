@@ -1,7 +1,7 @@
 """Measures the time and memory of grouping from ten thousand to ten million synthetic faces.
 
     python benchmarks/scale.py --images LFW [--work runs/quality] [--picture scale.png]
-                               [--parts growth impostors million peers workers ten-million]
+                               [--parts growth million peers workers ten-million]
                                [--peer-python PEER/bin/python] [--peers NAME ...]
                                [--peer-faces 100000] [--peer-timeout 300]
 
@@ -11,7 +11,6 @@ an environment for the part `peers`, with
 `pip install scikit-learn==1.9.1 hdbscan==0.8.44 fast_hdbscan[nndescent]==0.3.4 evoc==0.3.2`.
 
     growth       seconds and memory for 1e4, 1e5 and 1e6 faces of 128 bytes
-    impostors    1e5 faces with several values of --chance-neighbors
     million      1e6 faces of 512 floats; 1e5 of them also with exact neighbors
     peers        other packages on the same vectors, stopped after --peer-timeout seconds
     workers      1e5 faces in memory and on Beam workers
@@ -37,7 +36,6 @@ from facecluster.pipeline.jobs.evaluate import evaluate_clustering
 from facecluster.pipeline.run.directory import RunDirectory
 
 GROUPING_WORKER = Path(__file__).with_name("grouping_worker.py")
-CHANCE_NEIGHBORS = (0.1, 0.2, 0.5, 1.0, 2.0, 0.0)
 GROWTH = (10_000, 100_000, 1_000_000)  # faces
 N_FACES = 100_000  # of the parts that do not say otherwise
 SEED = 20
@@ -65,7 +63,9 @@ def main() -> None:
 
 
 def measure_growth(arguments: argparse.Namespace, folder: Path) -> None:
-    print("faces        seconds   peak GiB  BCubed F  pairwise F  max_distance  recall  of which")
+    print(
+        "faces        seconds   peak GiB  BCubed F  pairwise F  largest component  recall  of which"
+    )
     rows = []
     for n in GROWTH:
         path, labels = write_faces(arguments, folder, n, "pca128")
@@ -81,18 +81,6 @@ def measure_growth(arguments: argparse.Namespace, folder: Path) -> None:
     print("exponents of time:", *(f"{exponent:.2f}" for exponent in exponents))
     if arguments.picture:
         draw_growth(rows, arguments.picture)
-
-
-def measure_impostors(arguments: argparse.Namespace, folder: Path) -> None:
-    path, labels = write_faces(arguments, folder, N_FACES, "pca128")
-    print("chance neighbors  BCubed F  pairwise F  max_distance  largest component")
-    for number in CHANCE_NEIGHBORS:
-        _, _, diagnostics = group(path, chance_neighbors=number)
-        print(
-            f"{number:12.1f}     {format_scores(labels, path)} "
-            f"{diagnostics['max_distance']:12.3f} {diagnostics['largest_component']:12,}",
-            flush=True,
-        )
 
 
 def measure_million(arguments: argparse.Namespace, folder: Path) -> None:
@@ -204,7 +192,7 @@ def format_scores(labels: np.ndarray, path: Path) -> str:
 
 def format_diagnostics(diagnostics: dict) -> str:
     seconds = " ".join(f"{name} {seconds:.1f}" for name, seconds in diagnostics["seconds"].items())
-    return f"{diagnostics['max_distance']:9.3f} {diagnostics['recall']:9.4f}   {seconds}"
+    return f"{diagnostics['largest_component']:9,} {diagnostics['recall']:9.4f}   {seconds}"
 
 
 def draw_growth(rows: Sequence[tuple[int, float, float]], path: Path) -> None:
@@ -222,7 +210,6 @@ def draw_growth(rows: Sequence[tuple[int, float, float]], path: Path) -> None:
 
 PART_FUNCTIONS = {
     "growth": measure_growth,
-    "impostors": measure_impostors,
     "million": measure_million,
     "peers": compare_peers,
     "workers": compare_workers,

@@ -22,7 +22,9 @@ SECTIONS = {
     ),
     "Options": ("EmbedOptions", "ClusterOptions", "WorkerOptions", "CropOptions"),
     "Results": ("Run",),
-    "Your own vectors and photos": ("FaceClusterer", "load_model", "FaceModel", "Detections"),
+    "Your own vectors and photos": (
+        "FaceClusterer", "Cohort", "load_model", "FaceModel", "Detections",
+    ),
     "Beam transforms": (
         "ReadPhotos", "DecodePhotos", "DetectFaces", "AlignFaces", "EmbedFaces", "WriteShards",
         "read_tasks", "DecodeLimits", "ShardWriter", "SavedModel", "Photo", "Face", "Failure",

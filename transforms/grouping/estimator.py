@@ -47,8 +47,8 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
         With more than 50,000 faces, each face is compared with the faces in this many of 4 sqrt(n)
         cells. 0: in all cells, which is exact and slow.
     cohort : Cohort, optional
-        Typical faces of other people, for embeddings of facecluster's models. Its vectors have the
-        dimensions of X. None: the collection's own statistics are used.
+        Typical faces of other people, for embeddings of facecluster's models; see
+        ``SavedModel.cohort``. None: the collection's own statistics are used.
 
     Attributes
     ----------
