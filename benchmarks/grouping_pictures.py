@@ -116,7 +116,7 @@ def draw_library(library: Collection, cohort: Cohort, output: Path) -> None:
         faces, ids, neighbors.distances, scores[faces], scores[ids], lowest
     )
     lonely = count_neighbors(graph, n, similarity_at_impostors(LONELY_BELOW, n, impostors)) == 0
-    limits = choose_edge_limits(n, int(lonely.sum()), impostors)
+    limits = choose_edge_limits(n, int(lonely.sum()), normalization)
     every = np.arange(n)
     lists = neighbor_lists(graph.faces, every, graph, lowest, n)
     draw_shared(library, graph, lists, limits.lowest, output / "grouping-3-shared.png")

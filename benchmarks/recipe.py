@@ -44,6 +44,7 @@ SHOWN = ("web", "tight_crops", "tiny_crops", "tuning", "web + tuning", "tiny_cro
          "60 people x 10", "tuning 200 people", "tuning masked")  # fmt: skip
 WRONG_SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 PROBABILITY_BINS = np.linspace(0, 1, 11)
+LEAST_FACES = 20  # with others, for the reliability of a collection
 PROJECTION = 48
 
 
@@ -214,9 +215,10 @@ def measure_reliability(
     curves = {}
     for title, collections in (("development", development), ("report", report)):
         found = [right_by_probability(one, cohort) for one in collections.values()]
-        found = [pair for pair in found if len(pair[0])]
+        # Each collection counts the same, whatever its size. A wrong pair among strangers should
+        # not count as much as a thousand faces.
+        found = [pair for pair in found if len(pair[0]) >= LEAST_FACES]
         probability, right = (np.concatenate(part) for part in zip(*found, strict=True))
-        # Each collection counts the same, whatever its size.
         weight = np.concatenate([np.full(len(pair[0]), 1 / len(pair[0])) for pair in found])
         bins = np.digitize(probability, PROBABILITY_BINS[1:-1])
         print(f"\n{title} collections: probability  faces  mean probability  right")

@@ -240,7 +240,7 @@ def _write_limits(layout: TaskLayout, setup: SearchSetup) -> None:
     )
     n_lonely = n - sum(int(part["n_not_lonely"]) for part in parts)
     layout.write_limits(
-        choose_edge_limits(n, n_lonely, normalization.impostors, layout.options.wrong_share)
+        choose_edge_limits(n, n_lonely, normalization, layout.options.wrong_share)
     )
 
 

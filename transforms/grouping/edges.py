@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.special import ndtr
 
 from facecluster.transforms.grouping.spanning_forest import TIE_BREAK, Edges
 from facecluster.transforms.similarity.impostors import Impostors
@@ -27,6 +28,8 @@ SMALL_COLLECTION = 2000
 LARGE_COLLECTION = 5000
 LONELY_BELOW = 0.5  # a face without a neighbor at fewer expected impostors is probably single
 LONELY_FRACTION = 0.8  # of the faces without such a neighbor, so many are single
+SAME_PERSON_WIDTH = 0.18  # of one person's similarities: their deviation, in `same_person`
+USUAL_SINGLES = 0.15
 SHARED_WEIGHT, SIMILARITY_WEIGHT = 0.7, 0.21
 LARGEST_DISTANCE = 0.57  # edges of this distance and more are not used
 # Smaller distances count as this one: the photos of one afternoon are far denser than those of ten
@@ -62,30 +65,47 @@ def similarity_at_impostors(expected: float, n: int, impostors: Impostors) -> fl
     return impostors.similarity_at(min(expected / max(n - 1, 1), 0.4))
 
 
+def expected_impostors(similarity: float, n: int, impostors: Impostors) -> float:
+    """How many of n faces are expected to be as similar to a face without showing its person."""
+    return max(n - 1, 0) * impostors.probability(similarity)
+
+
 def end_of_lists(n: int, impostors: Impostors) -> float:
     """The similarity at which the neighbor lists of n faces end."""
     return similarity_at_impostors(REACH * min(1.0, n / SMALL_COLLECTION), n, impostors)
 
 
 def choose_edge_limits(
-    n: int, n_lonely: int, impostors: Impostors, wrong_share: float = WRONG_SHARE
+    n: int, n_lonely: int, normalization: Normalization, wrong_share: float = WRONG_SHARE
 ) -> EdgeLimits:
     """The limits for n faces, n_lonely of which have no neighbor below LONELY_BELOW.
 
     Args:
       n, n_lonely: numbers of faces.
-      impostors: of the collection.
+      normalization: of the collection.
       wrong_share: see `ClusterOptions`.
     """
+    impostors, same_person = normalization.impostors, normalization.same_person
     size = max(1.0, n / LARGE_COLLECTION)
-    # By chance alone, exp(-LONELY_BELOW) of the single faces have no such neighbor.
-    singles = LONELY_FRACTION * n_lonely / max(n, 1) / np.exp(-LONELY_BELOW)
-    singles = float(np.clip(singles, 0.001, 1))
+    singles = _estimate_singles(n, n_lonely, impostors, same_person)
+    # Few faces have second photos, few edges are right: fewer impostors may come with them. But two
+    # photos of one person must be within the limit, also where impostors are as similar.
+    expected = 0.05 / singles * size**0.75
+    expected = max(expected, float(expected_impostors(same_person, n, impostors)))
     most = max(0.1, min(3.0, 0.5 * size**0.75 * min(1.0, n / SMALL_COLLECTION)))
-    expected = float(np.clip(0.05 / singles * size**0.75, 0.1, most))
-    lowest = similarity_at_impostors(expected, n, impostors)
+    lowest = similarity_at_impostors(min(max(expected, 0.1), most), n, impostors)
     margin = MARGIN_PER_FACTOR_OF_TEN * np.log10(WRONG_SHARE / wrong_share)
     return EdgeLimits(singles, lowest, PENALTY * singles / size**0.45, float(margin))
+
+
+def _estimate_singles(n: int, n_lonely: int, impostors: Impostors, same_person: float) -> float:
+    """The share of faces whose person has no other photo."""
+    # By chance alone, exp(-LONELY_BELOW) of the single faces have no such neighbor.
+    lonely = LONELY_FRACTION * n_lonely / max(n, 1) / np.exp(-LONELY_BELOW)
+    # Where two photos of one person are not that near either, lonely faces say nothing.
+    near = similarity_at_impostors(LONELY_BELOW, n, impostors)
+    power = ndtr((same_person - near) / (SAME_PERSON_WIDTH * same_person))
+    return float(np.clip(power * lonely + (1 - power) * USUAL_SINGLES, 0.001, 1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,7 +134,7 @@ def group_faces(
     del faces, ids, distances, neighbors
     lonely = similarity_at_impostors(LONELY_BELOW, n, normalization.impostors)
     n_lonely = n - np.count_nonzero(count_neighbors(graph, n, lonely))
-    limits = choose_edge_limits(n, n_lonely, normalization.impostors, options.wrong_share)
+    limits = choose_edge_limits(n, n_lonely, normalization, options.wrong_share)
     forest = _build_forest(graph, lowest, n, limits, normalization)
     watch.lap("forest")
     links = find_cannot_links(photos, vectors, scores, normalization.impostors)

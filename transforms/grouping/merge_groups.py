@@ -43,7 +43,7 @@ STEPS = 2**20
 GROUP_TAIL = 1.3  # as impostors.TAIL, of mean faces
 # Groups of GROUP_SIZE faces and more merge if fewer than this many pairs of groups of different
 # people are expected to be as similar, with a margin for relatives and look-alikes.
-EXPECTED_FALSE_MERGES, LOOK_ALIKES = 0.01, 1.9
+EXPECTED_FALSE_MERGES, LOOK_ALIKES = 0.01, 1.36
 SAMPLE_GROUPS = 2048
 
 # Reads a collection's normalized faces in parts: numbers of faces or a slice, (m, d) vectors.
@@ -327,7 +327,10 @@ def _choose_merge_threshold(groups: _Groups) -> float:
     if len(rows) < 2:
         return np.inf
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE_GROUPS)).astype(int)]
-    means = groups.sums[sample] / groups.size[sample, None]
+    # Scaled so that the product of two is the closeness of the groups, see `_measure`.
+    means = groups.sums[sample] / np.sqrt(
+        np.linalg.norm(groups.sums[sample], axis=1) * groups.size[sample]
+    ).clip(1e-12)[:, None]
     between: Impostors = fit_impostors((means @ means.T)[np.triu_indices(len(sample), 1)])
     deviations = -ndtri(min(EXPECTED_FALSE_MERGES / len(rows), 0.4))
     return between.median + LOOK_ALIKES * between.width * deviations
