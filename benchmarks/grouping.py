@@ -32,6 +32,7 @@ from typing import NamedTuple
 import numpy as np
 from face_collections import Collection, development_collections, report_collections
 from grouping_methods import METHODS, Clustering
+from quality import load_model
 
 from facecluster.pipeline.evaluation.clustering_metrics import bcubed, pairwise
 from facecluster.transforms.grouping.group_faces import group_faces
@@ -134,7 +135,8 @@ def cluster_by_default(collection: Collection) -> np.ndarray:
     Each face is taken for a photo of its own, because the other methods cannot use photos either.
     """
     photos = np.arange(len(collection.stored))
-    return group_faces(collection.stored, photos, ClusterOptions()).labels.labels
+    cohort = load_model().cohort("pca128")
+    return group_faces(collection.stored, photos, ClusterOptions(), cohort).labels.labels
 
 
 def score(collection: Collection, labels: np.ndarray) -> Scores:

@@ -112,9 +112,7 @@ def draw_library(library: Collection, cohort: Cohort, output: Path) -> None:
     impostors = normalization.impostors
     neighbors = nearest_neighbors(vectors, fit_cells(vectors, n, 0, n), N_NEIGHBORS, 2.0)
     faces, ids, lowest = neighbors.rows(), neighbors.ids, end_of_lists(n, impostors)
-    graph = make_neighbor_graph(
-        faces, ids, neighbors.distances, scores[faces], scores[ids], lowest
-    )
+    graph = make_neighbor_graph(faces, ids, neighbors.distances, scores[faces], scores[ids], lowest)
     lonely = count_neighbors(graph, n, similarity_at_impostors(LONELY_BELOW, n, impostors)) == 0
     limits = choose_edge_limits(n, int(lonely.sum()), normalization)
     every = np.arange(n)
@@ -131,9 +129,7 @@ def draw_library(library: Collection, cohort: Cohort, output: Path) -> None:
     )
 
 
-def draw_shared(
-    library: Collection, graph: NeighborGraph, lists, least: float, path: Path
-) -> None:
+def draw_shared(library: Collection, graph: NeighborGraph, lists, least: float, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     used = np.flatnonzero((graph.similarity > least) & (graph.faces < graph.ids))

@@ -36,11 +36,15 @@ def main():
 
 
 def run_facecluster(vectors, options):
+    from quality import load_model
+
     from facecluster.transforms.grouping.group_faces import group_faces
     from facecluster.transforms.grouping.options import ClusterOptions
 
+    # Synthetic faces are vectors of the default model.
+    cohort = load_model().cohort("pca128" if vectors.dtype == np.int8 else "float32")
     started = time.perf_counter()
-    grouping = group_faces(vectors, np.arange(len(vectors)), ClusterOptions(**options))
+    grouping = group_faces(vectors, np.arange(len(vectors)), ClusterOptions(**options), cohort)
     seconds = time.perf_counter() - started
     return grouping.labels.labels, grouping.diagnostics, seconds
 

@@ -239,9 +239,7 @@ def _write_limits(layout: TaskLayout, setup: SearchSetup) -> None:
         ids=edges["measured_ids"],
     )
     n_lonely = n - sum(int(part["n_not_lonely"]) for part in parts)
-    layout.write_limits(
-        choose_edge_limits(n, n_lonely, normalization, layout.options.wrong_share)
-    )
+    layout.write_limits(choose_edge_limits(n, n_lonely, normalization, layout.options.wrong_share))
 
 
 def _combine_forests(layout: TaskLayout, runner: TaskRunner) -> None:

@@ -328,9 +328,12 @@ def _choose_merge_threshold(groups: _Groups) -> float:
         return np.inf
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE_GROUPS)).astype(int)]
     # Scaled so that the product of two is the closeness of the groups, see `_measure`.
-    means = groups.sums[sample] / np.sqrt(
-        np.linalg.norm(groups.sums[sample], axis=1) * groups.size[sample]
-    ).clip(1e-12)[:, None]
+    means = (
+        groups.sums[sample]
+        / np.sqrt(np.linalg.norm(groups.sums[sample], axis=1) * groups.size[sample]).clip(1e-12)[
+            :, None
+        ]
+    )
     between: Impostors = fit_impostors((means @ means.T)[np.triu_indices(len(sample), 1)])
     deviations = -ndtri(min(EXPECTED_FALSE_MERGES / len(rows), 0.4))
     return between.median + LOOK_ALIKES * between.width * deviations
