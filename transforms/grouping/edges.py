@@ -20,6 +20,9 @@ from facecluster.transforms.tables.codec import row_slices
 
 # A face's neighbor list ends where this many impostors are expected to be as similar.
 REACH = 8.0
+# Of more faces than this, many impostors are nearer than most photos of one person: lists must be
+# longer for these to be in them.
+LONG_LISTS_FROM = 100_000
 # In small collections, an expected number of impostors is a larger fraction of all faces. Limits in
 # expected impostors are reduced proportionally below SMALL_COLLECTION faces.
 SMALL_COLLECTION = 2000
@@ -72,7 +75,8 @@ def expected_impostors(similarity: float, n: int, impostors: Impostors) -> float
 
 def end_of_lists(n: int, impostors: Impostors) -> float:
     """The similarity at which the neighbor lists of n faces end."""
-    return similarity_at_impostors(REACH * min(1.0, n / SMALL_COLLECTION), n, impostors)
+    reach = REACH * min(1.0, n / SMALL_COLLECTION) * max(1.0, n / LONG_LISTS_FROM) ** 0.4
+    return similarity_at_impostors(reach, n, impostors)
 
 
 def choose_edge_limits(

@@ -16,7 +16,12 @@ import numpy as np
 from scipy.special import expit, log_ndtr, logit, ndtri
 
 from facecluster.transforms.grouping.cannot_links import NO_PHOTO, TOLERANCE, count_common_photos
-from facecluster.transforms.grouping.edges import EdgeLimits, NeighborGraph, list_weights
+from facecluster.transforms.grouping.edges import (
+    LARGE_COLLECTION,
+    EdgeLimits,
+    NeighborGraph,
+    list_weights,
+)
 from facecluster.transforms.similarity.group_sums import group_sums
 from facecluster.transforms.similarity.impostors import Impostors, fit_impostors
 from facecluster.transforms.similarity.normalization import Normalization, similarities
@@ -29,7 +34,7 @@ SMALL_FRACTION, LARGE_SIZE = 0.34, 5
 # LEAST_EVIDENCE + SINGLES_PENALTY * singles, the similarity in units of `same_person`.
 SHARE_WEIGHT, SIMILARITY_WEIGHT = 0.3, 0.49
 LEAST_EVIDENCE, SINGLES_PENALTY, LEAST_SIMILARITY = 0.3, 0.8, 0.5
-LEAST_PROBABILITY = 0.04
+LEAST_PROBABILITY = 0.04  # times the root of n / LARGE_COLLECTION, at most a half
 # Log-likelihood ratios that a group and its most likely larger group show one person: a linear
 # function of the logarithm of the expected number of such similar groups, the share, and the
 # logarithm of the larger group's size. One for single faces and pairs, one for larger groups.
@@ -170,7 +175,10 @@ def merge_groups(
         size[candidates],
         Flows(number[source], number[target], flows.weight[can_merge], flows.total[candidates]),
     )
-    context = _Context(normalization, limits, max(int(np.count_nonzero(size > 1)), 2))
+    # The more faces there are, the more candidates that are not the same person.
+    least_probability = LEAST_PROBABILITY * max(1.0, len(group) / LARGE_COLLECTION) ** 0.5
+    n_groups = max(int(np.count_nonzero(size > 1)), 2)
+    context = _Context(normalization, limits, n_groups, min(least_probability, 0.5))
     merged = np.arange(len(candidates))
     for _ in range(ROUNDS):
         small, large = _attach(groups, context)
@@ -194,6 +202,7 @@ class _Context:
     normalization: Normalization
     limits: EdgeLimits
     n_groups: int
+    least_probability: float
     priors: np.ndarray | None = None
     merge_threshold: float | None = None
 
@@ -214,7 +223,7 @@ def _attach(groups: "_Groups", context: _Context) -> tuple[np.ndarray, np.ndarra
         & (size_small <= SMALL_FRACTION * size_large)
         & (evidence.value > LEAST_EVIDENCE + SINGLES_PENALTY * singles + margin)
         & (evidence.similarity > LEAST_SIMILARITY * same_person + margin)
-        & (probability > LEAST_PROBABILITY)
+        & (probability > context.least_probability)
     )
     return _choose(groups, pairs.small[likely], pairs.large[likely], evidence.value[likely])
 
