@@ -70,7 +70,7 @@ def similarity_at_impostors(expected: float, n: int, impostors: Impostors) -> fl
 
 def expected_impostors(similarity: float, n: int, impostors: Impostors) -> float:
     """How many of n faces are expected to be as similar to a face without showing its person."""
-    return max(n - 1, 0) * impostors.probability(similarity)
+    return max(n - 1, 0) * float(impostors.probability(np.array(similarity)))
 
 
 def end_of_lists(n: int, impostors: Impostors) -> float:
@@ -95,7 +95,7 @@ def choose_edge_limits(
     # Few faces have second photos, few edges are right: fewer impostors may come with them. But two
     # photos of one person must be within the limit, also where impostors are as similar.
     expected = 0.05 / singles * size**0.75
-    expected = max(expected, float(expected_impostors(same_person, n, impostors)))
+    expected = max(expected, expected_impostors(same_person, n, impostors))
     most = max(0.1, min(3.0, 0.5 * size**0.75 * min(1.0, n / SMALL_COLLECTION)))
     lowest = similarity_at_impostors(min(max(expected, 0.1), most), n, impostors)
     margin = MARGIN_PER_FACTOR_OF_TEN * np.log10(WRONG_SHARE / wrong_share)
