@@ -250,14 +250,14 @@ METHODS: dict[str, tuple[Callable[[np.ndarray], Clustering], list[dict]]] = {
         plain_hdbscan,
         make_grid(
             min_cluster_size=[2],
-            min_samples=[1, 2, 3, 4, 6],
+            min_samples=[1, 2, 3, 5, 20, 40],
             epsilon=[0.0, *make_range(0.6, 0.94, 0.02)],
             method=["eom", "leaf"],
         )
         + make_grid(
             min_cluster_size=[3, 5, 20, 40],
-            min_samples=[1, 2, 4],
-            epsilon=[0.0, *make_range(0.65, 0.9, 0.05)],
+            min_samples=[1, 2, 5, 20, 40],
+            epsilon=[0.0, *make_range(0.55, 0.8, 0.05)],
             method=["eom", "leaf"],
         ),
     ),
