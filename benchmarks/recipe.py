@@ -10,8 +10,8 @@ knob         BCubed precision and recall over --wrong-share, for each developmen
 reliability  how often faces with a given probability are right, in development and report
              collections
 spaces       scores in other embedding spaces: the network's own 512 floats, a linear head of 128
-             dimensions trained on the tuning half, and a random projection to 48 dimensions; each
-             with a cohort fitted to the tuning half, and without one
+             dimensions trained on half of the tuning half's people, and a random projection to 48
+             dimensions; each with a cohort fitted to the other half of them, and without one
 
 --pictures draws the knob and the reliability (needs matplotlib).
 """
@@ -277,22 +277,24 @@ def measure_spaces(arguments: argparse.Namespace) -> None:
     halves = {name: load_half(arguments.images, name, arguments.work)
               for name in ("tuning", "held-out")}  # fmt: skip
     tuning = halves["tuning"]
-    labeled = tuning.vectors[tuning.labeled_rows], tuning.people
+    vectors, people = tuning.vectors[tuning.labeled_rows], tuning.people
+    # A cohort must be of people whom the model was not trained on: the people are divided.
+    trains = np.unique(people, return_inverse=True)[1] % 2 == 0
     spaces: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "512 floats": lambda vectors: vectors,
-        "trained head, 128": fit_head(*labeled),
+        "trained head, 128": fit_head(vectors[trains], people[trains]),
         "random, 48": project_at_random,
     }
     print("\nspace              same person  cohort  tuning half: BCubed F, pairwise F   held-out")
     for name, transform in spaces.items():
-        cohort = fit_cohort(transform(labeled[0]), labeled[1])
+        cohort = fit_cohort(transform(vectors[~trains]), people[~trains])
         for used in (cohort, None):
             cells = []
             for half in halves.values():
-                vectors = transform(half.vectors)
+                embedded = transform(half.vectors)
                 order = np.argsort(half.photo_ids, kind="stable")
                 grouping = group_faces.group_faces(
-                    vectors[order], np.arange(len(order)), ClusterOptions(), used
+                    embedded[order], np.arange(len(order)), ClusterOptions(), used
                 )
                 labels = np.empty(len(order), np.int64)
                 labels[order] = grouping.labels.labels
@@ -306,11 +308,13 @@ def measure_spaces(arguments: argparse.Namespace) -> None:
 
 
 def fit_head(vectors: np.ndarray, people: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A linear head of 128 dimensions, fitted to labeled faces by discriminant analysis."""
+    """A linear head of 128 dimensions, fitted by discriminant analysis to people of two photos."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     head = LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.5, n_components=128)
-    head.fit(vectors, people)
+    _, of_face, n_photos = np.unique(people, return_inverse=True, return_counts=True)
+    several = n_photos[of_face] > 1
+    head.fit(vectors[several], people[several])
     return lambda faces: unit_rows(head.transform(faces))
 
 
