@@ -41,8 +41,10 @@ def run_facecluster(vectors, options):
     from facecluster.transforms.grouping.group_faces import group_faces
     from facecluster.transforms.grouping.options import ClusterOptions
 
-    # Synthetic faces are vectors of the default model.
+    # Synthetic faces are vectors of the default model; vectors of another length are not.
     cohort = load_model().cohort("pca128" if vectors.dtype == np.int8 else "float32")
+    if cohort and cohort.vectors.shape[1] != vectors.shape[1]:
+        cohort = None
     started = time.perf_counter()
     grouping = group_faces(vectors, np.arange(len(vectors)), ClusterOptions(**options), cohort)
     seconds = time.perf_counter() - started
