@@ -46,15 +46,15 @@ SAME, DIFFERENT = "tab:blue", "tab:red"
 
 
 def main() -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", required=True, type=Path, help="one folder of photos a person")
     parser.add_argument("--collections", required=True, type=Path, help="folder of the three files")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="as in quality.py")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder for the pictures")
     arguments = parser.parse_args()
+    import matplotlib
+
+    matplotlib.use("Agg")
     cohort = SavedModel(str(zoo.fetch(EmbedOptions.model))).cohort("pca128")
     assert cohort is not None  # the default model has one
     web, _, tiny = (load_file(arguments.collections, name) for name in FILES)

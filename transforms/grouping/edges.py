@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.special import ndtr
 
+from facecluster.transforms.grouping.options import WRONG_SHARE
 from facecluster.transforms.grouping.spanning_forest import TIE_BREAK, Edges
 from facecluster.transforms.similarity.impostors import Impostors
 from facecluster.transforms.similarity.normalization import Normalization, similarities
@@ -39,9 +40,7 @@ LARGEST_DISTANCE = 0.57  # edges of this distance and more are not used
 # years, and HDBSCAN would make them a person of their own.
 SMALLEST_DISTANCE = 0.5 * LARGEST_DISTANCE
 PENALTY = 0.6
-# The share of wrongly grouped faces that the other constants amount to, on average over the
-# development collections, and how much more evidence a tenth of it takes.
-WRONG_SHARE, MARGIN_PER_FACTOR_OF_TEN = 0.05, 0.2
+MARGIN_PER_FACTOR_OF_TEN = 0.2  # how much more evidence a tenth of WRONG_SHARE takes
 EDGES_PER_STEP = 500_000
 
 
