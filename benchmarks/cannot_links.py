@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from quality import HALVES, Half, load_half, make_round_trip
+from quality import HALVES, Half, load_half, load_model, make_round_trip
 
 from facecluster.pipeline.evaluation.clustering_metrics import bcubed, pairwise
 from facecluster.transforms.grouping.group_faces import group_faces
@@ -42,7 +42,8 @@ def main() -> None:
             photos = make_group_photos(circles, random)
             for ignore in (True, False):
                 options = ClusterOptions(wrong_share=arguments.wrong_share, ignore_photos=ignore)
-                labels = group_faces(vectors, photos, options).labels.labels
+                cohort = load_model().cohort("pca128")
+                labels = group_faces(vectors, photos, options, cohort).labels.labels
                 figures = (*bcubed(people, labels), *pairwise(people, labels))
                 print(
                     f"{name:9} {kind:12} {'ignored' if ignore else 'used':10}",

@@ -16,7 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from quality import HALVES, Half, RoundTrip, format_scores, load_half, make_round_trip
+from quality import (
+    HALVES,
+    Half,
+    RoundTrip,
+    format_scores,
+    load_half,
+    load_model,
+    make_round_trip,
+)
 
 from facecluster.pipeline.evaluation.clustering_metrics import clustering_scores
 from facecluster.pipeline.run.directory import RunDirectory
@@ -89,7 +97,8 @@ def score_clustering(half: Half, kept: np.ndarray, round_trip: RoundTrip) -> dic
     rows = np.flatnonzero(kept)
     rows = rows[np.argsort(half.photo_ids[rows], kind="stable")]  # a run's order
     photos = np.unique(half.photo_ids[rows], return_inverse=True)[1]
-    grouping = group_faces(round_trip(half.vectors[rows]), photos, ClusterOptions())
+    cohort = load_model().cohort("pca128")
+    grouping = group_faces(round_trip(half.vectors[rows]), photos, ClusterOptions(), cohort)
     labels = np.full(len(kept), NOISE)
     labels[rows] = grouping.labels.labels
     return clustering_scores(half.people, labels[half.labeled_rows])
