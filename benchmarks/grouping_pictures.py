@@ -185,8 +185,7 @@ def draw_attaching(
     source, target, share = source[order], target[order], share[order]
     sums = group_sums([(slice(None), vectors)], groups, len(size))
     means = unit_rows(sums)
-    assert normalization.cohort is not None
-    scores = normalization.cohort.scores(means)
+    scores = normalization.mean_scores(sums)
     cosine = np.einsum("ij,ij->i", means[source], means[target])
     similarity = similarities(cosine, scores[source], scores[target])
     person = np.array([majority(library.person[groups == group]) for group in target])

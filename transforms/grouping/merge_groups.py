@@ -25,7 +25,7 @@ from facecluster.transforms.grouping.edges import (
 from facecluster.transforms.similarity.group_sums import group_sums
 from facecluster.transforms.similarity.impostors import Impostors, fit_impostors
 from facecluster.transforms.similarity.normalization import Normalization, similarities
-from facecluster.transforms.tables.codec import row_slices, unit_rows
+from facecluster.transforms.tables.codec import row_slices
 
 ROUNDS = 10
 # A small group: at most this fraction of the large one, which has LARGE_SIZE faces or more.
@@ -231,7 +231,7 @@ def _attach(groups: "_Groups", context: _Context) -> tuple[np.ndarray, np.ndarra
 def _merge(groups: "_Groups", context: _Context) -> tuple[np.ndarray, np.ndarray]:
     """(small, large): groups of several faces whose means are as near as only one person's are."""
     if context.merge_threshold is None:
-        context.merge_threshold = _choose_merge_threshold(groups)
+        context.merge_threshold = _choose_merge_threshold(groups, context)
     pairs = _larger_pairs(groups)
     closeness = _measure(groups, pairs, context).closeness
     is_group = groups.size[pairs.small] >= GROUP_SIZE
@@ -285,10 +285,7 @@ def _larger_pairs(groups: _Groups) -> _Pairs:
 def _measure(groups, pairs, context) -> _Evidence:
     normalization = context.normalization
     length = np.maximum(np.linalg.norm(groups.sums, axis=1), 1e-12)
-    cosine, scores = np.empty(len(pairs.small)), np.zeros(len(length), np.float32)
-    if normalization.cohort:
-        for s in row_slices(len(length)):
-            scores[s] = normalization.cohort.scores(unit_rows(groups.sums[s]))
+    cosine, scores = np.empty(len(pairs.small)), normalization.mean_scores(groups.sums)
     for s in row_slices(len(cosine)):
         small, large = pairs.small[s], pairs.large[s]
         cosine[s] = np.einsum("ij,ij->i", groups.sums[small], groups.sums[large])
@@ -298,14 +295,24 @@ def _measure(groups, pairs, context) -> _Evidence:
     closeness = cosine * np.sqrt(mean_length[pairs.small] * mean_length[pairs.large])
     share = pairs.weight / groups.flows.total[pairs.small]
     value = SHARE_WEIGHT * share + SIMILARITY_WEIGHT * similarity / normalization.same_person
-    deviations = normalization.impostors.deviations(similarity)
-    expected = np.log(context.n_groups) + log_ndtr(-deviations / GROUP_TAIL)
+    expected = log_expected_groups(similarity, context.n_groups, normalization.impostors)
     features = np.stack(
         [expected, share, np.log(groups.size[pairs.large]), np.ones(len(share))], axis=1
     )
     is_group = groups.size[pairs.small] >= GROUP_SIZE
     ratio = np.where(is_group, features @ GROUP_RATIO, features @ SINGLE_RATIO)
     return _Evidence(similarity, closeness, value, ratio)
+
+
+def log_expected_groups(similarity: np.ndarray, n_groups: int, impostors: Impostors) -> np.ndarray:
+    """(m,) the logarithm of how many of n_groups groups of other people are expected as similar.
+
+    Args:
+      similarity: (m,) of mean faces, normalized.
+      n_groups: number of groups of several faces, at least 1.
+      impostors: of the collection.
+    """
+    return np.log(n_groups) + log_ndtr(-impostors.deviations(similarity) / GROUP_TAIL)
 
 
 def _estimate_priors(small, ratio, is_group) -> np.ndarray:
@@ -330,22 +337,23 @@ def estimate_prior(ratio: np.ndarray) -> float:
     return float(prior)
 
 
-def _choose_merge_threshold(groups: _Groups) -> float:
+def _choose_merge_threshold(groups: _Groups, context: _Context) -> float:
     """The closeness of mean faces above which two groups of several faces are one person."""
     rows = np.flatnonzero(groups.size >= GROUP_SIZE)
     if len(rows) < 2:
         return np.inf
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE_GROUPS)).astype(int)]
     # Scaled so that the product of two is the closeness of the groups, see `_measure`.
-    means = (
-        groups.sums[sample]
-        / np.sqrt(np.linalg.norm(groups.sums[sample], axis=1) * groups.size[sample]).clip(1e-12)[
-            :, None
-        ]
-    )
+    sums, size = groups.sums[sample], groups.size[sample]
+    scale = np.sqrt(np.linalg.norm(sums, axis=1) * size).clip(1e-12)
+    means = sums / scale[:, None]
     between: Impostors = fit_impostors((means @ means.T)[np.triu_indices(len(sample), 1)])
+    # A few groups do not determine the width. The cosines of mean faces are as wide as those of
+    # single faces; their closeness is less by the lengths of the means.
+    length = np.mean(np.linalg.norm(sums, axis=1) / size)
+    width = max(between.width, float(context.normalization.impostors.width * length))
     deviations = -ndtri(min(EXPECTED_FALSE_MERGES / len(rows), 0.4))
-    return between.median + LOOK_ALIKES * between.width * deviations
+    return between.median + LOOK_ALIKES * width * deviations
 
 
 def _without_common_photos(groups, small, large, value):

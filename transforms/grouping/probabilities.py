@@ -6,10 +6,10 @@ are, and how many these are. docs/results.md shows how well it is calibrated.
 """
 
 import numpy as np
-from scipy.special import expit, log_ndtr
+from scipy.special import expit
 
 from facecluster.transforms.grouping.hdbscan_labels import NOISE
-from facecluster.transforms.grouping.merge_groups import GROUP_TAIL, Vectors
+from facecluster.transforms.grouping.merge_groups import Vectors, log_expected_groups
 from facecluster.transforms.similarity.group_sums import group_sums
 from facecluster.transforms.similarity.normalization import Normalization, similarities
 from facecluster.transforms.tables.codec import row_slices, unit_rows
@@ -39,10 +39,7 @@ def assignment_probabilities(
         return probabilities
     sums = group_sums(vectors(), labels, n_people)
     size = np.bincount(labels[labels != NOISE], minlength=n_people)
-    person_scores = np.zeros(n_people, np.float32)
-    if normalization.cohort:
-        for s in row_slices(n_people):
-            person_scores[s] = normalization.cohort.scores(unit_rows(sums[s]))
+    person_scores = normalization.mean_scores(sums)
     for faces, part in vectors():
         numbers = np.arange(len(labels))[faces]
         for s in row_slices(len(numbers)):
@@ -53,8 +50,7 @@ def assignment_probabilities(
             others = unit_rows(sums[person] - own)
             cosine = np.einsum("ij,ij->i", own, others)
             similarity = similarities(cosine, scores[face], person_scores[person])
-            deviations = normalization.impostors.deviations(similarity)
-            expected = np.log(max(n_people, 2)) + log_ndtr(-deviations / GROUP_TAIL)
+            expected = log_expected_groups(similarity, max(n_people, 2), normalization.impostors)
             ratio = EXPECTED * expected + SIZE * np.log(size[person]) + CONSTANT
             probabilities[face] = expit(ratio)
     return probabilities

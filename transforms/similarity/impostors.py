@@ -7,7 +7,7 @@ from scipy.special import ndtr, ndtri
 
 LOWER_QUANTILE = 0.1
 # The upper tail of impostors' similarities is longer than that of the normal distribution fitted to
-# their lower half, by this factor. Chosen on half of LFW's people, see docs/results.md.
+# their lower half, by this factor. Chosen on the development collections, see docs/results.md.
 TAIL = 1.12
 
 
