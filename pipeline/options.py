@@ -247,7 +247,7 @@ class WorkerOptions:
 
     distribute: bool = option(
         False, "group on Beam's workers, none of which holds all faces; otherwise in memory, which "
-        "is faster up to about ten million faces", type=bool,
+        "is faster on one machine", type=bool,
     )  # fmt: skip
     worker_memory: int = option(
         2048, "with --distribute: the memory of a worker, MiB", type=at_least(64)
