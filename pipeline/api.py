@@ -43,6 +43,7 @@ from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.inputs.listing import Listing, absolute_uri, list_photos
 from facecluster.transforms.inputs.paths import Paths, path_list
 from facecluster.transforms.inputs.sources import Source
+from facecluster.transforms.tables.reasons import format_reasons
 
 
 class Progress(Protocol):
@@ -262,8 +263,8 @@ def check_any_photo(directory: RunDirectory) -> None:
     embed = directory.manifest().embed
     if embed and embed.counts and embed.counts.photos == 0:
         raise JobError(
-            f"none of the {embed.counts.failures} photos could be read; "
-            f"{directory.path('failures')} says why"
+            f"none of the {embed.counts.failures:,} photos could be read "
+            f"({format_reasons(embed.counts.failure_reasons)}): see {directory.path('failures')}"
         )
 
 

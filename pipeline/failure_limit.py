@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from facecluster.transforms.tables.reasons import count_failure_reasons, format_reasons
+
 if TYPE_CHECKING:  # the command line is parsed without PyArrow
     import pyarrow as pa
 
-ERRORS_NAMED = 3  # in the message about too many failures
+REASONS_NAMED = 3  # in the message about too many failures
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class FailureLimit:
         return n_failures <= most
 
     def describe_excess(self, failures: "pa.Table", n_inputs: int) -> str | None:
-        """A message with counts and the most frequent errors, None if the limit is not exceeded.
+        """A message with counts and the most frequent reasons, None if the limit is not exceeded.
 
         Args:
           failures: a failures table.
@@ -46,16 +48,12 @@ class FailureLimit:
         n = len(failures)
         if self.allows(n, n_inputs):
             return None
-        kinds = failures.group_by(["step", "error"]).aggregate([([], "count_all")])
-        kinds = kinds.sort_by([("count_all", "descending"), ("error", "ascending")])
-        frequent = ", ".join(
-            f"{kind['count_all']:,} x {kind['step']}: {kind['error']}"
-            for kind in kinds[:ERRORS_NAMED].to_pylist()
-        )
+        reasons = dict(list(count_failure_reasons(failures).items())[:REASONS_NAMED])
         first = failures[:1].to_pylist()[0]
         return (
             f"{n:,} of {n_inputs:,} inputs ({n / n_inputs:.1%}) could not be used, more than "
-            f"--max-failures {self} allows ({frequent}), such as {first['uri']}: {first['message']}"
+            f"--max-failures {self} allows ({format_reasons(reasons)}), such as "
+            f"{first['uri']}: {first['message']}"
         )
 
     def __str__(self) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -53,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
             max_failures=arguments.max_failures,
             beam_arguments=arguments.beam_arguments,
             progress=Progress(),
-        )
+        ),
+        steps=["embed", "cluster"],
     )
     return 0
 
@@ -69,7 +71,7 @@ def embed(arguments: argparse.Namespace) -> int:
         beam_arguments=arguments.beam_arguments,
         progress=Progress(),
     )
-    print(format_summary(run.directory.manifest()))
+    print(format_summary(run.directory.manifest(), steps=["embed"]))
     api.check_any_photo(run.directory)
     return 0
 
@@ -83,7 +85,8 @@ def cluster(arguments: argparse.Namespace) -> int:
             workers=from_arguments(WorkerOptions, arguments),
             beam_arguments=arguments.beam_arguments,
             progress=Progress(),
-        )
+        ),
+        steps=["cluster"],
     )
     return 0
 
@@ -132,8 +135,8 @@ def sample_photos(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_people(run: Run) -> None:
-    print(format_summary(run.directory.manifest()))
+def _print_people(run: Run, steps: Sequence[str]) -> None:
+    print(format_summary(run.directory.manifest(), steps))
     print(f"report        {run.report}")
 
 

@@ -1,102 +1,133 @@
 """The summary that a command prints at its end: a run's counts, times and warnings."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 from facecluster.pipeline.run.manifest import (
     ClusterCounts,
     ClusterDiagnostics,
-    ClusterEntry,
     EmbedCounts,
     Manifest,
 )
 from facecluster.transforms.grouping.face_filter import format_left_out_counts
+from facecluster.transforms.tables.reasons import format_reasons
 
 # A connected component of at least this fraction of the grouped faces, in a collection of at least
 # this many, is noted if no person holds half of it.
 CHAIN_FRACTION, CHAIN_FACES = 0.8, 100
 NAMED = 3  # doubtful people in the summary
 
-Line = tuple[str, int, list[str]]  # name, number, notes in parentheses
+STEPS = ("embed", "cluster")
 
 
-def format_summary(manifest: Manifest) -> str:
-    """A line for each count of a run's steps, one for their times, and the warnings as notes.
+@dataclass(frozen=True)
+class Line:
+    """A line of the summary: a name, then a number or a text, then notes in parentheses."""
+
+    name: str
+    value: int | str
+    notes: Sequence[str] = ()
+
+
+def format_summary(manifest: Manifest, steps: Collection[str] = STEPS) -> str:
+    """What a run holds now, and how the steps of this command went.
 
     A step that is running or was killed has no counts and is left out.
+
+    Args:
+      manifest: of the run.
+      steps: the names of the steps that this command ran. Counts are of the whole run; what is said
+        about "now" and "before", times and notes are only of these steps.
     """
-    embed, cluster = manifest.embed, manifest.cluster
-    embed_counts = embed.counts if embed else None
-    diagnostics = (cluster.diagnostics if cluster else None) or ClusterDiagnostics()
+    is_now = "embed" in steps
+    embed = manifest.embed.counts if manifest.embed else None
+    grouping = manifest.cluster if "cluster" in steps else None
+    cluster = grouping.counts if grouping else None
+    diagnostics = (grouping.diagnostics if grouping else None) or ClusterDiagnostics()
+
     lines: list[Line] = []
-    if embed_counts:
-        lines += _embed_lines(embed_counts)
-    if cluster and cluster.counts:
-        lines += _cluster_lines(cluster.counts, diagnostics)
-    if embed_counts:
-        lines.append(_failures_line(embed_counts))
-    width = max((len(f"{number:,}") for _, number, _ in lines), default=0)
-    text = [
-        f"{name:14}{number:>{width},}{''.join(f'  ({note})' for note in notes)}"
-        for name, number, notes in lines
-    ]
-    seconds = [
-        f"{name} {entry.seconds:,} s"
-        for name, entry in manifest.steps.items()
-        if entry.seconds is not None
-    ]
-    if seconds:
-        text.append(f"{'time':14}{', '.join(seconds)}")
-    if diagnostics.impostor_width:
-        text.append(f"{'estimates':14}{_format_estimates(diagnostics)}")
-    warnings = [*_input_warnings(embed_counts), *_collection_warnings(cluster, diagnostics),
-                *_people_warnings(diagnostics)]  # fmt: skip
-    return "\n".join([*text, *(f"{'note':14}{warning}" for warning in warnings)])
+    notes: list[str] = []
+    if embed:
+        lines += _photo_lines(embed, is_now)
+    if cluster:
+        lines += _people_lines(cluster, diagnostics)
+    if embed:
+        lines += _failure_lines(embed, is_now)
+    lines += _time_lines(manifest, steps)
+    if cluster:
+        lines += _estimate_lines(diagnostics)
+        notes += [*_collection_warnings(cluster, diagnostics), *_people_warnings(diagnostics)]
+    if embed and is_now:
+        notes = [*_input_warnings(embed, manifest, steps), *notes]
+    lines += [Line("note", note) for note in notes]
+    numbers = [f"{line.value:,}" for line in lines if isinstance(line.value, int)]
+    width = max(map(len, numbers), default=0)
+    return "\n".join(_format_line(line, width) for line in lines)
 
 
-def _embed_lines(counts: EmbedCounts) -> list[Line]:
+def _photo_lines(counts: EmbedCounts, is_now: bool) -> Iterator[Line]:
     notes = [
-        _count(counts.inputs_done_before, "input done before", "inputs done before"),
+        _now_and_before(counts.new_photos, counts.photos, "read") if is_now else "",
         _count(counts.duplicates, "duplicate", "duplicates"),
         _count(counts.near_duplicates, "near-duplicate", "near-duplicates"),
     ]
-    return [("photos", counts.photos, list(filter(None, notes))), ("faces", counts.faces, [])]
+    yield Line("photos", counts.photos, notes)
+    yield Line("faces", counts.faces)
 
 
-def _cluster_lines(counts: ClusterCounts, diagnostics: ClusterDiagnostics) -> list[Line]:
-    largest = [f"largest {counts.largest_person:,} faces"] * bool(counts.people)
-    lines: list[Line] = [
-        ("people", counts.people, largest),
-        ("unassigned", counts.unassigned, []),
-    ]
+def _people_lines(counts: ClusterCounts, diagnostics: ClusterDiagnostics) -> Iterator[Line]:
+    largest = _count(counts.largest_person, "face", "faces")
+    yield Line("people", counts.people, [f"largest {largest}"] * bool(counts.people))
+    yield Line("unassigned", counts.unassigned)
     if counts.left_out:
-        lines.append(("left out", counts.left_out, [format_left_out_counts(diagnostics.left_out)]))
-    return lines
+        yield Line("left out", counts.left_out, [format_left_out_counts(diagnostics.left_out)])
 
 
-def _failures_line(counts: EmbedCounts) -> Line:
-    others = _count(counts.other_files, "other file is", "other files are")
-    return ("failures", counts.failures, [f"{others} not named like photos"] * bool(others))
+def _failure_lines(counts: EmbedCounts, is_now: bool) -> Iterator[Line]:
+    """Inputs and other files that are not among the photos."""
+    notes = [
+        format_reasons(counts.failure_reasons),
+        _now_and_before(counts.new_failures, counts.failures, "failed") if is_now else "",
+    ]
+    yield Line("failures", counts.failures, notes)
+    if is_now and counts.other_files:
+        yield Line("passed over", counts.other_files, ["files that are not named like photos"])
 
 
-def _input_warnings(counts: EmbedCounts | None) -> Iterator[str]:
-    if counts and counts.inputs_missing:
+def _time_lines(manifest: Manifest, steps: Collection[str]) -> Iterator[Line]:
+    times = [
+        f"{name} {entry.seconds:,} s"
+        for name, entry in manifest.steps.items()
+        if name in steps and entry.seconds is not None
+    ]
+    if times:
+        yield Line("time", ", ".join(times))
+
+
+def _estimate_lines(diagnostics: ClusterDiagnostics) -> Iterator[Line]:
+    """What grouping has estimated of the collection."""
+    if diagnostics.impostor_width:
+        strangers = f"{diagnostics.impostor_median:.2f} +- {diagnostics.impostor_width:.2f}"
+        yield Line(
+            "estimates",
+            f"similarity of strangers {strangers}, {diagnostics.singles:.0%} of faces show people "
+            "with one photo",
+        )
+
+
+def _input_warnings(
+    counts: EmbedCounts, manifest: Manifest, steps: Collection[str]
+) -> Iterator[str]:
+    """Inputs that are not in the run, and photos that are not grouped."""
+    if counts.inputs_missing:
         inputs = _count(counts.inputs_missing, "input", "inputs")
         were = "was" if counts.inputs_missing == 1 else "were"
         yield f"{inputs} of an unfinished earlier command {were} not given again and left out"
+    if manifest.cluster and "cluster" not in steps and counts.new_photos:
+        yield "the photos read now are not grouped yet: run `facecluster cluster`"
 
 
-def _format_estimates(diagnostics: ClusterDiagnostics) -> str:
-    """What grouping has estimated of the collection."""
-    strangers = f"{diagnostics.impostor_median:.2f} +- {diagnostics.impostor_width:.2f}"
-    return (
-        f"similarity of strangers {strangers}, {diagnostics.singles:.0%} of faces show people "
-        "with one photo"
-    )
-
-
-def _collection_warnings(
-    cluster: ClusterEntry | None, diagnostics: ClusterDiagnostics
-) -> Iterator[str]:
+def _collection_warnings(counts: ClusterCounts, diagnostics: ClusterDiagnostics) -> Iterator[str]:
     """Collections that are hard to judge."""
     if not diagnostics.cohort:
         yield (
@@ -108,7 +139,7 @@ def _collection_warnings(
             "too few people to learn from how alike strangers are in these photos: what is usual "
             "for the model was taken"
         )
-    n_grouped = cluster.counts.faces - cluster.counts.left_out if cluster and cluster.counts else 0
+    n_grouped = counts.faces - counts.left_out
     fraction_linked = diagnostics.largest_component / max(n_grouped, 1)
     is_chain = diagnostics.fraction_of_largest_person < fraction_linked / 2
     if n_grouped >= CHAIN_FACES and fraction_linked >= CHAIN_FRACTION and is_chain:
@@ -141,6 +172,20 @@ def _people_warnings(diagnostics: ClusterDiagnostics) -> Iterator[str]:
             f"about {100 * diagnostics.recall:.4g}% of nearest faces were found: --probes 0 finds "
             "all, slowly"
         )
+
+
+def _format_line(line: Line, width: int) -> str:
+    if isinstance(line.value, str):
+        return f"{line.name:14}{line.value}"
+    notes = "".join(f"  ({note})" for note in line.notes if note)
+    return f"{line.name:14}{line.value:>{width},}{notes}"
+
+
+def _now_and_before(now: int, total: int, verb: str) -> str:
+    """How many of `total` are of this command; empty if all are."""
+    if now == total:
+        return ""
+    return f"{now:,} {verb} now, {total - now:,} before" if now else f"all {verb} before"
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -40,6 +40,7 @@ from facecluster.transforms.records import Shard
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.codec import Codec, make_codec
 from facecluster.transforms.tables.distinct import distinct_rows
+from facecluster.transforms.tables.reasons import count_failure_reasons
 
 # Small inputs get smaller shards than the option says, so that every worker has some and progress
 # is visible. Shards below the second number are not worth a file of their own.
@@ -120,12 +121,16 @@ class EmbedJob:
         near_duplicates = near_duplicates_table(photos)
         self.run.write("near_duplicates", near_duplicates)
         distinct = distinct_rows(photos, "photo_id")
+        done_now = [shard.name for shard, _ in shards]
         counts = EmbedCounts(
             photos=len(photos),
             duplicates=len(photos) - len(distinct),
             near_duplicates=len(near_duplicates),
+            new_photos=self.run.count_rows("photos", done_now),
             faces=pc.sum(distinct["n_faces"]).as_py() or 0,
             failures=len(failures),
+            new_failures=self.run.count_rows("failures", done_now),
+            failure_reasons=count_failure_reasons(failures),
             inputs_done_before=len(listing.sources) - sum(shard.n_photos for shard, _ in shards),
             inputs_missing=n_missing,
             other_files=listing.n_other_files,

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -25,11 +25,12 @@ from facecluster.transforms.people.summary import rank_doubtful_people
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.distinct import distinct_rows
 from facecluster.transforms.tables.files import write_bytes
+from facecluster.transforms.tables.reasons import count_failure_reasons, failure_reason
 
 UNASSIGNED_SHOWN = 240  # faces
 LEFT_OUT_SHOWN = 120  # faces
 DOUBTFUL_SHOWN = 50  # people whose names head the page
-FAILURES_SHOWN = 5  # inputs of each (step, error)
+FAILURES_SHOWN = 5  # inputs of each reason
 MESSAGE_LENGTH = 300  # characters of a failure's message
 TILE_PX = 112  # side of a tile's image: sharp at the page's 56 px on a high-density screen
 LARGE_PX = 224  # the same for a representative's tile, which is twice as large
@@ -84,10 +85,10 @@ class ContactSheet:
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """The failures of one step with one error; `first` holds (uri, message) of a few."""
+    """The failures for one reason, in words; `first` holds (uri, message) of a few."""
 
-    step: str
-    error: str
+    reason: str
+    errors: list[str]  # such as "decode: OSError"
     count: int
     first: list[tuple[str, str]]
 
@@ -302,17 +303,17 @@ def _data_uri(jpeg: bytes, side: int) -> str | None:
 
 
 def _failure_groups(failures: pa.Table) -> list[FailureGroup]:
-    """Failures by (step, error), the most frequent first."""
-    groups = defaultdict(list)
-    counts = Counter()
+    """Failures by reason, the most frequent first."""
+    counts = count_failure_reasons(failures)
+    groups = {reason: ([], set()) for reason in counts}
     for row in failures.select(["step", "error", "uri", "message"]).to_pylist():
-        key = row["step"], row["error"]
-        counts[key] += 1
-        if len(groups[key]) < FAILURES_SHOWN:
-            groups[key].append((row["uri"], row["message"]))
+        first, errors = groups[failure_reason(row["step"], row["error"])]
+        errors.add(f"{row['step']}: {row['error']}")
+        if len(first) < FAILURES_SHOWN:
+            first.append((row["uri"], row["message"]))
     return [
-        FailureGroup(step, error, counts[step, error], groups[step, error])
-        for step, error in sorted(counts, key=lambda key: (-counts[key], key))
+        FailureGroup(reason, sorted(errors), counts[reason], first)
+        for reason, (first, errors) in groups.items()
     ]
 
 
@@ -328,13 +329,14 @@ def _summarize_steps(manifest: Manifest) -> list[StepSummary]:
 def _summarize(entry: StepEntry) -> StepSummary:
     values = {name: value for name, value in asdict(entry).items() if value is not None}
     counts, options = values.pop("counts", {}), values.pop("options")
+    numbers = {name: count for name, count in counts.items() if isinstance(count, int)}
     shown_in_header = ("started_at", "finished_at", "seconds")
     details = {name: values[name] for name in sorted(values) if name not in shown_in_header}
     return StepSummary(
         name=entry.step,
         finished_at=_format_date(entry.finished_at) if entry.finished_at else None,
         seconds=entry.seconds,
-        counts=counts,
+        counts=numbers,
         settings=_flatten(options) | _flatten(details),
     )
 

@@ -148,9 +148,11 @@ class RunDirectory:
                  "faces": schema.faces(pa.list_(pa.float32(), 1))}[table]  # fmt: skip
         return read_table([self.shard_path(table, shard) for shard in shards], columns, empty)
 
-    def count_rows(self, table: str) -> int:
-        """The number of rows of a sharded table, complete shards only."""
-        return count_rows([self.shard_path(table, shard) for shard in self.complete_shards()])
+    def count_rows(self, table: str, shards: Sequence[str] | None = None) -> int:
+        """The number of rows of a sharded table, by default of all complete shards."""
+        complete = self.complete_shards()
+        counted = complete if shards is None else sorted(set(shards).intersection(complete))
+        return count_rows([self.shard_path(table, shard) for shard in counted])
 
     def write(self, table: str, rows: pa.Table) -> None:
         """Writes a table without shards (people, assignments, near_duplicates) as one file."""

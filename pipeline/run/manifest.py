@@ -34,8 +34,11 @@ class EmbedCounts:
       photos: photos that were read, one for each URI.
       duplicates: of these, how many have the bytes of another one.
       near_duplicates: of these, how many show the picture of another one.
+      new_photos: of these, how many this job has read.
       faces: distinct faces; those of duplicates count once.
       failures: inputs that could not be used.
+      new_failures: of these, how many this job has tried.
+      failure_reasons: the number of failures for each reason, in words.
       inputs_done_before: inputs of this job that an earlier one had finished.
       inputs_missing: inputs that an earlier job had planned and that this one was not given.
       other_files: files in the input folders that are not named like photos.
@@ -44,8 +47,11 @@ class EmbedCounts:
     photos: int = 0
     duplicates: int = 0
     near_duplicates: int = 0
+    new_photos: int = 0
     faces: int = 0
     failures: int = 0
+    new_failures: int = 0
+    failure_reasons: dict[str, int] = field(default_factory=dict)
     inputs_done_before: int = 0
     inputs_missing: int = 0
     other_files: int = 0

@@ -88,7 +88,7 @@ def test_report_and_summary_agree_with_the_tables(some_photos, some_run):
     again = facecluster("run", "--input", some_photos, "--output", some_run)
     assert again.returncode == 0, again.stderr
     summary = dict(line.split(maxsplit=1) for line in again.stdout.splitlines())
-    assert summary["photos"] == "40  (40 inputs done before)"
+    assert summary["photos"] == "40  (all read before)"
     assert int(summary["faces"]) == len(read(some_run, "faces"))
     assert int(summary["people"].split()[0]) == len(read(some_run, "people"))
     assert Path(summary["report"]).read_text().count("person-") >= len(read(some_run, "people"))
@@ -168,7 +168,7 @@ def test_added_photos_join_the_run_and_people_keep_their_ids(some_photos, tmp_pa
         shutil.copytree(person, photos / person.name)
     done = facecluster("run", "--input", photos, "--output", run)
     assert done.returncode == 0, done.stderr
-    assert "20 inputs done before" in done.stdout
+    assert "40  (20 read now, 20 before)" in done.stdout
     after = {row["face_id"]: row["person_id"] for row in read(run, "assignments")}
     assert len(read(run, "photos")) == 40
     assert {before[face] for face in before} - {None} <= {after[face] for face in before}
@@ -232,7 +232,7 @@ def test_unusable_photos_are_failures_and_the_others_are_embedded(lfw_images, tm
     assert n_faces.keys() == {"good.jpg", "tiny.png"}
     assert n_faces["good.jpg"] >= 1
     assert n_faces["tiny.png"] == 0
-    assert "failures" in done.stdout
+    assert "failures      3  (damaged 1, empty 1, not an image 1)" in done.stdout
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert "truncated.jpg" in page
 

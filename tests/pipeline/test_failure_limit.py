@@ -50,15 +50,15 @@ def failures(*rows) -> pa.Table:
     return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
 
 
-def test_the_message_has_counts_the_most_frequent_errors_and_an_example():
+def test_the_message_has_counts_the_most_frequent_reasons_and_an_example():
     rows = [
         ("a", "decode", "OSError", "cut off"),
-        *[("b", "read", kind, "no") for kind in ("KeyError", "KeyError", "OSError", "Timeout")],
+        *[("b", "read", kind, "no") for kind in ("OSError", "BeamIOError", "Timeout", "Other")],
     ]
     limit = FailureLimit.parse("10%")
     assert limit.describe_excess(failures(*rows), 50) is None
     assert limit.describe_excess(failures(*rows), 40) == (
         "5 of 40 inputs (12.5%) could not be used, more than --max-failures 10% allows "
-        "(2 x read: KeyError, 1 x decode: OSError, 1 x read: OSError), such as a: cut off"
+        "(cannot be read 2, Other 1, Timeout 1), such as a: cut off"
     )
     assert limit.describe_excess(schema.FAILURES.empty_table(), 0) is None

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facecluster.transforms.grouping.options import FaceFilterOptions
+from facecluster.transforms.tables.reasons import format_reasons
 
 # Why a face is left out, in the order in which the limits are checked, and in words.
 REASONS = {
@@ -40,5 +41,4 @@ def find_left_out_reasons(faces: pa.Table, options: FaceFilterOptions) -> pa.Arr
 
 def format_left_out_counts(counts: Mapping[str, int]) -> str:
     """Text such as "too blurred 12, too small 3", the most frequent reason first."""
-    frequent = sorted(counts.items(), key=lambda item: -item[1])
-    return ", ".join(f"{REASONS[reason]} {count:,}" for reason, count in frequent if count)
+    return format_reasons({REASONS[reason]: count for reason, count in counts.items()})

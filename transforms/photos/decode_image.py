@@ -42,6 +42,10 @@ TRANSPOSITIONS = {
 SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height are exchanged
 
 
+class TooManyPixelsError(ValueError):
+    """A photo has more pixels than the limit."""
+
+
 class DecodedImage(NamedTuple):
     """A photo as a viewer shows it.
 
@@ -75,12 +79,12 @@ def decode_image(
 
     Raises:
       OSError: the content is not an image, or is damaged.
-      ValueError: the photo has more than max_pixels.
+      TooManyPixelsError: the photo has more than max_pixels.
       Exception: decoders raise other errors for damaged files.
     """
     with _decoding_settings, _open_image(content) as image:
         if image.width * image.height > max_pixels:
-            raise ValueError(
+            raise TooManyPixelsError(
                 f"{image.width} x {image.height} pixels are more than the limit of {max_pixels:,}"
             )
         n_frames = _count_frames(image, content)

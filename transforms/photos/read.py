@@ -18,6 +18,10 @@ from facecluster.transforms.records import Photo, Shard, failure_of, mark_failed
 CHUNK_BYTES = 1 << 20
 
 
+class EmptyFileError(ValueError):
+    """A photo has no bytes."""
+
+
 @dataclass(eq=False)
 class ReadPhotos(beam.PTransform):
     """Reads the bytes of photos, spread over all workers.
@@ -79,7 +83,7 @@ def _read_files_and_members(task: ReadTask, max_bytes: int) -> Iterator[Photo]:
 @step("read")
 def _with_content(photo: Photo, content: bytes) -> Photo:
     if not content:
-        raise ValueError("the file is empty")
+        raise EmptyFileError("the file is empty")
     return replace(photo, content=content, photo_id=hashlib.sha256(content).hexdigest())
 
 

@@ -16,7 +16,7 @@ from facecluster.pipeline.run.manifest import (
 )
 
 NOON = datetime(2024, 1, 2, 12, tzinfo=timezone.utc)
-EMBED_COUNTS = EmbedCounts(photos=1234, faces=2345678, failures=5)
+EMBED_COUNTS = EmbedCounts(photos=1234, new_photos=1234, faces=2345678, failures=5, new_failures=5)
 EMBED = EmbedEntry("done", NOON, NOON, seconds=3721.5, counts=EMBED_COUNTS)
 CLUSTER_COUNTS = ClusterCounts(faces=2345678, people=321, unassigned=99, largest_person=4567)
 CLUSTER = ClusterEntry("done", NOON, NOON, seconds=4.2, counts=CLUSTER_COUNTS)
@@ -26,12 +26,17 @@ NO_WARNINGS = ClusterDiagnostics(
 )
 
 
-def summary(embed=None, cluster=None) -> list[str]:
-    return format_summary(Manifest(embed, cluster, versions={"python": "3"})).splitlines()
+def summary(embed=None, cluster=None, steps=("embed", "cluster")) -> list[str]:
+    manifest = Manifest(embed, cluster, versions={"python": "3"})
+    return format_summary(manifest, steps).splitlines()
 
 
 def embed_summary(**counts) -> list[str]:
     return summary(embed=replace(EMBED, counts=replace(EMBED_COUNTS, **counts)))
+
+
+def words(line: str) -> str:
+    return " ".join(line.split())
 
 
 def warnings(**diagnostics) -> list[str]:
@@ -43,15 +48,60 @@ def warnings(**diagnostics) -> list[str]:
 
 
 def test_counts_stand_in_a_column_with_notes():
-    counts = replace(EMBED_COUNTS, inputs_done_before=1000, other_files=12)
+    reasons = {"damaged": 2, "not an image": 3}
+    counts = replace(EMBED_COUNTS, new_photos=234, failure_reasons=reasons, other_files=12)
     assert summary(cluster=CLUSTER, embed=replace(EMBED, counts=counts)) == [
-        "photos            1,234  (1,000 inputs done before)",
+        "photos            1,234  (234 read now, 1,000 before)",
         "faces         2,345,678",
         "people              321  (largest 4,567 faces)",
         "unassigned           99",
-        "failures              5  (12 other files are not named like photos)",
+        "failures              5  (not an image 3, damaged 2)",
+        "passed over          12  (files that are not named like photos)",
         "time          embed 3,721.5 s, cluster 4.2 s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("photos", "failures", "shown"),
+    [
+        ((7, 7), (0, 0), ["photos 7", "faces 0", "failures 0"]),  # a first run
+        ((7, 0), (0, 0), ["photos 7 (all read before)", "faces 0", "failures 0"]),
+        ((9, 2), (1, 1), ["photos 9 (2 read now, 7 before)", "faces 0", "failures 1"]),
+        ((9, 2), (3, 1), ["photos 9 (2 read now, 7 before)", "faces 0",
+                          "failures 3 (1 failed now, 2 before)"]),
+        ((9, 0), (3, 0), ["photos 9 (all read before)", "faces 0",
+                          "failures 3 (all failed before)"]),
+        ((0, 0), (7, 7), ["photos 0", "faces 0", "failures 7"]),
+    ],
+)  # fmt: skip
+def test_what_this_command_did_is_told_from_what_the_run_holds(photos, failures, shown):
+    counts = EmbedCounts(
+        photos=photos[0], new_photos=photos[1], failures=failures[0], new_failures=failures[1]
+    )
+    entry = EmbedEntry("done", NOON, NOON, counts=counts)
+    assert list(map(words, summary(embed=entry))) == shown
+
+
+def test_a_command_that_only_groups_says_nothing_about_reading():
+    counts = replace(EMBED_COUNTS, new_photos=0, new_failures=0, other_files=3, inputs_missing=1)
+    lines = summary(replace(EMBED, counts=counts), CLUSTER, steps=["cluster"])
+    assert list(map(words, lines)) == [
+        "photos 1,234",
+        "faces 2,345,678",
+        "people 321 (largest 4,567 faces)",
+        "unassigned 99",
+        "failures 5",
+        "time cluster 4.2 s",
+    ]
+
+
+def test_a_command_that_only_embeds_shows_no_earlier_people():
+    lines = summary(EMBED, CLUSTER, steps=["embed"])
+    assert [line.split()[0] for line in lines] == ["photos", "faces", "failures", "time", "note"]
+    assert words(lines[3]) == "time embed 3,721.5 s"
+    assert lines[4].endswith("the photos read now are not grouped yet: run `facecluster cluster`")
+    nothing_new = replace(EMBED, counts=replace(EMBED_COUNTS, new_photos=0))
+    assert "note" not in "".join(summary(nothing_new, CLUSTER, steps=["embed"]))
 
 
 @pytest.mark.parametrize(
@@ -63,17 +113,20 @@ def test_missing_inputs_are_noted(n, inputs, were):
 
 
 def test_duplicates_and_near_duplicates_are_counted():
-    counts = {"inputs_done_before": 7, "duplicates": 3, "near_duplicates": 1200}
+    counts = {"new_photos": 7, "duplicates": 3, "near_duplicates": 1200}
     assert embed_summary(**counts)[0] == (
-        "photos            1,234  (7 inputs done before)  (3 duplicates)  (1,200 near-duplicates)"
+        "photos            1,234  (7 read now, 1,227 before)  (3 duplicates)  "
+        "(1,200 near-duplicates)"
     )
-    assert embed_summary(inputs_done_before=1, duplicates=1, near_duplicates=1)[0].endswith(
-        "(1 input done before)  (1 duplicate)  (1 near-duplicate)"
-    )
+    one = embed_summary(duplicates=1, near_duplicates=1)[0]
+    assert one.endswith("  (1 duplicate)  (1 near-duplicate)")
 
 
 def test_a_count_of_zero_has_no_note():
     nobody = replace(CLUSTER_COUNTS, people=0, largest_person=0)
+    assert "(largest 1 face)" in "".join(
+        summary(cluster=replace(CLUSTER, counts=replace(CLUSTER_COUNTS, largest_person=1)))
+    )
     lines = summary(embed=EMBED, cluster=replace(CLUSTER, counts=nobody))
     assert "(" not in "".join(lines)
     assert [line.split()[0] for line in lines] == [

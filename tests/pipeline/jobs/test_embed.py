@@ -78,10 +78,13 @@ def test_the_entry_of_a_finished_job_agrees_with_the_tables(finished):
     faces = job.run.read_shards("faces", ["face_id"])[0]["face_id"].to_pylist()
     assert entry.counts == EmbedCounts(
         photos=N_PHOTOS + 1,
+        new_photos=N_PHOTOS + 1,
         duplicates=1,
         near_duplicates=entry.counts.near_duplicates,
         faces=len(set(faces)),
         failures=2,
+        new_failures=2,
+        failure_reasons={"empty": 1, "not an image": 1},
         inputs_done_before=0,
         inputs_missing=0,
         other_files=1,
@@ -131,7 +134,13 @@ def test_with_nothing_to_do_there_are_no_counters(finished, photos):
         (photos / "moved.txt").rename(photos / "empty.jpg")
     assert shown == []
     assert (entry.counters, entry.stage_milliseconds) == ({}, {})
-    assert entry.counts == replace(before.counts, inputs_done_before=N_PHOTOS + 2, other_files=2)
+    assert entry.counts == replace(
+        before.counts,
+        new_photos=0,
+        new_failures=0,
+        inputs_done_before=N_PHOTOS + 2,
+        other_files=2,
+    )
 
 
 def test_too_many_failures_end_the_job_with_a_failed_entry(photos, make_job, tmp_path):

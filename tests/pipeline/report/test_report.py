@@ -147,7 +147,7 @@ def test_header_has_the_numbers_of_the_tables(tmp_path):
     photos = {f"/p/{i}.jpg": ["ann"] for i in range(1100)}
     photos |= {"/p/both.jpg": ["ann", "bob"], "/p/bob.jpg": ["bob"], "/p/who.jpg": [None, None]}
     run = write_run(tmp_path / "A & B", photos, [("/p/x", "decode", "OSError", "broken")] * 3)
-    counts = EmbedCounts(photos=4321, inputs_done_before=7)
+    counts = EmbedCounts(photos=4321, new_photos=7, failure_reasons={"damaged": 3})
     run.update_manifest(replace(EmbedEntry.start().finish(counts=counts), seconds=3700))
     run.update_manifest(replace(ClusterEntry.start().finish(), seconds=4.24))
     page = page_of(run)
@@ -156,7 +156,7 @@ def test_header_has_the_numbers_of_the_tables(tmp_path):
         "A & B",
         numbers,
         "embed 1 h 01 min · photos 4,321",
-        "inputs done before 7",
+        "new photos 7",
         "cluster 4.2 s",
     ):
         assert expected in page.text
@@ -257,15 +257,18 @@ def test_unassigned_faces_are_shown_up_to_the_cap(tmp_path):
 
 
 def test_failures_are_grouped_counted_and_capped(tmp_path):
-    failures = [(f"/p/{i}.jpg", "decode", "OSError", f"cut off at {i}") for i in range(12)]
+    errors = ["OSError"] * 11 + ["SyntaxError"]
+    failures = [
+        (f"/p/{i}.jpg", "decode", error, f"cut off at {i}") for i, error in enumerate(errors)
+    ]
     failures += [("/p/a.jpg", "read", "OSError", "gone"), ("/p/b.jpg", "decode", "Big", "b" * 999)]
     page = page_of(write_run(tmp_path, {}, failures))
-    assert "12 inputs decode OSError /p/0.jpg cut off at 0" in page.text
+    assert "damaged 12 decode: OSError, decode: SyntaxError /p/0.jpg cut off at 0" in page.text
     assert f"and {12 - report.FAILURES_SHOWN} more" in page.text
     assert f"cut off at {report.FAILURES_SHOWN - 1} " in page.text
     assert f"cut off at {report.FAILURES_SHOWN} " not in page.text
-    assert "1 input read OSError /p/a.jpg gone" in page.text
-    assert "1 input decode Big /p/b.jpg bbb" in page.text
+    assert "cannot be read 1 read: OSError /p/a.jpg gone" in page.text
+    assert "Big 1 decode: Big /p/b.jpg bbb" in page.text
     assert "b" * (report.MESSAGE_LENGTH + 1) not in page.text
 
 

@@ -73,7 +73,12 @@ def test_what_is_written_is_read(tmp_path):
 
 @settings(deadline=None)
 @given(
-    st.builds(EmbedCounts, *[st.integers(0, 2**40)] * 8),
+    st.builds(
+        EmbedCounts,
+        photos=st.integers(0, 2**40),
+        new_failures=st.integers(0, 2**40),
+        failure_reasons=st.dictionaries(st.text(), st.integers(0, 2**40), max_size=3),
+    ),
     st.datetimes(timezones=st.just(timezone.utc)),
     st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text()),
 )

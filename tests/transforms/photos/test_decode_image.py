@@ -435,7 +435,7 @@ def test_more_pixels_than_the_limit_are_refused_undecoded(width, height):
     content = png(np.zeros((1, 1, 3), np.uint8), claimed_size=(width, height))
     photo = decode_content(content)
     assert_failed(photo)
-    assert photo.failure.error == "ValueError"
+    assert photo.failure.error == "TooManyPixelsError"
     assert f"{width} x {height} pixels" in photo.failure.message
     assert "200,000,000" in photo.failure.message
 
