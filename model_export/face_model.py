@@ -35,7 +35,8 @@ class FaceModel:
     Attributes:
       embedder, detector: the exported networks.
       min_face_size: smallest face to search for, px.
-      detection_size: photos whose longer side is larger are searched on a copy reduced to this, px.
+      detection_size: photos whose longer side is larger are searched on a copy reduced to this, px;
+        a panorama's longer side counts as twice the shorter one.
     """
 
     embedder: SavedModel

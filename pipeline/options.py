@@ -69,8 +69,9 @@ class DetectionOptions(DecodingOptions):
         type=at_least(12),
     )  # fmt: skip
     detection_size: int = option(
-        1600, "photos with a longer side than this are searched on a copy reduced to it, px; faces "
-        "are cut from the full photo", type=at_least(100),
+        1600, "photos with a longer side than this are searched on a copy reduced to it, px; a "
+        "panorama's longer side counts as twice the shorter one; faces are cut from the full photo",
+        type=at_least(100),
     )  # fmt: skip
     photos_per_shard: int = option(
         256,

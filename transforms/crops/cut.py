@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from facecluster.transforms.faces.align import crop_face
-from facecluster.transforms.faces.boxes import prominence
+from facecluster.transforms.faces.boxes import clip_boxes, prominence
 from facecluster.transforms.records import Failure, Photo, mark_failed, step
 
 NO_FACE = Failure("detect", "NoFace", "no face was found")
@@ -47,16 +47,21 @@ def keep_central_face(photo: Photo) -> Photo:
         return mark_failed(photo, NO_FACE)
     assert photo.width is not None
     assert photo.height is not None
-    boxes = np.stack([face.box for face in photo.faces])
+    boxes = clip_boxes(np.stack([face.box for face in photo.faces]), (photo.width, photo.height))
     best = np.argmax(prominence(boxes, photo.width, photo.height))
     return replace(photo, faces=(photo.faces[best],))
 
 
 @step("align")
 def cut_crops(photo: LabeledPhoto, size: int, margin: int) -> LabeledPhoto:
-    """Fills in the crops (see `align.crop_face`); drops the image and the faces."""
-    assert photo.image is not None
-    crops = [_encode_png(crop_face(photo.image, face.box, size, margin)) for face in photo.faces]
+    """Fills in the crops (see `align.crop_face`); drops the image and the faces.
+
+    Boxes are cut off at the photo's edges, as those in the tables of a run are.
+    """
+    image = photo.image
+    assert image is not None
+    boxes = [clip_boxes(face.box, image.size) for face in photo.faces]
+    crops = [_encode_png(crop_face(image, box, size, margin)) for box in boxes]
     return replace(photo, image=None, faces=(), crops=tuple(crops))
 
 

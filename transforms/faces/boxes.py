@@ -69,6 +69,11 @@ def overlaps_photo(boxes: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.nd
     return np.all(inside >= 1, axis=1)
 
 
+def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The parts of boxes, (..., 4), that lie inside their photo of (width, height) px."""
+    return np.clip(boxes, 0, np.array([*size, *size], boxes.dtype))
+
+
 def apply_corrections(boxes: np.ndarray, corrections: np.ndarray) -> np.ndarray:
     """Moves each side by the network's correction, a fraction of the box's width or height."""
     sides = boxes[:, 2:] - boxes[:, :2]

@@ -30,7 +30,8 @@ class DetectFaces(beam.PTransform):
       model: the exported MTCNN.
       min_face_size: px, the smallest face to search for.
       detection_size: px, a photo whose longer side is larger is searched on a copy reduced to this,
-        and the smallest face grows in proportion.
+        and the smallest face grows in proportion. The longer side of a panorama counts as twice its
+        shorter side.
     """
 
     model: SavedModel

@@ -3,11 +3,11 @@
 The cascade of Zhang et al. (arXiv 1604.02878), with the thresholds, overlaps and rounding-free
 geometry of the published implementations (davidsandberg/facenet align/detect_face.py). The batching
 differs: a photo's pyramid is packed into one canvas, and canvases of equal size and the candidates
-of all photos go through each network together.
+of all photos go through each network together. Panoramas go through P-Net in pieces.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -18,7 +18,16 @@ from facecluster.transforms.faces.boxes import (
     overlaps_photo,
     square_boxes,
 )
-from facecluster.transforms.faces.pyramid import P_NET_STRIDE, P_NET_WINDOW, Canvas, choose_filter
+from facecluster.transforms.faces.detections import Detections
+from facecluster.transforms.faces.pyramid import (
+    P_NET_STRIDE,
+    P_NET_WINDOW,
+    Canvas,
+    choose_filter,
+    choose_reduction,
+    cut_out,
+    list_pieces,
+)
 from facecluster.transforms.faces.saved_model import CROPS_MULTIPLE, SavedModel
 
 R_NET_SIZE, O_NET_SIZE = 24, 48  # px
@@ -31,30 +40,6 @@ CANVAS_PIXELS_PER_CALL = 500_000
 CROPS_PER_CALL = {R_NET_SIZE: 128, O_NET_SIZE: 32}
 
 
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """The n faces of a photo, by falling score. Equal if all arrays are.
-
-    Attributes:
-      boxes: (n, 4) float32, x0 y0 x1 y1 in px of the image.
-      landmarks: (n, 5, 2) float32, x y in px of the image: left eye, right eye, nose, left and
-        right mouth corner, where left and right are the image's.
-      scores: (n,) float32, O-Net's face probability.
-    """
-
-    boxes: np.ndarray
-    landmarks: np.ndarray
-    scores: np.ndarray
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Detections):
-            return NotImplemented
-        return all(
-            np.array_equal(getattr(self, field.name), getattr(other, field.name))
-            for field in fields(self)
-        )
-
-
 @dataclass(frozen=True)
 class Detector:
     """MTCNN with its settings.
@@ -63,7 +48,8 @@ class Detector:
       model: the exported MTCNN, with endpoints p_net, r_net, o_net on uint8 pixels.
       min_face_size: px, the smallest face to search for.
       detection_size: px, an image whose longer side is larger is searched on a copy reduced to
-        this, and the smallest face grows in proportion.
+        this, and the smallest face grows in proportion. The longer side of a panorama counts as
+        twice its shorter side.
     """
 
     model: SavedModel
@@ -72,7 +58,7 @@ class Detector:
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detections]:
         """Finds all faces of each RGB image."""
-        reductions = [max(1.0, max(image.size) / self.detection_size) for image in images]
+        reductions = [choose_reduction(image.size, self.detection_size) for image in images]
         searched = [_reduce(image, r) for image, r in zip(images, reductions, strict=True)]
         owners, boxes = self._propose(searched)
         owners, boxes = self._refine(searched, owners, boxes)
@@ -88,22 +74,26 @@ class Detector:
     def _propose(self, images):
         """P-Net: (owners, boxes) of the candidates, owners: (n,) indices into images."""
         all_owners, all_boxes = [np.empty(0, int)], [np.empty((0, 4), np.float32)]
-        by_size: dict[tuple[int, int], list[int]] = {}
+        by_size: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
         for i, image in enumerate(images):
-            by_size.setdefault(image.size, []).append(i)
-        for size, members in by_size.items():
+            for left, top, width, height in list_pieces(image.size, self.detection_size**2):
+                by_size.setdefault((width, height), []).append((i, left, top))
+        for size, pieces in by_size.items():
             canvas = Canvas.of(size, self.min_face_size)
             if not canvas.levels:
                 continue
             per_call = max(1, CANVAS_PIXELS_PER_CALL // (canvas.height * canvas.width))
-            for start in range(0, len(members), per_call):
-                part = members[start : start + per_call]
-                pixels = np.stack([canvas.draw(images[i]) for i in part])
+            for start in range(0, len(pieces), per_call):
+                part = pieces[start : start + per_call]
+                cuts = (cut_out(images[i], left, top, *size) for i, left, top in part)
+                pixels = np.stack([canvas.draw(cut) for cut in cuts])
                 scores, corrections = self.model.call("p_net", pixels)
-                for i, score, correction in zip(part, scores[..., 0], corrections, strict=True):
+                for (i, left, top), score, correction in zip(
+                    part, scores[..., 0], corrections, strict=True
+                ):
                     boxes = _propose_boxes(canvas, score, correction)
                     all_owners.append(np.full(len(boxes), i))
-                    all_boxes.append(boxes)
+                    all_boxes.append(boxes + np.array([left, top, left, top], np.float32))
         return np.concatenate(all_owners), np.concatenate(all_boxes)
 
     def _refine(self, images, owners, boxes):
@@ -181,7 +171,7 @@ def _cut(image: Image.Image, box: Sequence[float], size: int) -> Image.Image:
     area = (x0, y0, x1, y1)
     if x0 < 0 or y0 < 0 or x1 > image.width or y1 > image.height:
         x0, y0 = int(np.floor(x0)), int(np.floor(y0))
-        image = image.crop((x0, y0, int(np.ceil(x1)), int(np.ceil(y1))))
+        image = cut_out(image, x0, y0, int(np.ceil(x1)) - x0, int(np.ceil(y1)) - y0)
         area = (box[0] - x0, box[1] - y0, x1 - x0, y1 - y0)
     # With a gap, Pillow first averages whole pixels of large boxes, which is faster.
     return image.resize((size, size), choose_filter(x1 - x0, size), area, reducing_gap=2.0)

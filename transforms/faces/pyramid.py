@@ -1,4 +1,4 @@
-"""A photo at decreasing sizes, packed into one image for P-Net."""
+"""What P-Net sees of a photo: reduced, in pieces, and at decreasing sizes packed into one image."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,6 +8,38 @@ from PIL import Image
 
 P_NET_WINDOW, P_NET_STRIDE = 12, 2  # px
 PYRAMID_FACTOR = 0.709  # between pyramid levels: half the area
+PANORAMA_RATIO = 2  # of longer to shorter side, beyond which a photo is a panorama
+
+
+def choose_reduction(size: tuple[int, int], detection_size: int) -> float:
+    """How many times smaller the copy is on which a photo of (width, height) px is searched.
+
+    Its longer side is reduced to detection_size. Of a panorama only as much counts as is twice as
+    long as its shorter side: the people on it are no smaller because it shows more of them.
+    """
+    return max(1.0, min(max(size), PANORAMA_RATIO * min(size)) / detection_size)
+
+
+def list_pieces(size: tuple[int, int], max_pixels: int) -> list[tuple[int, int, int, int]]:
+    """Divides a photo along its longer side into equal pieces, which bounds the memory of P-Net.
+
+    Neighboring pieces overlap by at least the photo's shorter side, so that any square within the
+    photo is within a piece.
+
+    Args:
+      size: (width, height) px.
+      max_pixels: of a piece; those of a square at least.
+
+    Returns:
+      (left, top, width, height) px of each piece: the photo itself if it is small enough.
+    """
+    short, long = sorted(size)
+    length = min(long, max(max_pixels // short, short + 1))
+    n_more = -(-(long - length) // (length - short)) if length < long else 0
+    starts = [i * (long - length) // max(n_more, 1) for i in range(n_more + 1)]
+    if size[0] >= size[1]:
+        return [(start, 0, length, short) for start in starts]
+    return [(0, start, short, length) for start in starts]
 
 
 @dataclass(frozen=True)
@@ -103,6 +135,19 @@ def choose_filter(length: float, new_length: float) -> Image.Resampling:
     """Area averaging to shrink; to enlarge, where it would give blocks of pixels, bilinear."""
     shrinks = new_length <= length
     return Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+
+
+def cut_out(image: Image.Image, left: int, top: int, width: int, height: int) -> Image.Image:
+    """A rectangle of an image, black beyond its edges.
+
+    As Image.crop does, but without Pillow's limit on pixels, which is about files of unknown
+    content and not about parts of an image that is in memory.
+    """
+    if (left, top, width, height) == (0, 0, *image.size):
+        return image
+    cut = Image.new(image.mode, (width, height))
+    cut.paste(image, (-left, -top))
+    return cut
 
 
 def _round_up_to_even(length: int) -> int:

@@ -94,8 +94,9 @@ def faces(embedding: pa.DataType) -> pa.Schema:
     """A detected face.
 
     face_id is the photo_id and the face's index in the photo, so it stays the same between runs.
-    box is x0 y0 x1 y1 and landmarks are x y of left eye, right eye, nose, left and right mouth
-    corner (left as seen in the picture), all in pixels of the upright photo. size_px to roll are
+    box is x0 y0 x1 y1, cut off at the photo's edges, and landmarks are x y of left eye, right eye,
+    nose, left and right mouth corner (left as seen in the picture), which may lie outside the
+    photo, all in pixels of the upright photo. size_px to roll are
     the quality columns. thumbnail is a JPEG of the aligned face.
 
     Args:

@@ -151,6 +151,21 @@ def test_a_face_outside_the_photo_fails_the_photo():
     assert align_faces(photo, 160, 32) is photo
 
 
+@given(st.tuples(*[st.floats(-150, SIDE - 9, width=32)] * 2), st.tuples(*[st.floats(160, 300)] * 2))
+@settings(max_examples=50, deadline=None)
+def test_boxes_end_at_the_photos_edges_and_the_crops_do_not_change(corner, size):
+    x, y, width, height = *corner, *size
+    found = face(x, y, x + width, y + height)
+    (done,) = align_faces(replace(PHOTO, faces=(found,)), 160, 32).faces
+    x0, y0, x1, y1 = done.box.tolist()
+    assert 0 <= x0 < x1 <= SIDE
+    assert 0 <= y0 < y1 <= SIDE
+    inside = np.float32([max(x, 0), max(y, 0), min(x + width, SIDE), min(y + height, SIDE)])
+    np.testing.assert_allclose(done.box, inside, rtol=1e-5)
+    assert done.quality.size_px == pytest.approx(np.sqrt((x1 - x0) * (y1 - y0)))
+    np.testing.assert_array_equal(done.crop, np.asarray(crop_face(RAMP, found.box, 160, 32)))
+
+
 def test_boxes_of_a_photo_decoded_at_a_reduced_scale_are_in_px_of_the_photo():
     def aligned(reduction):
         size = SIDE // reduction

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from facecluster.transforms.faces.boxes import (
     apply_corrections,
+    clip_boxes,
     non_maximum_suppression,
     overlaps_photo,
     square_boxes,
@@ -73,6 +74,14 @@ def test_a_box_overlaps_its_photo_by_at_least_a_pixel():
     )
     assert overlaps_photo(boxes, [(20, 30)] * 5).tolist() == [True, False, True, False, True]
     assert overlaps_photo(np.empty((0, 4)), []).tolist() == []
+
+
+def test_clipped_boxes_are_the_parts_inside_the_photo():
+    boxes = np.array([[-5, 2, 9, 40], [3, -1, 30, 9], [2, 3, 4, 5]], np.float32)
+    clipped = clip_boxes(boxes, (20, 30))
+    assert clipped.tolist() == [[0, 2, 9, 30], [3, 0, 20, 9], [2, 3, 4, 5]]
+    assert clipped.dtype == np.float32
+    assert clip_boxes(boxes[0], (20, 30)).tolist() == clipped[0].tolist()
 
 
 def test_corrections_are_fractions_of_the_sides():

@@ -202,6 +202,38 @@ def test_boxes_of_a_reduced_wide_photo(model, lfw, lfw_detections):
     assert overlap(expected, found.boxes[nearest(expected, found.boxes)]) > 0.75
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_each_head_on_a_panorama_is_found_once(model, lfw, upright):
+    """Heads at and around the seams of pieces, which are 200 px apart, as in photos of 250 px."""
+    detector = Detector(model, min_face_size=20, detection_size=250)
+    heads = list(lfw.values())[:12]
+    strip = Image.new("RGB", (3000, 125), "gray")
+    for i, head in enumerate(heads):
+        strip.paste(head.resize((110, 110)), (37 + 247 * i, 8))
+    if upright:
+        column = Image.new("RGB", (250, 3000), "gray")
+        for i, head in enumerate(heads):
+            column.paste(head, (0, 250 * i))
+        strip = column.resize((125, 1500))
+    (found,) = detector.detect([strip])
+    sure = found.boxes[found.scores > 0.95]
+    centers = (sure[:, :2] + sure[:, 2:]) / 2
+    along = centers[:, 1] if upright else centers[:, 0]
+    expected = [62 + 125 * i if upright else 92 + 247 * i for i in range(12)]
+    for center in expected:
+        assert np.sum(np.abs(along - center) < 25) == 1
+
+
+def test_detection_is_not_limited_to_as_many_pixels_as_pillow_opens(model, lfw, monkeypatch):
+    """The limit is lowered: R-Net's squares of the face at the edge have more pixels."""
+    photo = lfw["AJ_Cook"].crop((0, 90, 250, 250)).resize((500, 320))
+    detector = Detector(model, min_face_size=20, detection_size=1600)
+    expected = detector.detect([photo])
+    assert expected[0].boxes[0, 1] < 0
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000)
+    assert detector.detect([photo]) == expected
+
+
 def test_faces_below_the_minimum_size_are_not_found(model, lfw):
     photo = Image.new("RGB", (250, 250))
     photo.paste(lfw["AJ_Cook"].resize((60, 60)), (95, 95))  # a face 32 px high

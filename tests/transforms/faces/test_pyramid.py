@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from facecluster.transforms.faces.pyramid import P_NET_STRIDE, P_NET_WINDOW, Canvas
+from facecluster.transforms.faces.pyramid import (
+    P_NET_STRIDE,
+    P_NET_WINDOW,
+    Canvas,
+    choose_reduction,
+    cut_out,
+    list_pieces,
+)
 from facecluster.transforms.faces.saved_model import SavedModel
 
 
@@ -96,3 +103,58 @@ def test_p_net_gives_each_level_the_outputs_of_a_separate_image(model, portrait,
         np.testing.assert_allclose(
             corrections[place], alone_corrections[0, :rows, :columns], atol=1e-4
         )
+
+
+# ---- reduction and pieces ----
+
+sides = st.integers(1, 5000)
+
+
+@given(sides, sides, st.integers(100, 3000))
+def test_photos_up_to_two_to_one_are_reduced_by_their_longer_side(width, height, detection_size):
+    reduction = choose_reduction((width, height), detection_size)
+    assert choose_reduction((height, width), detection_size) == reduction
+    short, long = sorted((width, height))
+    if long <= 2 * short:
+        assert reduction == max(1.0, long / detection_size)
+    else:  # as much as the same photo if it ended at twice the shorter side
+        assert reduction == choose_reduction((2 * short, short), detection_size)
+
+
+@given(sides, sides, st.integers(100, 4_000_000), st.data())
+def test_any_square_within_a_photo_is_within_a_piece(width, height, max_pixels, data):
+    pieces = list_pieces((width, height), max_pixels)
+    side = data.draw(st.integers(1, min(width, height)))
+    x, y = data.draw(st.integers(0, width - side)), data.draw(st.integers(0, height - side))
+    assert any(
+        left <= x and top <= y and x + side <= left + w and y + side <= top + h
+        for left, top, w, h in pieces
+    )
+    assert len({piece[2:] for piece in pieces}) == 1
+    for left, top, w, h in pieces:
+        assert 0 <= left <= left + w <= width
+        assert 0 <= top <= top + h <= height
+        assert w * h <= max(max_pixels, min(width, height) * (min(width, height) + 1))
+    if width * height <= max_pixels:
+        assert pieces == [(0, 0, width, height)]
+
+
+@pytest.mark.parametrize("size", [(100_000, 2_000), (2_000, 100_000), (250_000, 800)])
+def test_a_piece_of_the_longest_panorama_has_no_more_pixels_than_other_photos(size):
+    reduction = choose_reduction(size, 1600)
+    reduced = tuple(round(side / reduction) for side in size)
+    pieces = list_pieces(reduced, 1600**2)
+    assert max(w * h for _, _, w, h in pieces) <= 1600**2
+    # Their overlaps add no more than a third.
+    assert sum(w * h for _, _, w, h in pieces) <= 1.4 * reduced[0] * reduced[1]
+
+
+@given(st.integers(-30, 90), st.integers(-30, 90), st.integers(1, 99), st.integers(1, 99))
+@settings(max_examples=50)
+def test_what_is_cut_out_is_what_pillow_crops(left, top, width, height):
+    pixels = np.random.default_rng(0).integers(1, 256, (50, 70, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    expected = image.crop((left, top, left + width, top + height))
+    np.testing.assert_array_equal(
+        np.asarray(cut_out(image, left, top, width, height)), np.asarray(expected)
+    )
