@@ -94,6 +94,51 @@ def test_photos_that_are_written_are_read(tmp_path_factory, rows, row_group_size
             assert found[member] == expected
 
 
+def categories(values, kind) -> pa.Array:
+    """A dictionary-encoded array, as pandas' categories become."""
+    return pa.array(values, kind).dictionary_encode()
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.none() | st.binary(max_size=20), min_size=1, max_size=30),
+    st.lists(st.none() | st.text(max_size=9), min_size=30, max_size=30),
+    st.sampled_from([pa.binary(), pa.large_binary()]),
+    st.integers(1, 9),
+)
+def test_categories_are_read_like_plain_columns(tmp_path_factory, photos, names, kind, group_size):
+    """A column of bytes, and a struct of bytes and path, each with and without a dictionary."""
+    folder = tmp_path_factory.mktemp("parquet")
+    names = names[: len(photos)]
+    columns = {
+        "plain": pa.array(photos, kind),
+        "categories": categories(photos, kind),
+        "plain_struct": pa.StructArray.from_arrays(
+            [pa.array(photos, kind), pa.array(names)], ["bytes", "path"]
+        ),
+        "struct": pa.StructArray.from_arrays(
+            [categories(photos, kind), categories(names, pa.string())], ["bytes", "path"]
+        ),
+    }
+    found = {}
+    for name, column in columns.items():
+        path = folder / f"{name}.parquet"
+        pq.write_table(pa.table({"image": column}), path, row_group_size=group_size)
+        listed = list_container(str(path), "parquet")
+        assert listed.problem is None
+        found[name] = read(listed)
+    assert found["categories"] == found["plain"]
+    assert found["struct"] == found["plain_struct"]
+    assert len(found["struct"]) == len(photos)
+
+
+@given(st.lists(st.none() | st.text(max_size=9), min_size=1, max_size=30))
+def test_uris_that_are_categories(tmp_path_factory, uris):
+    path = tmp_path_factory.mktemp("parquet") / "a.parquet"
+    pq.write_table(pa.table({"uri": categories(uris, pa.string())}), path)
+    assert list_container(str(path), "parquet").uris == list(filter(None, uris))
+
+
 def test_some_rows_of_a_plain_column_of_bytes(tmp_path):
     path = tmp_path / "a.parquet"
     contents = [b"%d" % i * 1000 for i in range(300)]
@@ -170,13 +215,14 @@ def test_files_that_are_not_parquet():
             open_parquet(io.BytesIO(content))
 
 
-def test_reading_a_large_row_group_takes_bounded_memory(tmp_path):
-    """400 photos of 1 MiB in one row group, in pages of eight."""
+@pytest.mark.parametrize("are_categories", [False, True])
+def test_reading_a_large_row_group_takes_bounded_memory(tmp_path, are_categories):
+    """400 photos of 1 MiB in one row group: in pages of eight, or categories with 50 values."""
     path = tmp_path / "a.parquet"
-    photo = bytes(1 << 20)
-    table = pa.table({"image": pa.array([photo] * 400, B)})
+    column = pa.array([b"%d" % (i % 50) + bytes(1 << 20) for i in range(400)], B)
+    table = pa.table({"image": column.dictionary_encode() if are_categories else column})
     pq.write_table(table, path, row_group_size=400, use_dictionary=False, write_batch_size=8)
-    del table
+    del table, column
     contents = list_container(str(path), "parquet")
     assert len(contents.sources) == 400
     pool = pa.proxy_memory_pool(pa.default_memory_pool())
@@ -192,6 +238,6 @@ def test_reading_a_large_row_group_takes_bounded_memory(tmp_path):
     finally:
         tracemalloc.stop()
         pa.set_memory_pool(before)
-    assert sizes == [1 << 20] * 400
+    assert sizes == [(1 << 20) + len(str(i % 50)) for i in range(400)]
     assert pool.max_memory() < 150 << 20
     assert peak < 50 << 20
