@@ -30,7 +30,6 @@ from facecluster.pipeline.evaluation.clustering_metrics import clustering_scores
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.grouping.face_filter import (
     FILTER_COLUMNS,
-    REASONS,
     find_left_out_reasons,
 )
 from facecluster.transforms.grouping.group_faces import group_faces
@@ -58,13 +57,13 @@ def main() -> None:
     limits = from_arguments(FaceFilterOptions, arguments)
     halves = {name: load_half(arguments.images, name, arguments.work) for name in HALVES}
 
-    print("half      faces         ", *(f"{reason:>9}" for reason in REASONS), " left out")
+    print("half      faces         ", *(f"{reason:>9}" for reason in OPTION_OF_REASON), " left out")
     kept = {}
     for name, half in halves.items():
         run = RunDirectory(str(arguments.work / name))
         faces, _ = run.read_shards("faces", FILTER_COLUMNS)
         kept[name] = passes(faces, limits)
-        failing = [~passes(faces, single_limit(limits, reason)) for reason in REASONS]
+        failing = [~passes(faces, single_limit(limits, reason)) for reason in OPTION_OF_REASON]
         labeled = np.zeros(len(half.vectors), bool)
         labeled[half.labeled_rows] = True
         for kind, rows in (("labeled", labeled), ("other", ~labeled)):

@@ -34,7 +34,13 @@ from facecluster.transforms.faces.model_card import ModelCard
 from facecluster.transforms.faces.saved_model import SavedModel
 from facecluster.transforms.option_fields import from_arguments
 from facecluster.transforms.similarity.cohort import Cohort
-from facecluster.transforms.tables.codec import decode_embeddings, fit_pca128, make_codec
+from facecluster.transforms.tables.codec import (
+    find_usable,
+    fit_pca128,
+    make_codec,
+    stored_vectors,
+    unit_rows,
+)
 
 COSINE_THRESHOLD = "Angle, as a fraction of 180 degrees, below which a pair counts as the same"
 
@@ -176,7 +182,8 @@ def fit_codec(arguments: argparse.Namespace) -> int:
             f"{arguments.run} does not hold uncompressed vectors of {arguments.model}: embed with "
             f"--model {arguments.model} --codec float32"
         )
-    print(model.write_codec(fit_pca128(decode_embeddings(faces["embedding"]))))
+    stored = stored_vectors(faces["embedding"])
+    print(model.write_codec(fit_pca128(unit_rows(stored[find_usable(stored)]))))
     if model.cohorts() and not model.cohort("pca128"):
         Progress().say(
             "the model's cohort is for other vectors than those of this codec: fit it again with "

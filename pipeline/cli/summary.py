@@ -15,7 +15,7 @@ from facecluster.transforms.tables.reasons import format_reasons
 # A connected component of at least this fraction of the grouped faces, in a collection of at least
 # this many, is noted if no person holds half of it.
 CHAIN_FRACTION, CHAIN_FACES = 0.8, 100
-NAMED = 3  # doubtful people in the summary
+NAMED = 3  # doubtful people, and faces with a damaged vector, in the summary
 
 STEPS = ("embed", "cluster")
 
@@ -153,7 +153,7 @@ def _collection_warnings(counts: ClusterCounts, diagnostics: ClusterDiagnostics)
 
 
 def _people_warnings(diagnostics: ClusterDiagnostics) -> Iterator[str]:
-    """People who may be more than one, and neighbors that the search missed."""
+    """People who may be more than one, faces that were not compared, and neighbors missed."""
     n_doubtful = diagnostics.doubtful_people
     if n_doubtful:
         people = _count(n_doubtful, "doubtful person", "doubtful people")
@@ -162,6 +162,15 @@ def _people_warnings(diagnostics: ClusterDiagnostics) -> Iterator[str]:
         yield (
             f"{people}, perhaps more than one person each: {named}{more} "
             "(a smaller --wrong-share splits more)"
+        )
+    n_damaged = diagnostics.left_out.get("vector", 0)
+    if n_damaged:
+        faces = _count(n_damaged, "face has", "faces have")
+        named = ", ".join(diagnostics.damaged_vectors[:NAMED])
+        more = ", ..." if n_damaged > NAMED else ""
+        yield (
+            f"{faces} a damaged vector (NaN, infinity or zeros): {named}{more}; embed these photos "
+            "again into a new folder"
         )
     n_again = diagnostics.same_photo_violations
     if n_again:

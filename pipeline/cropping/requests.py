@@ -13,8 +13,10 @@ from facecluster.pipeline.evaluation.labels import find_labeled_faces, label_pho
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.crops.cut import NO_FACE
 from facecluster.transforms.crops.names import crop_name, unique_names
+from facecluster.transforms.faces.boxes import is_possible
 from facecluster.transforms.records import Face, Failure
 from facecluster.transforms.tables import schema
+from facecluster.transforms.tables.codec import stored_vectors
 from facecluster.transforms.tables.distinct import distinct_rows
 
 PEOPLE_LABELS = "people"  # instead of labels: the people that a run found
@@ -103,9 +105,13 @@ def hash_requests(requests: Sequence[CropRequest]) -> str:
 def _request_assigned_faces(
     run: RunDirectory, photos: pa.Table, faces: pa.Table, form: str
 ) -> list[CropRequest]:
-    """Requests all faces that have a person; of duplicate photos, only those of the first URI."""
+    """Requests all faces that have a person; of duplicate photos, only those of the first URI.
+
+    A face whose box is damaged is left out.
+    """
     faces = distinct_rows(faces, "face_id")
     people = assigned_people(run, read_assignments(run), faces["face_id"]).to_pylist()
+    boxes = stored_vectors(faces["box"])
     rows: dict[str, list[tuple[str, int]]] = {}  # {photo_id: [(face_id, row)]}
     for row, (face_id, photo_id) in enumerate(
         zip(faces["face_id"].to_pylist(), faces["photo_id"].to_pylist(), strict=True)
@@ -116,7 +122,11 @@ def _request_assigned_faces(
     requests = []
     for photo in distinct_rows(photos.sort_by("uri"), "photo_id").to_pylist():
         uri, photo_id = photo["uri"], photo["photo_id"]
-        of_photo = sorted(rows.get(photo_id, []))
+        of_photo = sorted(
+            (face_id, row)
+            for face_id, row in rows.get(photo_id, [])
+            if is_possible(boxes[row : row + 1], photo["width"], photo["height"])
+        )
         indices = [int(face_id.rpartition("-")[2]) for face_id, _ in of_photo]
         if len(of_photo) == 1:
             indices = [None]
@@ -154,10 +164,8 @@ def _request_labeled_faces(
 
 def _face_reader(faces: pa.Table) -> Callable[[int], Face]:
     """A function that makes a Face of a row of a faces table."""
-    boxes, landmarks = (
-        faces[column].combine_chunks().flatten().to_numpy() for column in ("box", "landmarks")
-    )
-    boxes, landmarks = boxes.reshape(-1, 4), landmarks.reshape(-1, 5, 2)
+    boxes, landmarks = (stored_vectors(faces[column]) for column in ("box", "landmarks"))
+    landmarks = landmarks.reshape(-1, 5, 2)
     scores = faces["detection_score"].to_numpy()
     # Copies, because pickling a view would pickle the whole column.
     return lambda row: Face(boxes[row].copy(), landmarks[row].copy(), float(scores[row]))

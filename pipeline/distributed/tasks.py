@@ -71,7 +71,7 @@ class SampleFaces:
 
     def __call__(self, group: str) -> None:
         faces, _ = self.layout.run.read_shards(
-            "faces", ["face_id", "embedding", *FILTER_COLUMNS], self.layout.groups[group]
+            "faces", ["face_id", *FILTER_COLUMNS], self.layout.groups[group]
         )
         keys = face_keys(faces["face_id"])
         reasons = find_left_out_reasons(faces, self.layout.options)
@@ -335,7 +335,7 @@ class SortByPerson:
 
     def __call__(self, group: str) -> None:
         work = self.layout.work
-        columns = ["face_id", "photo_id", "embedding", *FILTER_COLUMNS]
+        columns = ["face_id", "photo_id", *FILTER_COLUMNS]
         table, numbers = self.layout.read_rows(group, columns)
         self._sort_left_out(group, table.filter(pa.array(numbers == LEFT_OUT)))
         faces, numbers = select_grouped(table, numbers)

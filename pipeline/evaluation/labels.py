@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError
-from facecluster.transforms.faces.boxes import prominence
+from facecluster.transforms.faces.boxes import is_possible, prominence
+from facecluster.transforms.tables.codec import stored_vectors
 from facecluster.transforms.tables.distinct import distinct_rows
 
 FOLDER_LABELS = "folder"  # instead of a CSV file: a photo's person is the name of its folder
@@ -39,7 +40,8 @@ def label_photos(labels: str, photo_ids: dict[str, str]) -> tuple[dict[str, tupl
 def find_labeled_faces(photos: pa.Table, faces: pa.Table) -> dict[str, int]:
     """The face that each photo's label is about: its largest central face.
 
-    This is the face with the highest `prominence`; of several, the first.
+    This is the face with the highest `prominence`; of several, the first. A face whose box is
+    damaged is left out.
 
     Args:
       photos: columns photo_id, uri, width, height; duplicates have one row per URI.
@@ -54,8 +56,12 @@ def find_labeled_faces(photos: pa.Table, faces: pa.Table) -> dict[str, int]:
     rows = np.flatnonzero(owner.is_valid().to_numpy(zero_copy_only=False))
     owner = owner.drop_null().to_numpy()
 
-    boxes = faces["box"].combine_chunks().flatten().to_numpy().reshape(-1, 4)[rows]
+    boxes = stored_vectors(faces["box"])[rows]
     width, height = (distinct[side].to_numpy()[owner] for side in ("width", "height"))
+    kept = is_possible(boxes, width, height)
+    boxes, rows, owner, width, height = (
+        values[kept] for values in (boxes, rows, owner, width, height)
+    )
     order = np.lexsort((-prominence(boxes, width, height), owner))
 
     best = np.full(len(distinct), -1)

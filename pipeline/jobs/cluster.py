@@ -66,7 +66,7 @@ def _group_in_memory(
     run: RunDirectory, options: ClusterOptions, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     progress("reading faces")
-    columns = ["face_id", "photo_id", "embedding", *FILTER_COLUMNS]
+    columns = ["face_id", "photo_id", *FILTER_COLUMNS]
     faces = distinct_rows(run.read_shards("faces", columns)[0], "face_id")
     faces = faces.sort_by("face_id").combine_chunks()
     reasons = find_left_out_reasons(faces, options)

@@ -16,7 +16,7 @@ from facecluster.pipeline.evaluation.clustering_metrics import NOISE, clustering
 from facecluster.pipeline.evaluation.labels import find_labeled_faces, label_photos, split_path
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.inputs.listing import absolute_uri, list_photos
-from facecluster.transforms.tables.codec import decode_embeddings
+from facecluster.transforms.tables.codec import decode_embeddings, find_usable, stored_vectors
 from facecluster.transforms.tables.files import write_bytes
 
 
@@ -76,8 +76,9 @@ def evaluate_clustering(run: RunDirectory, labels: str) -> dict[str, Any]:
 def evaluate_verification(run: RunDirectory, images: str, pairs_path: str) -> dict[str, Any]:
     """Scores a run's embeddings on pairs of photos and writes evaluation/verification.json.
 
-    Each photo is represented by its largest central face (see `find_labeled_faces`). Pairs in which
-    a photo has no face, or could not be read, are skipped; the others keep the folds of the file.
+    Each photo is represented by its largest central face (see `find_labeled_faces`); faces with
+    damaged vectors are left out. Pairs in which a photo has no face, or could not be read, are
+    skipped; the others keep the folds of the file.
 
     Args:
       run: a run that holds the photos of all pairs (see `find_pair_images`).
@@ -94,6 +95,7 @@ def evaluate_verification(run: RunDirectory, images: str, pairs_path: str) -> di
     pairs = read_pairs(pairs_path)
     photos, _ = run.read_shards("photos", ["photo_id", "uri", "width", "height"])
     faces, _ = run.read_shards("faces", ["photo_id", "box", "embedding"])
+    faces = faces.filter(pa.array(find_usable(stored_vectors(faces["embedding"]))))
     failures, _ = run.read_shards("failures", ["uri"])
 
     # Another folder of the run may contain the same names: photos under `images` come first.

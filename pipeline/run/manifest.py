@@ -82,6 +82,7 @@ class ClusterDiagnostics:
     components: int = 0
     largest_component: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
+    damaged_vectors: list[str] = field(default_factory=list)
     fraction_unassigned: float = 0.0
     fraction_of_largest_person: float = 0.0
     same_photo_violations: int = 0

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 SUPPRESSION_BLOCK = 256  # boxes that are compared with all others at once, which bounds the memory
+LARGEST_BOX = 2  # times the longer side of a photo: the box of a face that fills it is smaller
 
 
 def non_maximum_suppression(
@@ -60,6 +61,22 @@ def prominence(boxes: np.ndarray, width: ArrayLike, height: ArrayLike) -> np.nda
     width, height = np.asarray(width), np.asarray(height)
     off_center = ((x0 + x1 - width) / 2) ** 2 + ((y0 + y1 - height) / 2) ** 2
     return (x1 - x0) * (y1 - y0) - 2 * off_center
+
+
+def is_possible(boxes: np.ndarray, width: ArrayLike, height: ArrayLike) -> np.ndarray:
+    """(n,) bool: which boxes may be of faces; not those of a damaged table.
+
+    A face's box has an area, overlaps its photo, and is at most LARGEST_BOX times as long as its
+    photo's longer side.
+
+    Args:
+      boxes: (n, 4), x0 y0 x1 y1 in px of the upright photo.
+      width, height: (n,) or one number, px of the photo.
+    """
+    x0, y0, x1, y1 = np.asarray(boxes, np.float64).T
+    longest = LARGEST_BOX * np.maximum(width, height)
+    has_area = (x1 > x0) & (y1 > y0) & (x1 - x0 <= longest) & (y1 - y0 <= longest)
+    return has_area & (x1 > 0) & (y1 > 0) & (x0 < width) & (y0 < height)
 
 
 def overlaps_photo(boxes: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.ndarray:

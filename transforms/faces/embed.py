@@ -10,7 +10,8 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from facecluster.transforms.faces.saved_model import CROPS_MULTIPLE, SavedModel
 from facecluster.transforms.metrics import count, timed
-from facecluster.transforms.records import Photo
+from facecluster.transforms.records import Failure, Photo, mark_failed
+from facecluster.transforms.tables.codec import find_usable
 
 PHOTOS_PER_BATCH = 32
 CROPS_PER_CALL = 64  # bounds the network's memory, however many faces a photo has
@@ -21,7 +22,8 @@ class EmbedFaces(beam.PTransform):
     """Embeds the faces of photos.
 
     Element in: a `Photo` whose faces have crops, as `AlignFaces` yields it.
-    Element out: the `Photo` with the embedding of each face, without the crops.
+    Element out: the `Photo` with the embedding of each face, without the crops; a photo of which
+    the model makes a vector that cannot be compared (NaN, infinite or zero) has failed.
 
     Reports the counter `faces_embedded` and the distribution `embed_milliseconds` (of batches of
     photos), besides RunInference's own metrics.
@@ -72,14 +74,26 @@ class FaceEmbedder(ModelHandler[Photo, Photo, Any]):
 
 def embed_photos(model: SavedModel, photos: Sequence[Photo]) -> list[Photo]:
     """Embeds the faces of several photos together and drops their crops."""
-    vectors = iter(embed_crops(model, _crops(photos)))
-    return [
-        replace(
-            photo,
-            faces=tuple(replace(face, crop=None, embedding=next(vectors)) for face in photo.faces),
+    vectors = embed_crops(model, _crops(photos))
+    ends = np.cumsum([len(photo.faces) for photo in photos])
+    parts = np.split(vectors, ends[:-1])
+    return [_with_embeddings(photo, part) for photo, part in zip(photos, parts, strict=True)]
+
+
+def _with_embeddings(photo: Photo, vectors: np.ndarray) -> Photo:
+    """The photo with its faces' vectors; failed if one of them cannot be compared with others."""
+    damaged = np.flatnonzero(~find_usable(vectors))
+    if len(damaged):
+        message = (
+            f"the model made a vector of NaN, infinity or zeros of {len(damaged)} of its "
+            f"{len(vectors)} faces, first of face {damaged[0]}: check the model with "
+            "`facecluster model validate`"
         )
-        for photo in photos
-    ]
+        return mark_failed(photo, Failure("embed", "DamagedVector", message))
+    faces = zip(photo.faces, vectors, strict=True)
+    return replace(
+        photo, faces=tuple(replace(face, crop=None, embedding=vector) for face, vector in faces)
+    )
 
 
 def _crops(photos: Sequence[Photo]) -> list[np.ndarray]:

@@ -37,7 +37,8 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
     n_neighbors : int
         Nearest neighbors searched for each face, at least 2.
     min_cluster_size : int
-        Fewest photos that make a person, where copies and bursts count as one; 1 labels every face.
+        Fewest photos that make a person, where copies and bursts count as one; 1 labels every
+        face that is not a zero vector.
     wrong_share : float
         The share of grouped faces that may be with the wrong person, from 0.001 to 0.5: a smaller
         one rather splits people, a larger one rather merges them.
@@ -103,8 +104,9 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
         Parameters
         ----------
         X : (n_samples, n_features) array-like
-            An embedding per row, of any length above 0. int8, float16 and float32 arrays are used
-            as they are, others are converted to float32.
+            An embedding per row, of any length. int8, float16 and float32 arrays are used as they
+            are, others are converted to float32. A row of zeros has no direction: its label is -1,
+            and other rows are grouped as without it.
         y : ignored
         photos : (n_samples,) array-like, optional
             The photo that each face is in, as numbers or strings. Two faces in one photo are two
@@ -114,8 +116,8 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            X is not a finite array of two dimensions without zero vectors, `photos` has another
-            length, a parameter is out of range, or the cohort has other dimensions than X.
+            X is not a finite array of two dimensions, `photos` has another length, a parameter is
+            out of range, or the cohort has other dimensions than X.
         TypeError
             A parameter has another type.
         """
@@ -161,20 +163,11 @@ class FaceClusterer(ClusterMixin, BaseEstimator):
 
 
 def _scaled(X: np.ndarray) -> np.ndarray:
-    """X with vectors whose squared length can be computed in float32.
-
-    Raises:
-      ValueError: a row is the zero vector.
-    """
+    """X with vectors whose squared length can be computed in float32, zero vectors as they are."""
     lengths = np.concatenate(
         [np.linalg.norm(X[s].astype(np.float64), axis=1) for s in row_slices(len(X))]
     )
-    zero = np.flatnonzero(lengths == 0)
-    if len(zero):
-        raise ValueError(
-            f"row {zero[0]} of X is the zero vector (one of {len(zero)}): it has no direction, so "
-            "it cannot be compared with other faces; leave such rows out"
-        )
+    lengths[lengths == 0] = 1
     if lengths.min() < 1e-9 or lengths.max() > 1e9:
         X = (X / lengths[:, None]).astype(np.float32)
     return X

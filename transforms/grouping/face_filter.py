@@ -1,4 +1,4 @@
-"""Leaves out faces that are too small, blurred, uncertain or turned away to be recognized."""
+"""Leaves out faces that cannot be recognized: too small, blurred, turned away, or damaged."""
 
 from collections.abc import Mapping
 
@@ -7,16 +7,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facecluster.transforms.grouping.options import FaceFilterOptions
+from facecluster.transforms.tables.codec import find_usable, stored_vectors
 from facecluster.transforms.tables.reasons import format_reasons
 
 # Why a face is left out, in the order in which the limits are checked, and in words.
 REASONS = {
+    "vector": "damaged vector",
     "size": "too small",
     "sharpness": "too blurred",
     "score": "perhaps no face",
     "pose": "turned away",
 }
-FILTER_COLUMNS = ("size_px", "sharpness", "detection_score", "yaw")  # of the faces table
+# Of the faces table.
+FILTER_COLUMNS = ("embedding", "size_px", "sharpness", "detection_score", "yaw")
 
 
 def find_left_out_reasons(faces: pa.Table, options: FaceFilterOptions) -> pa.Array:
@@ -24,13 +27,15 @@ def find_left_out_reasons(faces: pa.Table, options: FaceFilterOptions) -> pa.Arr
 
     Args:
       faces: columns FILTER_COLUMNS.
-      options: the limits, in the columns' units; a face exactly at a limit is grouped.
+      options: the limits, in the columns' units; a face exactly at a limit is grouped. A size,
+        sharpness or score that is missing or NaN fails its limit.
     """
-    size, sharpness, score, yaw = (faces[name].to_numpy() for name in FILTER_COLUMNS)
+    size, sharpness, score, yaw = (faces[name].to_numpy() for name in FILTER_COLUMNS[1:])
     fails = {
-        "size": size < np.float32(options.min_face_px),
-        "sharpness": sharpness < np.float32(options.min_sharpness),
-        "score": score < np.float32(options.min_detection_score),
+        "vector": ~find_usable(stored_vectors(faces["embedding"])),
+        "size": ~(size >= np.float32(options.min_face_px)),
+        "sharpness": ~(sharpness >= np.float32(options.min_sharpness)),
+        "score": ~(score >= np.float32(options.min_detection_score)),
         "pose": np.abs(yaw) > np.float32(options.max_yaw),
     }
     reasons = pa.nulls(len(faces), pa.string())

@@ -60,7 +60,7 @@ from facecluster.transforms.similarity.normalization import (
     Normalization,
     fit_normalization,
 )
-from facecluster.transforms.tables.codec import row_slices
+from facecluster.transforms.tables.codec import find_usable, row_slices
 
 # Entries of the neighbor graph handled at a time.
 ENTRIES_PER_STEP = 20_000_000
@@ -99,12 +99,17 @@ def group_faces(
     Args:
       stored: (n, d) embeddings of any numeric type, vectors of any length above 0. Their order must
         not depend on who they show, because the first faces are used as a random sample of the
-        collection; the order of face ids is such an order.
+        collection; the order of face ids is such an order. A vector of zeros, NaN or inf is noise
+        and does not affect others.
       photos: (n,) int64, the photo that each face is in.
       options: how faces become people.
       cohort: of the embedding space, if there is one.
       progress: called with a short description of the current step.
     """
+    usable = np.flatnonzero(find_usable(stored))
+    if len(usable) < len(stored):
+        found = group_faces(stored[usable], photos[usable], options, cohort, progress)
+        return _expand(found, usable, len(stored))
     n = len(stored)
     watch = Stopwatch()
     progress(f"normalizing {n:,} faces")
@@ -157,6 +162,15 @@ def group_faces(
     diagnostics = make_diagnostics(normalization, limits, links, recall, forest, n)
     diagnostics["seconds"] = watch.seconds
     return Grouping(labels, links.repeated, diagnostics)
+
+
+def _expand(found: Grouping, faces: np.ndarray, n: int) -> Grouping:
+    """The grouping of some of n faces as one of all, in which the others are noise."""
+    labels, probabilities = np.full(n, NOISE, np.int64), np.zeros(n)
+    repeated = np.zeros(n, bool)
+    labels[faces], probabilities[faces] = found.labels.labels, found.labels.probabilities
+    repeated[faces] = found.repeated
+    return Grouping(Labels(labels, probabilities), repeated, found.diagnostics)
 
 
 class Stopwatch:

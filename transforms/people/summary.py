@@ -12,7 +12,7 @@ from facecluster.transforms.grouping.face_filter import REASONS
 # People of at least this many faces are doubtful if fewer than this fraction of them is expected to
 # be right.
 DOUBTFUL_SIZE, DOUBTFUL_CONFIDENCE = 5, 0.5
-MOST_NAMED = 20  # doubtful people in the manifest
+MOST_NAMED = 20  # of the manifest's lists: doubtful people, damaged vectors
 
 
 def summarize_people(people: pa.Table, assignments: pa.Table) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def summarize_people(people: pa.Table, assignments: pa.Table) -> dict[str, Any]:
         },
         "diagnostics": {
             "left_out": {reason: reasons[reason] for reason in REASONS},
+            "damaged_vectors": _damaged_vectors(assignments)[:MOST_NAMED],
             "same_photo_violations": int((size - people["n_photos"].to_numpy()).sum()),
             "repeated_in_photo": pc.sum(assignments["repeated_in_photo"]).as_py() or 0,
             "doubtful_people": len(doubtful),
@@ -52,6 +53,12 @@ def rank_doubtful_people(people: pa.Table) -> list[tuple[str, float]]:
     return sorted(ranked, key=_by_wrong_faces)
 
 
+def _damaged_vectors(assignments: pa.Table) -> list[str]:
+    """The ids of the faces whose vector is damaged, in their order."""
+    is_damaged = pc.equal(assignments["left_out"], "vector")
+    return sorted(assignments["face_id"].filter(is_damaged).to_pylist())
+
+
 def combine_summaries(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The counts and diagnostics of a grouping from those of its parts.
 
@@ -61,7 +68,7 @@ def combine_summaries(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     counts = {"faces": 0, "people": 0, "unassigned": 0, "left_out": 0, "largest_person": 0}
     sums = {"same_photo_violations": 0, "repeated_in_photo": 0, "doubtful_people": 0}
     reasons = dict.fromkeys(REASONS, 0)
-    doubtful = []
+    doubtful, damaged = [], []
     for part in parts:
         for name in ("faces", "people", "unassigned", "left_out"):
             counts[name] += part["counts"][name]
@@ -71,12 +78,14 @@ def combine_summaries(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for reason in reasons:
             reasons[reason] += part["diagnostics"]["left_out"][reason]
         doubtful += part["diagnostics"]["most_doubtful"]
+        damaged += part["diagnostics"]["damaged_vectors"]
     doubtful.sort(key=_by_wrong_faces)
     n_faces = max(counts["faces"] - counts["left_out"], 1)
     return {
         "counts": counts,
         "diagnostics": {
             "left_out": reasons,
+            "damaged_vectors": sorted(damaged)[:MOST_NAMED],
             **sums,
             "fraction_unassigned": round(counts["unassigned"] / n_faces, 4),
             "fraction_of_largest_person": round(counts["largest_person"] / n_faces, 4),

@@ -16,6 +16,7 @@ from facecluster.errors import UsageError
 
 COMPONENTS = 128
 CODECS = ("pca128", "float16", "float32")
+SHORTEST = 1e-12  # a shorter vector has no direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,17 +93,37 @@ def decode_embeddings(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def stored_vectors(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """An embedding column of any codec as it is stored: (n, d) int8, float16 or float32."""
+    """An embedding column of any codec as it is stored: (n, d) int8, float16 or float32.
+
+    A vector that is missing, or lacks a value, is the zero vector.
+    """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     width = column.type.list_size
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    values = column.values.slice(column.offset * width, len(column) * width)
+    stored = values.to_numpy(zero_copy_only=False).reshape(-1, width)
+    if column.null_count or values.null_count:
+        is_missing = column.is_null().to_numpy(zero_copy_only=False)
+        lacks_value = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width)
+        is_missing = is_missing | lacks_value.any(axis=1)
+        stored = np.where(is_missing[:, None], 0, stored).astype(values.type.to_pandas_dtype())
+    return stored
+
+
+def find_usable(stored: np.ndarray) -> np.ndarray:
+    """(n,) bool: which of (n, d) vectors have a direction; one of zeros, NaN or inf has none."""
+    usable = np.empty(len(stored), bool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for s in row_slices(len(stored)):
+            lengths = np.linalg.norm(stored[s].astype(np.float32), axis=1)
+            usable[s] = np.isfinite(lengths) & (lengths > SHORTEST)
+    return usable
 
 
 def unit_rows(stored: np.ndarray) -> np.ndarray:
     """(n, d) vectors of any numeric type and length as float32 unit vectors."""
     vectors = stored.astype(np.float32)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), SHORTEST)
     return vectors
 
 

@@ -16,6 +16,8 @@ from facecluster.transforms.tables.schema import SCHEMA_VERSION, stamp_of
 
 Content = TypeVar("Content")
 
+ID_COLUMNS = ("face_id", "photo_id", "uri")  # a row without its id cannot be used
+
 
 class TableError(JobError):
     """A table that cannot be used: unreadable, of another version, or mixing models."""
@@ -61,8 +63,8 @@ def read_table(
       the first file carries (schema version, model hash, embedding space, codec).
 
     Raises:
-      TableError: a file is unreadable, has another schema version, lacks a column, or was made
-        with another codec than the first or by a model whose embeddings cannot be compared.
+      TableError: a file is unreadable, has another schema version, lacks a column or an id, or was
+        made with another codec than the first or by a model whose embeddings cannot be compared.
     """
     columns = list(columns)
     if not paths:
@@ -75,7 +77,13 @@ def read_table(
 
     parts, stamps = zip(*_map_concurrently(read, paths), strict=True)
     check_compatible(paths, stamps)
-    return pa.concat_tables(parts), stamps[0]
+    try:  # of a damaged file, a column may be nullable
+        table = pa.concat_tables(parts, promote_options="default")
+    except pa.ArrowException as error:
+        raise TableError(
+            f"{paths[0]} and the {len(paths) - 1} files beside it have different columns: {error}"
+        ) from error
+    return table, stamps[0]
 
 
 def read_footers(paths: Sequence[str]) -> list[Footer]:
@@ -172,4 +180,11 @@ def _read_columns(
     missing = [column for column in columns if column not in footer.schema.names]
     if missing:
         raise TableError(f"{path} has no column {missing[0]!r}; is it a facecluster table?")
-    return file.read(columns), footer.stamp
+    table = file.read(columns)
+    for column in ID_COLUMNS:
+        if column in columns and table[column].null_count:
+            raise TableError(
+                f"{path} has a row without {column}: the file is damaged; delete it, and embed its "
+                "photos again with the command that wrote it"
+            )
+    return table, footer.stamp

@@ -240,6 +240,19 @@ def test_a_small_collection_is_no_chain():
     assert not [line for line in lines if line.startswith("note")]
 
 
+def test_faces_with_a_damaged_vector_are_named():
+    ids = [f"face-{i}" for i in range(5)]
+    assert warnings(left_out={"vector": 1}, damaged_vectors=ids[:1]) == [
+        "1 face has a damaged vector (NaN, infinity or zeros): face-0; embed these photos again "
+        "into a new folder"
+    ]
+    (many,) = warnings(left_out={"vector": 5}, damaged_vectors=ids)
+    assert many.startswith(
+        "5 faces have a damaged vector (NaN, infinity or zeros): face-0, face-1, "
+    )
+    assert "face-2, ...;" in many
+
+
 def test_second_faces_of_a_person_in_one_photo_are_counted():
     shown = "of a person who is in the same photo already: see the report"
     assert warnings(same_photo_violations=1) == [f"1 face is {shown}"]

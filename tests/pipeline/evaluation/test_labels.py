@@ -1,6 +1,8 @@
 """Tests of the choice of the labeled face of a photo."""
 
+import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +16,8 @@ from tests.pipeline.evaluation.synthetic_run import (
     photos_table,
 )
 
-COORDINATE = st.integers(-20, 120)
-BOX = st.tuples(COORDINATE, COORDINATE, st.integers(0, 60), st.integers(0, 60)).map(
+COORDINATE = st.integers(0, 99)
+BOX = st.tuples(COORDINATE, COORDINATE, st.integers(1, 60), st.integers(1, 60)).map(
     lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
 )
 
@@ -32,7 +34,8 @@ def labeled_face_by_definition(boxes, width, height):
 @settings(deadline=None)
 @given(
     st.lists(
-        st.tuples(st.lists(BOX, max_size=4), st.integers(1, 150), st.integers(1, 150)), max_size=6
+        st.tuples(st.lists(BOX, max_size=4), st.integers(100, 150), st.integers(100, 150)),
+        max_size=6,
     ),
     st.randoms(use_true_random=False),
 )
@@ -62,6 +65,16 @@ def test_duplicate_photos_share_their_face():
     photos = [Photo(uri, [CORNER, CENTRAL], content="same") for uri in ("a.jpg", "b.jpg")]
     found = find_labeled_faces(photos_table(photos), faces_table(photos))
     assert found == {"a.jpg": 1, "b.jpg": 1}
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(np.nan, 30, 70, 70), (70, 70, 30, 30), (0, 0, 1e30, 1e30), (0, 0, np.inf, 9),
+     (30, 30, 30, 70), (200, 200, 900, 900), (-9, -9, 0, 0), (None, 0, 9, 9)],
+)  # fmt: skip
+def test_a_damaged_box_is_never_the_labeled_face(box):
+    photos = [Photo("a.jpg", [box, CORNER, CENTRAL]), Photo("b.jpg", [box])]
+    assert find_labeled_faces(photos_table(photos), faces_table(photos)) == {"a.jpg": 2}
 
 
 def test_faces_of_other_photos_are_ignored():

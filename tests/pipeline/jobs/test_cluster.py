@@ -3,6 +3,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from facecluster.errors import UsageError
 from facecluster.pipeline.jobs.cluster import cluster_run
+from facecluster.pipeline.options import WorkerOptions
+from facecluster.pipeline.report.report import write_report
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.pipeline.run.manifest import EmbedCounts, EmbedEntry
 from facecluster.transforms.grouping.options import ClusterOptions
@@ -210,7 +213,7 @@ def test_faces_that_cannot_be_recognized_are_not_grouped_but_keep_their_rows(tmp
     run = write_run(tmp_path / "both", [*photos, *ALBUM])
     before, entry = cluster(alone), cluster(run)
     assert entry["counts"] == before["counts"] | {"faces": 13, "left_out": 6}
-    reasons = {"size": 2, "sharpness": 2, "score": 0, "pose": 2}
+    reasons = {"vector": 0, "size": 2, "sharpness": 2, "score": 0, "pose": 2}
     assert entry["diagnostics"]["left_out"] == reasons
     for name in ("fraction_unassigned", "fraction_of_largest_person", "impostor_width"):
         assert entry["diagnostics"][name] == before["diagnostics"][name]
@@ -392,3 +395,63 @@ def test_tables_are_plain_parquet_files(tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text())["steps"]["cluster"]
     leftovers = [path for path in Path(run.root).rglob("*") if path.name.endswith(".tmp")]
     assert leftovers == []
+
+
+# ---- damaged rows ----
+
+
+def damage(run, shard, **columns):
+    """Puts values into the first rows of a shard's faces; a value of None is null."""
+    path = run.shard_path("faces", shard)
+    faces = pq.read_table(path)
+    for name, values in columns.items():
+        field = faces.schema.field(name).with_nullable(True)
+        column = [*values, *faces[name].to_pylist()[len(values) :]]
+        place = faces.column_names.index(name)
+        faces = faces.set_column(place, field, pa.array(column, field.type))
+    pq.write_table(faces, path)
+
+
+@pytest.mark.parametrize("distribute", [False, True])
+def test_damaged_faces_are_left_out_and_change_nothing_else(tmp_path, distribute):
+    whole = write_run(tmp_path / "whole", ALBUM)
+    cluster(whole)
+    run = write_run(tmp_path / "damaged", ALBUM)
+    nan = [np.nan] * DIMENSIONS
+    vectors = [
+        nan,
+        [np.inf, *nan[1:]],
+        [None, *[1.0] * 63],
+        [0.0] * DIMENSIONS,
+        [None] * DIMENSIONS,
+    ]
+    extra = [photo(f"b/{i}.jpg", [i]) for i in range(9)]
+    replace(WRITER, root=str(run.root)).write("shard9", extra)
+    damage(
+        run,
+        "shard9",
+        embedding=vectors,
+        size_px=[100.0] * 5 + [None, np.nan],
+        sharpness=[0.2] * 7 + [None, np.nan],
+        box=[[None] * 4, [np.nan] * 4, [5, 5, 1, 1], [0, 0, 1e30, 1e30]],
+        landmarks=[[None] * 10, [np.nan] * 10],
+    )
+    workers = WorkerOptions(distribute=distribute)
+    entry = asdict(cluster_run(run, ClusterOptions(), lambda words: None, workers))
+    assert entry["diagnostics"]["left_out"] == {
+        "vector": 5, "size": 2, "sharpness": 2, "score": 0, "pose": 0,
+    }  # fmt: skip
+    named = [schema.face_id(p.photo_id, 0) for p in extra[:5]]
+    assert entry["diagnostics"]["damaged_vectors"] == sorted(named)
+    found, people = people_of(run)
+    expected, expected_people = people_of(whole)
+    assert {face: found[face] for face in expected} == expected
+    assert people == expected_people
+    write_report(run)
+
+
+def test_a_face_without_an_id_is_a_damaged_table(tmp_path):
+    run = write_run(tmp_path, ALBUM)
+    damage(run, "shard1", photo_id=[None])
+    with pytest.raises(TableError, match=r"shard1.* has a row without photo_id: "):
+        cluster(run)

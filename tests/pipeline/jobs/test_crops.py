@@ -217,6 +217,22 @@ def test_missing_or_changed_photos_of_a_run_are_failures(run, photo, tmp_path):
     assert str(photo("Ann/1")) in failed
 
 
+def test_a_face_with_a_damaged_box_is_not_cropped_and_others_are(run, photo):
+    expected = names(request_run_crops(run, "people", "folder"))
+    (path,) = Path(run.path("faces")).iterdir()
+    faces = pq.read_table(path)
+    boxes = faces["box"].to_pylist()
+    row = faces["box"].to_pylist().index(list(CORNER))
+    for box in ([np.nan] * 4, [0, 0, 1e30, 1e30], [70, 70, 30, 30]):
+        boxes[row] = box
+        place = faces.column_names.index("box")
+        column = pa.array(boxes, faces.schema.field("box").type)
+        pq.write_table(faces.set_column(place, faces.schema.field("box"), column), path)
+        assert names(request_run_crops(run, "people", "folder")) == expected | {
+            str(photo("Ann/1")): ("p1/1",)
+        }
+
+
 @pytest.mark.parametrize("suffix", ["tar", "tgz"])
 def test_photos_of_a_run_in_a_container(run, tmp_path, suffix):
     requests = request_run_crops(run, "people", "folder")

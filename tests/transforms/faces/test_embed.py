@@ -133,3 +133,31 @@ def test_the_handler_tells_beam_the_bytes_of_a_batch(model, faces):
     assert handler.get_num_bytes(batch) == 3 * 160 * 160 * 3
     sizes = handler.batch_elements_kwargs()
     assert sizes["min_batch_size"] == sizes["max_batch_size"]
+
+
+class DamagedNetwork(SavedModel):
+    """Vectors of which some cannot be compared, in place of a network's."""
+
+    def call(self, name, values, multiple=1):
+        return VECTORS[: len(values)]
+
+
+VECTORS = np.array([[1, 0], [np.nan, 0], [0, 1], [0, 0], [np.inf, 1], [1, 1]], np.float32)
+
+
+def test_a_photo_with_a_damaged_vector_fails_alone(faces, tmp_path):
+    photos = [
+        photo_of(*faces[:2], uri="nan"), photo_of(faces[2], uri="whole"), photo_of(uri="empty"),
+        photo_of(faces[3], uri="zeros"), photo_of(faces[4], uri="inf"), photo_of(faces[5], uri="b"),
+    ]  # fmt: skip
+    done = {photo.uri: photo for photo in embed_photos(DamagedNetwork(str(tmp_path)), photos)}
+    failed = {uri for uri, photo in done.items() if photo.failure}
+    assert failed == {"nan", "zeros", "inf"}
+    assert done["nan"].failure.step == "embed"
+    assert (
+        "NaN, infinity or zeros of 1 of its 2 faces, first of face 1" in done["nan"].failure.message
+    )
+    assert not done["nan"].faces
+    assert done["whole"].faces[0].embedding.tolist() == [0, 1]
+    assert done["b"].faces[0].embedding.tolist() == [1, 1]
+    assert done["empty"].faces == ()

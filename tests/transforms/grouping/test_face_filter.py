@@ -21,9 +21,15 @@ EVERY_FACE = FaceFilterOptions(0.0, 0.0, 0.0, 90.0)
 
 
 def faces_table(rows) -> pa.Table:
-    """A faces table from rows of (size_px, sharpness, detection_score, yaw)."""
-    columns = np.array(rows, np.float32).reshape(-1, len(FILTER_COLUMNS)).T
-    return pa.table(dict(zip(FILTER_COLUMNS, columns, strict=True)))
+    """A faces table from rows of (size_px, sharpness, detection_score, yaw), with vectors."""
+    columns = np.array(rows, np.float32).reshape(-1, len(FILTER_COLUMNS) - 1).T
+    measures = dict(zip(FILTER_COLUMNS[1:], columns, strict=True))
+    return pa.table({"embedding": vectors_of([1.0] * len(rows)), **measures})
+
+
+def vectors_of(values, kind=np.float32) -> pa.FixedSizeListArray:
+    """Vectors of two dimensions that repeat a value."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(values, 2).astype(kind)), 2)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +66,7 @@ def test_each_face_is_checked_independently_and_by_every_limit(faces, options):
     assert found == [
         find_left_out_reasons(faces_table([face]), options)[0].as_py() for face in faces
     ]
-    fields = dict(zip(REASONS, vars(options), strict=True))
+    fields = dict(zip(list(REASONS)[1:], vars(options), strict=True))
     for reason, field in fields.items():
         alone = replace(EVERY_FACE, **{field: getattr(options, field)})
         fails = find_left_out_reasons(faces_table(faces), alone).to_pylist()
@@ -70,6 +76,33 @@ def test_each_face_is_checked_independently_and_by_every_limit(faces, options):
                 assert list(REASONS).index(first) <= list(REASONS).index(reason)
             else:
                 assert first != reason
+
+
+@pytest.mark.parametrize(("place", "reason"), enumerate(["size", "sharpness", "score"]))
+def test_a_damaged_measure_fails_its_limit(place, reason):
+    row = [100.0, 0.2, 0.99, 0.0]
+    row[place] = np.nan
+    table = faces_table([row, (100, 0.2, 0.99, 0)])
+    missing = table.set_column(
+        place + 1, FILTER_COLUMNS[place + 1], pa.array([None, row[place - 1]], pa.float32())
+    )
+    for faces in (table, missing):
+        assert find_left_out_reasons(faces, LIMITS)[0].as_py() == reason
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_a_face_without_a_usable_vector_is_left_out(kind):
+    table = faces_table([(100, 0.2, 0.99, 0)] * 3 + [(1, 0, 0, 0)])
+    vectors = vectors_of([1.0, np.nan, np.inf, 0.0], kind)
+    found = find_left_out_reasons(table.set_column(0, "embedding", vectors), EVERY_FACE)
+    assert found.to_pylist() == [None, "vector", "vector", "vector"]
+
+
+def test_a_missing_vector_is_left_out():
+    table = faces_table([(100, 0.2, 0.99, 0)] * 4)
+    vectors = pa.array([[1, 2], None, [None, 3], [0, 0]], pa.list_(pa.int8(), 2))
+    found = find_left_out_reasons(table.set_column(0, "embedding", vectors), LIMITS)
+    assert found.to_pylist() == [None, "vector", "vector", "vector"]
 
 
 def test_no_faces():

@@ -205,6 +205,30 @@ def test_only_directions_matter(kind):
     assert renamed(found) == renamed(people_of(names))
 
 
+# ---- damaged vectors ----
+
+
+@settings(deadline=None, max_examples=20)
+@given(SEEDS, st.lists(st.sampled_from([np.nan, np.inf, -np.inf, 0.0]), min_size=1, max_size=9),
+       st.integers(1, 2))  # fmt: skip
+def test_a_damaged_vector_is_noise_and_changes_nothing_else(seed, values, min_cluster_size):
+    random = np.random.default_rng(seed)
+    vectors, _ = faces(random, [4] * 15 + [1] * 15)
+    photos = random.integers(0, 60, len(vectors))
+    expected = group(vectors, photos, min_cluster_size=min_cluster_size)
+    damaged = np.repeat(np.array(values, np.float32)[:, None], D, axis=1)
+    damaged[:, 1:] *= random.random((len(values), 1)) < 0.5  # in one place, or in all
+    places = random.integers(0, len(vectors), len(values))
+    stored, photos = np.insert(vectors, places, damaged, axis=0), np.insert(photos, places, 7)
+    usable = np.isfinite(stored).all(axis=1) & (stored != 0).any(axis=1)
+    found = group(stored, photos, min_cluster_size=min_cluster_size)
+    assert np.array_equal(found.labels.labels[usable], expected.labels.labels)
+    assert np.array_equal(found.labels.probabilities[usable], expected.labels.probabilities)
+    assert np.array_equal(found.repeated[usable], expected.repeated)
+    assert (found.labels.labels[~usable] == NOISE).all()
+    assert (found.labels.probabilities[~usable] == 0).all()
+
+
 # ---- copies and bursts ----
 
 
