@@ -115,7 +115,7 @@ def list_crops(sources: Sequence[str]) -> Crops:
     """
     found: list[tuple[str, str, Location]] = []  # name, person, location
     for path in _list_files(sources):
-        if is_photo(PurePosixPath(path)):
+        if is_photo(path):
             image = PurePosixPath(path)
             crops = [(image.stem, image.parent.name, Location(path, 0, TO_END_OF_FILE))]
         elif path.lower().endswith(".tar"):
@@ -216,7 +216,7 @@ def _list_tar(path: str) -> Iterator[tuple[str, str, Location]]:
                     name = PurePosixPath(member.name)
                     if not member.isfile():
                         continue
-                    if is_photo(name):
+                    if is_photo(str(name)):
                         location = Location(path, member.offset_data, member.size)
                         images.append((name.with_suffix(""), location))
                     elif name.suffix in labels:

@@ -97,6 +97,7 @@ class BucketFileSystem(FileSystem):
     """A store of named objects without folders, as gs:// and s3:// are."""
 
     objects: dict[str, bytes] = {}  # noqa: RUF012
+    updated_at = 0.0  # seconds since 1970; unknown
 
     @classmethod
     def scheme(cls):
@@ -109,9 +110,9 @@ class BucketFileSystem(FileSystem):
         return tuple(path.rsplit("/", 1))
 
     def _list(self, dir_or_prefix):
-        for name, content in self.objects.items():
+        for name in self.objects:
             if name.startswith(dir_or_prefix):
-                yield FileMetadata(name, len(content))
+                yield self.metadata(name)
 
     def exists(self, path):
         return path in self.objects
@@ -122,7 +123,10 @@ class BucketFileSystem(FileSystem):
     def has_dirs(self):
         return False
 
-    mkdirs = create = copy = rename = size = last_updated = checksum = metadata = delete = None
+    def metadata(self, path):
+        return FileMetadata(path, len(self.objects[path]), self.updated_at)
+
+    mkdirs = create = copy = rename = size = last_updated = checksum = delete = None
 
 
 def _data(path: Path) -> Path:

@@ -1,15 +1,19 @@
 """Lists the photos that inputs name: files, folders, globs, containers, lists, a run's failures."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError
 from facecluster.transforms.inputs.containers import PHOTO_SUFFIXES, format_from_name
+from facecluster.transforms.inputs.paths import stat_file
 from facecluster.transforms.inputs.photo_collector import PhotoCollector
 from facecluster.transforms.inputs.sources import SEPARATOR, Source
+
+STAT_THREADS, STAT_BATCH = 16, 1000  # files that lists name; on a network disk it is mostly waiting
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,13 @@ class Listing:
         could not be listed completely is among them, as a source with a failure.
       n_other_files: files, and members of containers, that are not named like photos.
       fully_listed: URIs of the folders, containers and lists that were listed completely.
+      input_folders: URIs of the folders that are inputs, or entries of lists.
     """
 
     sources: tuple[Source, ...]
     n_other_files: int
     fully_listed: frozenset[str] = frozenset()
+    input_folders: frozenset[str] = frozenset()
 
     @property
     def uris(self) -> tuple[str, ...]:
@@ -62,8 +68,37 @@ def list_photos(inputs: Sequence[str], containers: bool = True) -> Listing:
         if collector.run_tables:
             message += f"; {min(collector.run_tables)} is a table of a run, not photos"
         raise InputError(f"{message}; photos end in {' '.join(sorted(PHOTO_SUFFIXES))}")
-    sources = sorted(collector.sources.values(), key=lambda source: source.uri)
-    return Listing(tuple(sources), n_other_files, frozenset(collector.fully_listed))
+    sources = sorted(with_versions(collector.sources.values()), key=lambda source: source.uri)
+    return Listing(
+        tuple(sources),
+        n_other_files,
+        frozenset(collector.fully_listed),
+        frozenset(collector.input_folders),
+    )
+
+
+def with_versions(sources: Iterable[Source]) -> list[Source]:
+    """Fills in size and version of the local files that have none yet, because a list named them.
+
+    Files in object stores that no listing covered stay without: each would be a request.
+    """
+    sources = list(sources)
+    unknown = [
+        i
+        for i, source in enumerate(sources)
+        if source.version is None
+        and not (source.container or source.failure or FileSystems.get_scheme(source.uri))
+    ]
+    parts = [unknown[i : i + STAT_BATCH] for i in range(0, len(unknown), STAT_BATCH)]
+
+    def stat_part(part: list[int]) -> list[tuple[int, int | None]]:
+        return [stat_file(sources[i].path) for i in part]
+
+    with ThreadPoolExecutor(STAT_THREADS) as pool:
+        for part, states in zip(parts, pool.map(stat_part, parts), strict=True):
+            for i, (size, version) in zip(part, states, strict=True):
+                sources[i] = sources[i]._replace(size=size, version=version)
+    return sources
 
 
 def locate_photos(uris: Sequence[str]) -> list[Source]:

@@ -170,7 +170,7 @@ def read_rows(
     waiting = list(reversed(sources))
     try:
         parquet, checksum = open_parquet(file)
-        if any(source.checksum != checksum for source in sources):
+        if any(source.version != checksum for source in sources):
             raise ChangedError(container.path)
         metadata = parquet.metadata
         row = sum(metadata.row_group(i).num_rows for i in range(row_group))

@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Sequence
-from typing import BinaryIO
+from collections.abc import Iterable, Sequence
+from typing import BinaryIO, NamedTuple
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
@@ -53,7 +53,15 @@ def path_of_uri(uri: str) -> str:
     return path.decode("utf-8", "surrogateescape")
 
 
-def find_files_below(folder: str) -> tuple[list[str], list[str], list[str]]:
+class File(NamedTuple):
+    """A file that was found, with its size and version as in `Source`."""
+
+    path: str
+    size: int = 0
+    version: int | None = None
+
+
+def find_files_below(folder: str) -> tuple[list[File], list[str], list[str]]:
     """Finds the files in a local folder and its subfolders.
 
     Links to folders outside it are followed, once for each target. If one target lies within
@@ -73,15 +81,54 @@ def find_files_below(folder: str) -> tuple[list[str], list[str], list[str]]:
         targets.add(target)
         return True
 
-    files, opened, errors = [], [], []
-    for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
-        folders[:] = sorted(name for name in folders if should_enter(os.path.join(parent, name)))
-        files += [os.path.join(parent, name) for name in names]
+    files: list[File] = []
+    opened: list[str] = []
+    closed: list[str] = []
+    waiting = [folder]
+    while waiting:
+        parent = waiting.pop()
+        try:
+            with os.scandir(parent) as entries:
+                folders, found = _split_entries(entries)
+        except OSError:
+            closed.append(parent)
+            continue
         opened.append(parent)
-    return files, opened, [str(error.filename) for error in errors]
+        files += found
+        entered = [path for path in sorted(folders) if should_enter(path)]
+        waiting += reversed(entered)
+    return files, opened, closed
 
 
-def find_remote_files(name: str) -> tuple[list[str], bool]:
+def _split_entries(entries: Iterable[os.DirEntry[str]]) -> tuple[list[str], list[File]]:
+    """The folders and the files among the entries of a folder."""
+    folders, files = [], []
+    for entry in entries:
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link to a place that cannot be reached
+            is_folder = False
+        if is_folder:
+            folders.append(entry.path)
+            continue
+        try:
+            state = entry.stat()
+            files.append(File(entry.path, state.st_size, state.st_mtime_ns))
+        except OSError:  # reading it will fail, too
+            files.append(File(entry.path))
+    return folders, files
+
+
+def stat_file(path: str) -> tuple[int, int | None]:
+    """The size and version of a local file, as in `Source`; (0, None) if it cannot be found."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return 0, None
+    return state.st_size, state.st_mtime_ns
+
+
+def find_remote_files(name: str) -> tuple[list[File], bool]:
     """Finds the files in an object store that a name, a folder's name or a glob stands for.
 
     Returns:
@@ -94,9 +141,18 @@ def find_remote_files(name: str) -> tuple[list[str], bool]:
     is_glob = any(character in name for character in "*?[")
     # An object store has no folders, only names with a common prefix.
     pattern = name if is_glob else FileSystems.join(name, "**")
-    files = [file.path for file in FileSystems.match([pattern])[0].metadata_list]
+    files = _match(pattern)
     if files:
         return files, not is_glob
-    if is_glob or not FileSystems.exists(name):
+    files = [] if is_glob else _match(name)
+    if not files:
         raise InputError(f"{name} does not exist")
-    return [name], False
+    return files, False
+
+
+def _match(pattern: str) -> list[File]:
+    """The files in an object store; a store that does not say when they changed has no versions."""
+    return [
+        File(file.path, file.size_in_bytes, round(file.last_updated_in_seconds * 1e9) or None)
+        for file in FileSystems.match([pattern])[0].metadata_list
+    ]

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -21,6 +20,7 @@ from facecluster.transforms.inputs.containers import (
 )
 from facecluster.transforms.inputs.lists import LIST_SUFFIXES, read_list, resolve_entry
 from facecluster.transforms.inputs.paths import (
+    File,
     find_files_below,
     find_remote_files,
     path_of_uri,
@@ -68,7 +68,7 @@ class PhotoCollector:
     Attributes:
       sources: {uri: source} of the photos, and of what could not be listed completely.
       run_tables: paths of tables of a run.
-      fully_listed: as in `Listing`.
+      fully_listed, input_folders: as in `Listing`.
 
     Args:
       with_containers: whether to list the photos in containers and lists; otherwise they count as
@@ -79,6 +79,7 @@ class PhotoCollector:
         self.sources: dict[str, Source] = {}
         self.run_tables: set[str] = set()
         self.fully_listed: set[str] = set()
+        self.input_folders: set[str] = set()
         self._with_containers = with_containers
         self._other_files: set[str] = set()
         self._n_other_members: dict[str, int] = {}
@@ -98,11 +99,14 @@ class PhotoCollector:
             self._request(ListingRequest(container, None, {name}, all_members=False))
         elif is_remote:
             files, is_folder = find_remote_files(name)
-            for path in files:
+            if is_folder:
+                self.fully_listed.add(name.rstrip("/"))
+                self.input_folders.add(name.rstrip("/"))
+            for file in files:
                 if is_folder:
-                    self._add_file_of_folder(path, name)
+                    self._add_file_of_folder(file, name)
                 else:
-                    self._add_named_file(ListingRequest(path, None, is_input=True))
+                    self._add_named_file(ListingRequest(file.path, None, is_input=True), file)
         else:
             matches = glob.glob(name, recursive=True)
             if not matches:
@@ -112,7 +116,7 @@ class PhotoCollector:
 
     def add_list_entry(self, uri: str) -> None:
         """Adds an entry of a list. One that does not exist fails later, when it is read."""
-        if SEPARATOR not in uri and is_photo(PurePosixPath(uri)):
+        if SEPARATOR not in uri and is_photo(uri):
             self._add_photo(uri)  # without checking the file, as there may be millions
             return
         is_remote = FileSystems.get_scheme(uri)
@@ -123,7 +127,7 @@ class PhotoCollector:
             self._add_named_file(ListingRequest(path, None, is_list_entry=True))
         elif container := _container_path(uri):
             self._request(ListingRequest(container, None, {uri}, all_members=False))
-        elif not is_remote or is_photo(PurePosixPath(uri)):
+        elif not is_remote or is_photo(uri):
             self._add_photo(uri)
         elif format_from_name(uri):
             self._add_named_file(ListingRequest(uri, None, is_list_entry=True))
@@ -150,6 +154,7 @@ class PhotoCollector:
         if os.path.isdir(path):
             files, opened, closed = find_files_below(path)
             self.fully_listed.update(map(uri_of_path, opened))
+            self.input_folders.add(uri_of_path(path))
             for file in files:
                 self._add_file_of_folder(file, path)
             for folder in closed:
@@ -157,19 +162,20 @@ class PhotoCollector:
         else:
             self._add_named_file(ListingRequest(path, None, is_input=True))
 
-    def _add_file_of_folder(self, path: str, folder: str) -> None:
+    def _add_file_of_folder(self, file: File, folder: str) -> None:
         """Adds a file according to its name."""
-        if is_photo(PurePosixPath(path)):
-            self._add_photo(path)
+        path = file.path
+        if is_photo(path):
+            self._add_photo(*file)
         elif self._with_containers and (format_from_name(path) or NUMBERED_PART.search(path)):
             self._request(ListingRequest(path, format_from_name(path), folder=folder))
         else:
             self._other_files.add(path)
 
-    def _add_named_file(self, request: ListingRequest) -> None:
+    def _add_named_file(self, request: ListingRequest, found: File | None = None) -> None:
         """Adds a file according to its name or, if that does not tell its type, its content."""
-        if not self._with_containers or is_photo(PurePosixPath(request.path)):
-            self._add_photo(request.path)
+        if not self._with_containers or is_photo(request.path):
+            self._add_photo(*(found or File(request.path)))
             return
         is_list = request.path.lower().endswith(LIST_SUFFIXES)
         if is_list and request.is_list_entry:
@@ -184,20 +190,23 @@ class PhotoCollector:
         except (OSError, ValueError, InputError):
             self._add_photo(uri)
             return
-        for path in files:
+        if is_folder:
+            self.fully_listed.add(uri.rstrip("/"))
+            self.input_folders.add(uri.rstrip("/"))
+        for file in files:
             if is_folder:
-                self._add_file_of_folder(path, uri)
+                self._add_file_of_folder(file, uri)
             else:
-                self._add_named_file(ListingRequest(path, None, is_list_entry=True))
+                self._add_named_file(ListingRequest(file.path, None, is_list_entry=True), file)
 
-    def _add_photo(self, path: str) -> None:
+    def _add_photo(self, path: str, size: int = 0, version: int | None = None) -> None:
         uri = uri_of_path(path)
         if uri != path and os.path.exists(uri):  # which `path_of_uri` would return
             self._add_failure(
                 f"{path}#2", ValueError(f"another file has the URI {uri}: rename one of them")
             )
-        else:
-            self.sources[uri] = Source(uri)
+        elif uri not in self.sources or version is not None or self.sources[uri].failure:
+            self.sources[uri] = Source(uri, size=size, version=version)
 
     def _add_other_file(self, path: str) -> None:
         """Adds a file of a folder that was opened and has no photos."""
@@ -334,7 +343,7 @@ def _container_path(uri: str) -> str | None:
 def _is_named_like_input(uri: str) -> bool:
     return bool(
         FileSystems.get_scheme(uri)
-        or is_photo(PurePosixPath(uri))
+        or is_photo(uri)
         or format_from_name(uri)
         or SEPARATOR in uri
         or os.path.exists(path_of_uri(uri))

@@ -58,8 +58,11 @@ class Source(NamedTuple):
 
     Attributes:
       uri: its name in all tables.
-      container: None if the photo is a file of its own, which needs no further fields.
-      offset, header_size, size, checksum: as in `Member`.
+      container: None if the photo is a file of its own.
+      offset, header_size: as in `Member`; 0 of a file.
+      size: bytes of the file; of a member, as in `Member`.
+      version: tells, with the size, whether the photo has changed: the time when the file was last
+        modified, ns since 1970; of a member its checksum, as in `Member`. None if unknown.
       failure: why it cannot be read, if listing found that out. Also of a damaged container, whose
         photos after the damage are unknown.
     """
@@ -69,7 +72,7 @@ class Source(NamedTuple):
     offset: int = 0
     header_size: int = 0
     size: int = 0
-    checksum: int = 0
+    version: int | None = None
     failure: Failure | None = None
 
     @property

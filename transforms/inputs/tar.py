@@ -73,7 +73,7 @@ def read_member(file: BinaryIO, source: Source, max_bytes: int) -> bytes:
     """
     file.seek(source.offset)
     header = file.read(source.header_size)
-    if len(header) < source.header_size or google_crc32c.value(header) != source.checksum:
+    if len(header) < source.header_size or google_crc32c.value(header) != source.version:
         raise ChangedError(source.path)
     if source.size == SPARSE:
         raise DamagedError("it is stored as a sparse file: make the tar without --sparse")

@@ -70,9 +70,9 @@ def read_photo_of_record(file: BinaryIO, source: Source, max_bytes: int) -> byte
     content, footer = file.read(source.size), file.read(FOOTER_BYTES)
     if len(footer) < FOOTER_BYTES:
         raise DamagedError("its file is truncated within its record")
-    if int.from_bytes(footer, "little") != source.checksum:
+    if int.from_bytes(footer, "little") != source.version:
         raise ChangedError(source.path)
-    if masked_crc32c(content) != source.checksum:
+    if masked_crc32c(content) != source.version:
         raise DamagedError("its record is damaged: the checksum does not match")
     features = parse_example(content)
     photos = features[PHOTO_FEATURE].bytes_list.value[:1] if PHOTO_FEATURE in features else ()

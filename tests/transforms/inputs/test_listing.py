@@ -8,6 +8,7 @@ import tarfile
 import tracemalloc
 from pathlib import Path
 
+import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from facecluster.transforms.photos.shards import split_into_shards
 from facecluster.transforms.records import Photo, Shard
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import write_table
+from tests.conftest import BucketFileSystem
 from tests.transforms.inputs.counting import count_calls
 
 FILES_PER_FOLDER = 1000
@@ -213,6 +215,57 @@ def test_fully_listed_folders_containers_and_lists(tmp_path):
     names = {str(tmp_path), f"{tmp_path}/sub", whole, empty, f"{tmp_path}/list.txt"}
     assert listing.fully_listed == names
     assert list_photos([f"{whole}!/x.jpg"]).fully_listed == set()
+
+
+def test_files_have_their_size_and_time_and_members_their_checksum(tmp_path):
+    in_folder, link, listed, gone = (
+        str(tmp_path / name) for name in ("f/a.jpg", "f/l.jpg", "b.jpg", "c.jpg")
+    )
+    make(tmp_path, "f/a.jpg", "b.jpg")
+    os.symlink(listed, link)
+    (tmp_path / "list.txt").write_text(f"{listed}\n{gone}\n")
+    for path, time in ((in_folder, 1_000_000_007), (listed, 2_000_000_009)):
+        os.utime(path, ns=(0, time))
+    with tarfile.open(tmp_path / "f" / "d.tar", "w") as tar:
+        tar.add(listed, "d.jpg")
+    inputs = [str(tmp_path / "f"), str(tmp_path / "list.txt")]
+    found = {source.uri: source for source in list_photos([*inputs, in_folder]).sources}
+    assert {uri: (s.size, s.version) for uri, s in found.items() if s.container is None} == {
+        in_folder: (len("f/a.jpg"), 1_000_000_007),
+        link: (len("b.jpg"), 2_000_000_009),
+        listed: (len("b.jpg"), 2_000_000_009),
+        gone: (0, None),
+    }
+    member = found[f"{tmp_path}/f/d.tar!/d.jpg"]
+    assert member.size == len("b.jpg")
+    assert member.version == google_crc32c.value(
+        (tmp_path / "f" / "d.tar").read_bytes()[: member.header_size]
+    )
+
+
+def test_objects_have_the_size_and_time_that_a_listing_gives(bucket, monkeypatch):
+    bucket(
+        {
+            "bucket://b/in/a.jpg": b"a",
+            "bucket://b/b.jpg": b"bb",
+            "bucket://b/list.txt": b"in/a.jpg\nb.jpg",
+        }
+    )
+
+    def versions(*names):
+        return [
+            (s.size, s.version) for s in list_photos([f"bucket://b/{n}" for n in names]).sources
+        ]
+
+    assert versions("in") == [(1, None)]
+    monkeypatch.setattr(BucketFileSystem, "updated_at", 1.5)
+    assert (
+        versions("in")
+        == versions("in", "list.txt")[1:]
+        == versions("in/a.jpg")
+        == [(1, 1_500_000_000)]
+    )
+    assert versions("list.txt") == [(0, None)] * 2  # each would be a request
 
 
 def test_object_stores(bucket):
@@ -533,7 +586,7 @@ def test_listing_a_folder_takes_work_and_memory_linear_in_its_files(tmp_path):
         assert len(listing.sources) == n
         n_folders = n // FILES_PER_FOLDER + 1
         assert calls["scandir"] == n_folders
-        assert calls["stat"] + calls["lstat"] <= n_folders + 10  # of folders, not of files
+        assert calls["stat"] + calls["lstat"] <= n + n_folders + 10  # one of each file
         assert calls["open"] == 0
         n_calls[n] = calls.total()
     assert n_calls[10_000] / 10_000 <= 1.01 * n_calls[2000] / 2000
