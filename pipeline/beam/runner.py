@@ -15,6 +15,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from facecluster.errors import UsageError
+from facecluster.pipeline.beam.option_names import stray_values, with_beam_names
 from facecluster.transforms.cores import usable_cores
 
 # With fewer photos, starting worker processes takes longer than they save.
@@ -47,7 +48,7 @@ def choose_execution(beam_arguments: Sequence[str], n_photos: int) -> Execution:
     Raises:
       UsageError: the runner is not installed, or an argument is unknown or has a wrong value.
     """
-    arguments = list(beam_arguments)
+    arguments = with_beam_names(beam_arguments)
     given = known_beam_options(arguments)
     if given.get("runner"):
         try:
@@ -93,15 +94,16 @@ def known_beam_options(arguments: Sequence[str]) -> dict:
       UsageError: Beam refuses a value, or does not know an argument and no runner is named that
         might know it.
     """
-    message = io.StringIO()
+    arguments, message = with_beam_names(arguments), io.StringIO()
     try:
         with contextlib.redirect_stderr(message):  # Beam prints the usage of all its options
-            options = PipelineOptions(list(arguments))
+            options = PipelineOptions(arguments)
             known = options.get_all_options()
             given = options.get_all_options(drop_default=True, retain_unknown_options=True)
     except SystemExit as error:
-        raise UsageError(message.getvalue().rpartition("error: ")[2].strip()) from error
-    unknown = _stray_values(arguments)
+        refused = message.getvalue().rpartition("error: ")[2].strip()
+        raise UsageError(refused.removeprefix("argument ")) from error
+    unknown = stray_values(arguments)
     unknown += [_as_typed(name, arguments) for name in given if name not in known]
     if unknown and not given.get("runner"):
         raise UsageError(f"unknown argument {unknown[0]}: neither facecluster nor Beam has it")
@@ -120,13 +122,3 @@ def _as_typed(name: str, arguments: Sequence[str]) -> str:
     """An option as the user typed it, from Beam's name for it, which has underscores."""
     typed = (argument.partition("=")[0] for argument in arguments)
     return next((t for t in typed if t.lstrip("-").replace("-", "_") == name), f"--{name}")
-
-
-def _stray_values(arguments: Sequence[str]) -> list[str]:
-    """Values that follow no option; Beam would drop them silently."""
-    before = ["", *arguments]
-    return [
-        argument
-        for previous, argument in zip(before, arguments, strict=False)
-        if not argument.startswith("-") and ("=" in previous or not previous.startswith("-"))
-    ]

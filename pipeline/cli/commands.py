@@ -1,44 +1,20 @@
-"""The commands of `facecluster`: each calls a function of the public API and prints its result."""
+"""The commands on photos: each calls a function of the public API and prints its result."""
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
-from facecluster.errors import FaceclusterError, JobError
+from facecluster.errors import JobError
 from facecluster.pipeline import api
-from facecluster.pipeline.cli import model_commands
 from facecluster.pipeline.cli.progress import Progress
 from facecluster.pipeline.cli.score_table import format_scores
 from facecluster.pipeline.cli.summary import format_summary
 from facecluster.pipeline.jobs.crops import format_crops
 from facecluster.pipeline.options import CropOptions, EmbedOptions, WorkerOptions
 from facecluster.pipeline.run.results import Run
-from facecluster.pipeline.sample_photos import fetch_sample_photos
 from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.option_fields import from_arguments
-
-logger = logging.getLogger(__name__)
-
-FAILED = 1  # exit code
-
-
-def call(arguments: argparse.Namespace) -> int:
-    """Runs the command that the command line names; an error is printed as one sentence.
-
-    Returns:
-      The exit code.
-    """
-    try:
-        return COMMANDS[arguments.command](arguments)
-    except BrokenPipeError:  # an OSError, but not a failure: the reader of the output has left
-        raise
-    except (FaceclusterError, OSError) as error:
-        logger.error("failed", exc_info=True)  # the traceback goes to the log
-        print(f"facecluster: {error}", file=sys.stderr)
-        return error.exit_code if isinstance(error, FaceclusterError) else FAILED
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -129,24 +105,6 @@ def evaluate_verification(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def sample_photos(arguments: argparse.Namespace) -> int:
-    """Downloads a few photos and prints their folder."""
-    print(fetch_sample_photos())
-    return 0
-
-
 def _print_people(run: Run, steps: Sequence[str]) -> None:
     print(format_summary(run.directory.manifest(), steps))
     print(f"report        {run.report}")
-
-
-COMMANDS = {
-    "run": run,
-    "embed": embed,
-    "cluster": cluster,
-    "crops": crops,
-    "evaluate clustering": evaluate_clustering,
-    "evaluate verification": evaluate_verification,
-    **model_commands.COMMANDS,
-    "sample-photos": sample_photos,
-}

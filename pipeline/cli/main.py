@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib
 import logging
 import os
 import sys
@@ -11,6 +10,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from facecluster.errors import UsageError
+from facecluster.pipeline.beam.option_names import RUNNER, stray_values
+from facecluster.pipeline.cli.argument_parser import USAGE_ERROR
+from facecluster.pipeline.cli.call import call
 from facecluster.pipeline.cli.parser import make_parser
 from facecluster.pipeline.cli.quiet import redirect_stderr_to_file
 
@@ -39,25 +41,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0 for success, 1 for a failed job, 2 for wrong use or unusable input.
     """
-    parser = make_parser()
-    arguments, arguments.beam_arguments = parser.parse_known_args(argv)
-    if arguments.beam_arguments and not arguments.uses_beam:
-        parser.error(f"unknown argument {arguments.beam_arguments[0]}")
+    arguments, arguments.beam_arguments = make_parser().parse_known_args(argv)
+    if arguments.command is None:
+        print(arguments.parser.short_help(), file=sys.stderr)
+        return USAGE_ERROR
+    _check_rest(arguments)
     try:
         with contextlib.ExitStack() as stack:
             if arguments.verbose:
                 logging.basicConfig(level=logging.INFO)
             else:
                 stack.enter_context(redirect_stderr_to_file(_open_log(arguments)))
-            # Imported late: --help does not wait for Beam, and Beam's messages go to the log.
-            commands = importlib.import_module("facecluster.pipeline.cli.commands")
-            return commands.call(arguments)
+            return call(arguments)
     except UsageError as error:
         print(f"facecluster: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to continue", file=sys.stderr)
         return INTERRUPTED
+
+
+def _check_rest(arguments: argparse.Namespace) -> None:
+    """Ends the program if words are left that are neither options of Beam nor their values."""
+    rest = arguments.beam_arguments
+    if not arguments.parser.passes_to_beam and rest:
+        arguments.parser.error(f"unknown argument {rest[0]}")
+    names = [word.partition("=")[0] for word in rest]
+    strays = stray_values(rest) + [name for name in names if name[:1] == "-" != name[1:2]]
+    if strays and RUNNER not in names:
+        arguments.parser.error(f"unknown argument {strays[0]}")
 
 
 def _open_log(arguments: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""The commands `facecluster model ...`: list, fetch, import, export, train, validate, card."""
+"""The commands `facecluster model ...`: import, export, train, validate, card, fit-codec."""
 
 import argparse
 import contextlib
@@ -43,23 +43,6 @@ from facecluster.transforms.tables.codec import (
 )
 
 COSINE_THRESHOLD = "Angle, as a fraction of 180 degrees, below which a pair counts as the same"
-
-
-def list_models(arguments: argparse.Namespace) -> int:
-    for name, model in zoo.ZOO.items():
-        where = zoo.model_folder(name) if zoo.is_fetched(name) else "not fetched"
-        print(f"{name:24}{model.card.architecture:32}{where}")
-    return 0
-
-
-def fetch_models(arguments: argparse.Namespace) -> int:
-    for name in arguments.names or zoo.ZOO:
-        if name not in zoo.ZOO:
-            raise UsageError(f"{name} is not a known model: see `facecluster model list`")
-        if not zoo.is_fetched(name):
-            Progress().say(f"fetching and exporting {name}, which is needed only once")
-        print(zoo.fetch(name))
-    return 0
 
 
 def import_model(arguments: argparse.Namespace) -> int:
@@ -273,15 +256,3 @@ def _cut_crops(
     manifest = job(requests, Progress("cropping photos").watch)
     if not manifest.counts["crops"]:
         raise InputError(f"no face was found in any of the {len(requests):,} images needed")
-
-
-COMMANDS = {
-    "model list": list_models,
-    "model fetch": fetch_models,
-    "model import": import_model,
-    "model export": export_model,
-    "model train": train_model,
-    "model validate": validate_model,
-    "model card": show_card,
-    "model fit-codec": fit_codec,
-}

@@ -1,8 +1,8 @@
 """The parser of the `facecluster` command line: its commands, their options and their help."""
 
-import argparse
 from importlib.metadata import version
 
+from facecluster.pipeline.cli.argument_parser import ArgumentParser
 from facecluster.pipeline.options import (
     CropOptions,
     DetectionOptions,
@@ -15,20 +15,22 @@ from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.option_fields import add_options, at_least
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> ArgumentParser:
     """Makes the parser.
 
-    Its arguments have the name of the command in `command`, and whether the command `makes_run`
-    (creates its output folder) and `uses_beam` (passes unknown options to Beam).
+    Its arguments have the name of the command in `command`, None if none is given; the parser that
+    has parsed them last in `parser`; and whether the command `makes_run` (creates its output
+    folder).
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="facecluster",
         description="Groups the faces of a photo collection into people.",
         epilog="`run`, `embed`, `cluster` and `crops` pass options that they do not know to Apache "
         "Beam, such as --direct_num_workers=8.",
     )
     parser.add_argument("--version", action="version", version=version("facecluster"))
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(command=None, parser=parser)
+    commands = parser.add_subparsers(metavar="COMMAND")
     _add_run_commands(commands)
     _add_evaluate_commands(commands)
     _add_model_commands(commands)
@@ -70,7 +72,8 @@ def _add_run_commands(commands) -> None:
 
 def _add_evaluate_commands(commands) -> None:
     evaluate = commands.add_parser("evaluate", help="score a run or a model against labels")
-    kinds = evaluate.add_subparsers(required=True, metavar="KIND")
+    evaluate.set_defaults(parser=evaluate)
+    kinds = evaluate.add_subparsers(metavar="KIND")
 
     command = _add_command(kinds, "evaluate clustering", "score the people of a run against labels")
     command.add_argument("--run", required=True, help="the run's folder")
@@ -93,7 +96,8 @@ def _add_evaluate_commands(commands) -> None:
 
 def _add_model_commands(commands) -> None:
     model = commands.add_parser("model", help="fetch, import, export, train and validate networks")
-    actions = model.add_subparsers(required=True, metavar="ACTION")
+    model.set_defaults(parser=model)
+    actions = model.add_subparsers(metavar="ACTION")
 
     _add_command(actions, "model list", "list the known models and their folders")
 
@@ -183,7 +187,7 @@ def _add_model_commands(commands) -> None:
     command.add_argument("--run", required=True, help="a run made with --codec float32")
 
 
-def _add_command(commands, name: str, help: str) -> argparse.ArgumentParser:
+def _add_command(commands, name: str, help: str) -> ArgumentParser:
     command = commands.add_parser(
         name.split()[-1],
         help=help,
@@ -192,8 +196,8 @@ def _add_command(commands, name: str, help: str) -> argparse.ArgumentParser:
     )
     command.add_argument("-v", "--verbose", action="store_true", help="show all log messages")
     makes_run = name in ("run", "embed", "crops")
-    uses_beam = makes_run or name == "cluster"
-    command.set_defaults(command=name, makes_run=makes_run, uses_beam=uses_beam)
+    command.passes_to_beam = makes_run or name == "cluster"
+    command.set_defaults(command=name, makes_run=makes_run, parser=command)
     return command
 
 
@@ -206,11 +210,11 @@ def _add_input(command, required: bool = True) -> None:
     )  # fmt: skip
 
 
-def _add_output(command: argparse.ArgumentParser) -> None:
+def _add_output(command: ArgumentParser) -> None:
     command.add_argument("--output", required=True, metavar="RUN", help="the run's folder")
 
 
-def _add_model_output(command: argparse.ArgumentParser) -> None:
+def _add_model_output(command: ArgumentParser) -> None:
     # Not named `output`, whose folder gets the log file: a model's folder holds only the model.
     command.add_argument(
         "--output", required=True, metavar="DIR", dest="model_folder", help="the model's folder"

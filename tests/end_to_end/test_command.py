@@ -289,7 +289,10 @@ def test_a_run_with_other_settings_is_refused(some_photos, some_run):
 def test_an_unknown_option_is_refused(some_photos, tmp_path):
     done = facecluster("run", "--input", some_photos, "--output", tmp_path, "--min-face-sise", "30")
     assert done.returncode == 2
-    assert "unknown argument --min-face-sise" in done.stderr
+    assert done.stderr.splitlines() == [
+        "facecluster: unknown argument --min-face-sise: did you mean --min-face-size?",
+        "See facecluster run --help",
+    ]
 
 
 def test_beam_options_need_distribute(some_run):

@@ -6,10 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import msgspec
-from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError
-from facecluster.transforms.tables.files import write_bytes
 
 CARD_NAME = "model_card.json"
 # 3: US spelling of the keys `standardization` and `license`.
@@ -98,32 +96,51 @@ def read_model_card(folder: str) -> ModelCard:
     Raises:
       ModelError: there is no card, or it is damaged or of another version.
     """
+    from apache_beam.io.filesystems import FileSystems  # here: cards are also listed without Beam
+
     try:
         path = FileSystems.join(folder, CARD_NAME)
         if not FileSystems.exists(path):
             raise ModelError(f"there is no model in {folder}: it has no {CARD_NAME}")
         with FileSystems.open(path) as file:
-            values = dict(json.loads(file.read()))
-    except (OSError, ValueError, TypeError) as error:
-        # ValueError: not JSON, or a URL scheme that no installed library handles.
+            content = file.read()
+    except (OSError, ValueError) as error:
+        # ValueError: a URL scheme that no installed library handles.
         raise ModelError(f"the model card of {folder} cannot be read: {error}") from error
+    return parse_model_card(content, folder)
+
+
+def write_model_card(folder: str, card: ModelCard) -> str:
+    """Writes or replaces the card of a model folder; returns the file's path."""
+    from apache_beam.io.filesystems import FileSystems
+
+    from facecluster.transforms.tables.files import write_bytes
+
+    path = FileSystems.join(folder, CARD_NAME)
+    write_bytes(path, card.to_json().encode())
+    return path
+
+
+def parse_model_card(content: bytes, folder: str) -> ModelCard:
+    """The card with the content of a model_card.json.
+
+    Args:
+      folder: of the model, for messages.
+
+    Raises:
+      ModelError: the content is damaged or of another version.
+    """
+    try:
+        values = dict(json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"the model card of {folder} cannot be read: {error}") from error
+    path = f"{folder.rstrip('/')}/{CARD_NAME}"
     version = values.pop("card_version", None)
     if version != CARD_VERSION:
         raise ModelError(
             f"{path} is a model card of version {'unknown' if version is None else version}, this "
             f"facecluster reads version {CARD_VERSION}: fetch or import the model again"
         )
-    return _parse(values, path)
-
-
-def write_model_card(folder: str, card: ModelCard) -> str:
-    """Writes or replaces the card of a model folder; returns the file's path."""
-    path = FileSystems.join(folder, CARD_NAME)
-    write_bytes(path, card.to_json().encode())
-    return path
-
-
-def _parse(values: dict[str, Any], path: str) -> ModelCard:
     unknown = values.keys() - {field.name for field in fields(ModelCard)}
     if unknown:
         raise ModelError(f"{path} has an unknown key, {min(unknown)}: remove it")

@@ -25,6 +25,7 @@ from facecluster.transforms.tables.files import write_bytes
 
 CODEC_NAME, COHORT_NAME, SAVED_MODEL_NAME = "codec.npz", "cohort.npz", "saved_model"
 FINGERPRINT_NAME = "fingerprint.pb"
+LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 # Matrix products compute the rows that remain after blocks of 8 in a different order. With batches
 # of a multiple of 8, the outputs for a crop have the same bits whatever the rest of the batch is.
 # P-Net, which has no dense layer, does not need this. On a GPU it does not hold.
@@ -170,11 +171,27 @@ def _read_fingerprint(path: str) -> bytes:
 
 
 def _load(path: str, threads: int) -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    import tensorflow as tf
-
+    tf = _import_tensorflow()
     if threads and not _loaded:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     return tf.saved_model.load(path)
+
+
+def _import_tensorflow() -> Any:
+    """TensorFlow without Keras, which takes as long to import and is not needed to run a network.
+
+    TensorFlow imports Keras 3 unless it is told that programs use Keras 2. It asks again when its
+    Keras is first used, so a program that trains in this process gets Keras 3.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    before = os.environ.get(LEGACY_KERAS)
+    os.environ[LEGACY_KERAS] = "1"
+    try:
+        import tensorflow as tf
+    finally:
+        del os.environ[LEGACY_KERAS]
+        if before is not None:
+            os.environ[LEGACY_KERAS] = before
+    return tf

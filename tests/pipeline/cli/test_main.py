@@ -2,9 +2,13 @@
 
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import version
 
 import pytest
+
+from facecluster.pipeline.cli.call import COMMANDS
+from facecluster.pipeline.cli.parser import make_parser
 
 ENDED = "the interpreter was finalized"
 PROGRAM = f"""
@@ -34,10 +38,11 @@ def test_the_exit_code_is_the_commands():
     assert "/no/such/model" in done.stderr
 
 
-def test_an_unknown_option_is_named():
-    done = run("model", "list", "--no-such-option")
+@pytest.mark.parametrize("arguments", [[], ["model"], ["evaluate"]])
+def test_without_a_command_the_commands_are_listed(arguments):
+    done = run(*arguments)
     assert done.returncode == 2
-    assert "--no-such-option" in done.stderr
+    assert f"See {' '.join(['facecluster', *arguments])} --help" in done.stderr
 
 
 def test_a_closed_output_is_no_error():
@@ -54,19 +59,54 @@ def test_version():
     assert done.stdout.splitlines()[0] == version("facecluster")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["model", "train", "--help"]])
-def test_help_imports_neither_beam_nor_tensorflow(arguments):
+SLOW_TO_IMPORT = {"apache_beam", "tensorflow", "keras", "torch", "faiss", "hdbscan", "sklearn",
+                  "scipy", "pandas", "matplotlib", "jinja2", "PIL.Image"}  # fmt: skip
+
+
+def imported(*arguments: str) -> tuple[str, set[str]]:
+    """What a command prints, and the modules that are imported when it ends."""
     code = """
 import sys
 from facecluster.pipeline.cli.main import main
 try:
     main(sys.argv[1:])
 finally:
-    print(*sys.modules, file=sys.stderr)
+    print("<modules>", *sys.modules)
 """
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert "usage: facecluster" in done.stdout
-    loaded = done.stderr.split()
-    assert "facecluster.pipeline.options" in loaded
-    assert not {"apache_beam", "tensorflow", "faiss", "PIL.Image"} & set(loaded)
+    printed, _, modules = done.stdout.partition("<modules>")
+    return printed + done.stderr, set(modules.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["--help"], "usage: facecluster"),
+        (["--version"], version("facecluster")),
+        ([], "usage: facecluster"),
+        (["model"], "usage: facecluster model"),
+        (["run", "--help"], "usage: facecluster run"),
+        (["model", "train", "--help"], "usage: facecluster model train"),
+        (["model", "list"], "Inception-ResNet-v1"),
+        (["cluster", "--output", "run", "--wrong-shares", "7"], "unknown argument --wrong-shares"),
+        (["cluster", "--output", "run", "--wrong-share", "7"], "7 is not between 0.001 and 0.5"),
+        (["run", "--input", "a", "--output", "b", "stray"], "unknown argument stray"),
+    ],
+)
+def test_an_answer_that_needs_no_photos_imports_nothing_slow(arguments, answer):
+    printed, modules = imported(*arguments)
+    assert answer in printed
+    assert "facecluster.pipeline.options" in modules
+    assert not SLOW_TO_IMPORT & modules
+
+
+def test_the_commands_are_those_of_the_parser():
+    def leaves(parser):
+        for action in parser._subcommands():
+            for child in action.choices.values():
+                yield from leaves(child) if child._subparsers else [child.get_default("command")]
+
+    assert sorted(COMMANDS) == sorted(leaves(make_parser()))
+    for module, function in COMMANDS.values():
+        assert callable(getattr(import_module(f"facecluster.pipeline.cli.{module}"), function))

@@ -119,7 +119,7 @@ def test_errors_have_the_name_of_the_original_type(decoder):
     assert type(caught.value).__name__ == "UnidentifiedImageError"
     with pytest.raises(DecodeError, match=r"1001 x 1000 pixels .* limit of 1,000,000") as caught:
         decoder.decode(png(1001, 1000))
-    assert type(caught.value).__name__ == "ValueError"
+    assert type(caught.value).__name__ == "TooManyPixelsError"
     decoder.decode(png(1000, 1000))
 
 
@@ -327,5 +327,5 @@ def check(summaries: list) -> None:
         ("a.png", None, 40, 30, 1, None),
         ("b.png", None, None, None, None, ("decode", "OSError")),
         ("c.png", None, None, None, None, ("read", "OSError")),
-        ("d.png", None, None, None, None, ("decode", "ValueError")),
+        ("d.png", None, None, None, None, ("decode", "TooManyPixelsError")),
     ]

@@ -150,7 +150,7 @@ def test_files_that_cannot_be_read_fail(tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.jpg").mkdir()
     for name, error in [
-        ("empty.jpg", "ValueError"),
+        ("empty.jpg", "EmptyFileError"),
         ("folder.jpg", "IsADirectoryError"),
         ("gone.jpg", "FileNotFoundError"),
     ]:
