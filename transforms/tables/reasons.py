@@ -27,6 +27,7 @@ FAILURE_REASONS = {
         "TooManyPixelsError": "too many pixels",
         "DecoderCrashed": "crashed the decoder",
         "DecoderHung": "takes too long to decode",
+        "MemoryError": "needs too much memory",
         **dict.fromkeys(
             ("EOFError", "IndexError", "KeyError", "OSError", "OverflowError", "RuntimeError",
              "SyntaxError", "TypeError", "ValueError", "error"),  # of struct and zlib
@@ -34,6 +35,7 @@ FAILURE_REASONS = {
         ),
     },
     "detect": {"NoFace": "no face found"},
+    "embed": {"DamagedVector": "unusable vector"},
 }  # fmt: skip
 
 
