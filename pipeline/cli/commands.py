@@ -106,5 +106,8 @@ def evaluate_verification(arguments: argparse.Namespace) -> int:
 
 
 def _print_people(run: Run, steps: Sequence[str]) -> None:
-    print(format_summary(run.directory.manifest(), steps))
+    manifest = run.directory.manifest()
+    named = manifest.cluster and manifest.cluster.diagnostics
+    uris = run.directory.find_uris(named.collage_photos) if named else {}
+    print(format_summary(manifest, steps, uris))
     print(f"report        {run.report}")

@@ -1,6 +1,6 @@
 """The summary that a command prints at its end: a run's counts, times and warnings."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from facecluster.pipeline.run.manifest import (
@@ -15,7 +15,7 @@ from facecluster.transforms.tables.reasons import format_reasons
 # A connected component of at least this fraction of the grouped faces, in a collection of at least
 # this many, is noted if no person holds half of it.
 CHAIN_FRACTION, CHAIN_FACES = 0.8, 100
-NAMED = 3  # doubtful people, and faces with a damaged vector, in the summary
+NAMED = 3  # of doubtful people, collages, and faces with a damaged vector, in the summary
 
 STEPS = ("embed", "cluster")
 
@@ -29,7 +29,9 @@ class Line:
     notes: Sequence[str] = ()
 
 
-def format_summary(manifest: Manifest, steps: Collection[str] = STEPS) -> str:
+def format_summary(
+    manifest: Manifest, steps: Collection[str] = STEPS, uris: Mapping[str, str] | None = None
+) -> str:
     """What a run holds now, and how the steps of this command went.
 
     A step that is running or was killed has no counts and is left out.
@@ -38,6 +40,8 @@ def format_summary(manifest: Manifest, steps: Collection[str] = STEPS) -> str:
       manifest: of the run.
       steps: the names of the steps that this command ran. Counts are of the whole run; what is said
         about "now" and "before", times and notes are only of these steps.
+      uris: of the photos that the manifest names, by photo_id; a photo without one is named by its
+        id.
     """
     is_now = "embed" in steps
     embed = manifest.embed.counts if manifest.embed else None
@@ -56,7 +60,11 @@ def format_summary(manifest: Manifest, steps: Collection[str] = STEPS) -> str:
     lines += _time_lines(manifest, steps)
     if cluster:
         lines += _estimate_lines(diagnostics)
-        notes += [*_collection_warnings(cluster, diagnostics), *_people_warnings(diagnostics)]
+        notes += [
+            *_collection_warnings(cluster, diagnostics),
+            *_photo_warnings(diagnostics, uris or {}),
+            *_people_warnings(diagnostics),
+        ]
     if embed and is_now:
         notes = [*_input_warnings(embed, manifest, steps), *notes]
     lines += [Line("note", note) for note in notes]
@@ -147,9 +155,22 @@ def _collection_warnings(counts: ClusterCounts, diagnostics: ClusterDiagnostics)
             f"{diagnostics.largest_component:,} of {n_grouped:,} faces are linked with each other, "
             "directly or through others: people may be hard to tell apart in these photos"
         )
+
+
+def _photo_warnings(diagnostics: ClusterDiagnostics, uris: Mapping[str, str]) -> Iterator[str]:
+    """What was taken from faces being in one photo."""
     if diagnostics.collages:
         photos = _count(diagnostics.collages, "photo looks", "photos look")
-        yield f"{photos} like a collage, in which a person may be more than once"
+        named = [uris.get(photo, photo) for photo in diagnostics.collage_photos[:NAMED]]
+        more = ", ..." if diagnostics.collages > NAMED else ""
+        which = f": {', '.join(named)}{more}" if named else ""
+        yield f"{photos} like a collage, in which a person may be more than once{which}"
+    if diagnostics.kept_apart_by_photos:
+        pairs = _count(diagnostics.kept_apart_by_photos, "pair of people is", "pairs of people are")
+        yield (
+            f"{pairs} similar and kept apart only because photos show both (an unassigned face is "
+            "a person here): --ignore-photos may join them"
+        )
 
 
 def _people_warnings(diagnostics: ClusterDiagnostics) -> Iterator[str]:

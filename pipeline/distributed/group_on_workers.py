@@ -67,7 +67,7 @@ from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.grouping.recall import RECALL_FACES, recall_of_edges
 from facecluster.transforms.grouping.spanning_forest import CombineForests, Edges
 from facecluster.transforms.people.names import name_people
-from facecluster.transforms.people.summary import combine_summaries
+from facecluster.transforms.people.summary import MOST_NAMED, combine_summaries
 from facecluster.transforms.similarity.normalization import SAMPLE_FACES, fit_normalization
 from facecluster.transforms.tables.codec import unit_rows
 from facecluster.transforms.tables.files import list_files
@@ -136,8 +136,8 @@ def group_on_workers(
     progress(f"grouping {n:,} faces")
     if not layout.work.names("groups"):
         links, _ = _read_links(layout, n)
-        groups = label_forest(_read_forest(layout), n, links, options)
-        layout.work.write("groups", "groups", groups=groups)
+        groups, apart = label_forest(_read_forest(layout), n, links, options)
+        layout.work.write("groups", "groups", groups=groups, apart=apart)
     run_tasks("flows", SumBlockFlows(layout), layout.blocks)
     if not layout.work.names("grouped"):
         _write_labels(layout, setup)
@@ -274,14 +274,21 @@ def _read_numbers(layout: TaskLayout) -> Iterator[tuple[str, np.ndarray]]:
 
 def _read_links(layout: TaskLayout, n: int) -> tuple[CannotLinks, np.ndarray]:
     """The cannot-links of all faces, and their (n,) float32 cohort scores."""
-    photos, repeated, n_collages = np.empty(n, np.int64), np.empty(n, bool), 0
+    photos, repeated, collages = np.empty(n, np.int64), np.empty(n, bool), []
     scores = np.empty(n, np.float32)
     for group, numbers in _read_numbers(layout):
         part = layout.work.read("links", group)
         photos[numbers], repeated[numbers] = part["photos"], part["repeated"]
         scores[numbers] = part["scores"]
-        n_collages += int(part["n_collages"])
-    return CannotLinks(photos, repeated, n_collages), scores
+        collages.append(part["collages"])
+    collages = np.sort(np.concatenate([np.empty(0, np.int64), *collages]))
+    return CannotLinks(photos, repeated, collages), scores
+
+
+def _collage_photos(layout: TaskLayout) -> list[str]:
+    """The ids of the first photos that look like collages."""
+    parts = (layout.work.read("links", group) for group, _ in _read_numbers(layout))
+    return sorted(name for part in parts for name in part["collage_photos"].tolist())[:MOST_NAMED]
 
 
 def _write_labels(layout: TaskLayout, setup: SearchSetup) -> None:
@@ -289,7 +296,7 @@ def _write_labels(layout: TaskLayout, setup: SearchSetup) -> None:
     n, limits, options = setup.n, layout.read_limits(), layout.options
     links, scores = _read_links(layout, n)
     forest, graph = _read_forest(layout), layout.work.read("shots", "shots")
-    groups = layout.work.read("groups", "groups")["groups"]
+    groups, apart = (layout.work.read("groups", "groups")[name] for name in ("groups", "apart"))
     n_groups = int(groups.max(initial=-1)) + 1
     parts = (SumBlockFlows(layout).read(block, n_groups) for block in layout.blocks)
 
@@ -297,8 +304,9 @@ def _write_labels(layout: TaskLayout, setup: SearchSetup) -> None:
         for group, numbers in _read_numbers(layout):
             yield numbers, layout.work.read("vectors", group)["vectors"]
 
-    labels = label_people(
+    labels, n_apart = label_people(
         groups,
+        apart,
         combine_flows(parts, groups),
         graph["shots"],
         graph["first_equal"],
@@ -320,7 +328,8 @@ def _write_labels(layout: TaskLayout, setup: SearchSetup) -> None:
             options.n_neighbors,
             setup.max_distance,
         )
-    diagnostics = make_diagnostics(setup.normalization, limits, links, recall, forest, n)
+    diagnostics = make_diagnostics(setup.normalization, limits, links, n_apart, recall, forest, n)
+    diagnostics["collage_photos"] = _collage_photos(layout)
     names = _name_people(layout, labels.labels)
     for group in layout.groups:
         numbers = layout.read_numbers(group)

@@ -128,6 +128,7 @@ class PartitionFaces:
             impostors = setup.normalization.impostors
             links = find_cannot_links(lowest[photo], vectors, scores, impostors)
             k = self.layout.options.n_neighbors
+            in_collage = faces["photo_id"].filter(pa.array(np.isin(numbers, links.collages)))
             near, found = find_nearest(setup.queries, vectors, numbers, k)
             work.write("vectors", group, vectors=vectors)
             work.write(
@@ -136,7 +137,8 @@ class PartitionFaces:
                 scores=scores,
                 photos=links.photos,
                 repeated=links.repeated,
-                n_collages=np.array(links.n_collages),
+                collages=links.collages,
+                collage_photos=np.array(in_collage.to_pylist(), np.str_),
                 near=near,
                 found=found,
             )

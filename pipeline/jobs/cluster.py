@@ -17,7 +17,7 @@ from facecluster.transforms.grouping.face_filter import FILTER_COLUMNS, find_lef
 from facecluster.transforms.grouping.group_faces import group_faces
 from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.people.names import name_people
-from facecluster.transforms.people.summary import combine_summaries, summarize_people
+from facecluster.transforms.people.summary import MOST_NAMED, combine_summaries, summarize_people
 from facecluster.transforms.people.tables import add_left_out_faces, make_people_tables
 from facecluster.transforms.tables.codec import stored_vectors
 from facecluster.transforms.tables.distinct import distinct_rows
@@ -74,7 +74,8 @@ def _group_in_memory(
     faces = faces.filter(reasons.is_null()).combine_chunks()
     stored = stored_vectors(faces["embedding"])
     face_ids, photo_ids = (faces[name].combine_chunks() for name in ("face_id", "photo_id"))
-    photos = pc.dictionary_encode(photo_ids).indices.to_numpy(zero_copy_only=False)
+    encoded = pc.dictionary_encode(photo_ids)
+    photos = encoded.indices.to_numpy(zero_copy_only=False)
     grouping = group_faces(stored, photos.astype(np.int64), options, run.read_cohort(), progress)
     progress(f"writing people of {len(faces):,} faces")
     names = name_people(grouping.labels.labels, face_ids, _previous_people(run, face_ids))
@@ -85,7 +86,9 @@ def _group_in_memory(
     run.write("assignments", assignments)
     run.write("people", people)
     summary = combine_summaries([summarize_people(people, assignments)])
+    collages = encoded.dictionary.take(pa.array(grouping.collages)).to_pylist()
     summary["diagnostics"] |= grouping.diagnostics
+    summary["diagnostics"]["collage_photos"] = sorted(collages)[:MOST_NAMED]
     return summary
 
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from facecluster.pipeline.run.directory import RunDirectory
-from facecluster.pipeline.run.manifest import Manifest, StepEntry
+from facecluster.pipeline.run.directory import RunDirectory, select_uris
+from facecluster.pipeline.run.manifest import ClusterDiagnostics, Manifest, StepEntry
 from facecluster.transforms.grouping.face_filter import REASONS, format_left_out_counts
 from facecluster.transforms.inputs.sources import SEPARATOR
 from facecluster.transforms.people.summary import rank_doubtful_people
@@ -133,7 +133,7 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
     large = {rows[0]["face_id"] for rows in shown if rows}
     rows = [row for rows in [*shown, unassigned_rows, left_out_rows] for row in rows]
     tiles = _TileMaker(
-        uris=_uris(photos, {row["photo_id"] for row in rows}),
+        uris=select_uris(photos, {row["photo_id"] for row in rows}),
         images=_images(run, {row["face_id"] for row in rows}, large),
     )
 
@@ -141,6 +141,11 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
     steps = _summarize_steps(manifest)
     doubtful = [person_id for person_id, _ in rank_doubtful_people(people)]
     is_shown = set(largest["person_id"].to_pylist())
+    diagnostics = (manifest.cluster and manifest.cluster.diagnostics) or ClusterDiagnostics()
+    collages = [
+        (_file_name(uri), _link(uri))
+        for _, uri in sorted(select_uris(photos, diagnostics.collage_photos).items())
+    ]
     page = _template().render(
         name=PurePosixPath(run.root).name or run.root,
         versions=manifest.versions,
@@ -152,6 +157,8 @@ def write_report(run: RunDirectory, max_people: int = 500, faces_per_person: int
         n_people=len(people),
         n_unassigned=len(unassigned),
         n_left_out=len(left_out),
+        collages=collages,
+        n_collages=diagnostics.collages,
         left_out_reasons=format_left_out_counts(Counter(left_out["left_out"].to_pylist())),
         n_failures=len(failures),
         is_grouped=run.exists("people"),
@@ -263,13 +270,6 @@ def _link(uri: str) -> str | None:
             return None  # a member of a container
         return Path(os.path.abspath(uri)).as_uri()
     return uri if scheme[1].lower() in ("file", "http", "https") else None
-
-
-def _uris(photos: pa.Table, photo_ids: Collection[str]) -> dict[str, str]:
-    """The URI of each of `photo_ids`; for a photo with several, the first."""
-    wanted = photos.filter(pc.is_in(photos["photo_id"], pa.array(photo_ids, pa.string())))
-    first = distinct_rows(wanted, "photo_id")
-    return dict(zip(first["photo_id"].to_pylist(), first["uri"].to_pylist(), strict=True))
 
 
 def _images(

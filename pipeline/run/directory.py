@@ -20,11 +20,12 @@ RUN/
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import UsageError
@@ -38,6 +39,7 @@ from facecluster.pipeline.run.manifest import (
 from facecluster.transforms.similarity.cohort import Cohort
 from facecluster.transforms.similarity.cohort_file import pack_cohorts, unpack_cohorts
 from facecluster.transforms.tables import schema
+from facecluster.transforms.tables.distinct import distinct_rows
 from facecluster.transforms.tables.files import all_files, delete_files, list_files, write_bytes
 from facecluster.transforms.tables.parquet_files import (
     TableError,
@@ -154,6 +156,12 @@ class RunDirectory:
         counted = complete if shards is None else sorted(set(shards).intersection(complete))
         return count_rows([self.shard_path(table, shard) for shard in counted])
 
+    def find_uris(self, photo_ids: Collection[str]) -> dict[str, str]:
+        """The URI of each of some photos; of a photo with several, the first."""
+        if not photo_ids:
+            return {}
+        return select_uris(self.read_shards("photos", ["photo_id", "uri"])[0], photo_ids)
+
     def write(self, table: str, rows: pa.Table) -> None:
         """Writes a table without shards (people, assignments, near_duplicates) as one file."""
         path = self.path(table, f"{table}.parquet")
@@ -253,3 +261,10 @@ def _is_temporary_manifest(name: str) -> bool:
 
 def _shard_of(path: str) -> str:
     return PurePosixPath(path).name.removesuffix(".parquet")
+
+
+def select_uris(photos: pa.Table, photo_ids: Collection[str]) -> dict[str, str]:
+    """The URI of each of `photo_ids` in a photos table; of a photo with several, the first."""
+    wanted = photos.filter(pc.is_in(photos["photo_id"], pa.array(photo_ids, pa.string())))
+    first = distinct_rows(wanted, "photo_id")
+    return dict(zip(first["photo_id"].to_pylist(), first["uri"].to_pylist(), strict=True))

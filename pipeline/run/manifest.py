@@ -78,6 +78,8 @@ class ClusterDiagnostics:
     impostor_width: float = 0.0
     singles: float = 0.0
     collages: int = 0
+    collage_photos: list[str] = field(default_factory=list)
+    kept_apart_by_photos: int = 0
     recall: float = 1.0
     components: int = 0
     largest_component: int = 0

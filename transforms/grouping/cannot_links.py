@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facecluster.transforms.grouping.spanning_forest import Edges, component_labels
+from facecluster.transforms.grouping.spanning_forest import NO_EDGES, Edges, component_labels
 from facecluster.transforms.similarity.impostors import Impostors
 from facecluster.transforms.similarity.normalization import similarities
 from facecluster.transforms.tables.codec import unit_rows
@@ -37,12 +37,12 @@ class CannotLinks:
       photos: (n,) int64, the photo of each face; two faces of one photo cannot be linked. NO_PHOTO
         for faces that repeat an earlier face in their photo, and for those in collages.
       repeated: (n,) bool, faces that repeat another face in their photo or are repeated.
-      n_collages: number of photos that look like collages.
+      collages: (m,) int64, the photos that look like collages, ascending.
     """
 
     photos: np.ndarray
     repeated: np.ndarray
-    n_collages: int
+    collages: np.ndarray
 
 
 def find_cannot_links(
@@ -61,7 +61,7 @@ def find_cannot_links(
     _, starts, counts = np.unique(photos[order], return_index=True, return_counts=True)
     constrained = np.full(len(photos), NO_PHOTO, np.int64)
     repeated = np.zeros(len(photos), bool)
-    n_collages = 0
+    collages = []
     for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True):
         faces = order[start : start + count]
         units = unit_rows(vectors[faces])
@@ -71,14 +71,14 @@ def find_cannot_links(
         repeated[faces] = near.any(axis=1)
         n_pairs = np.count_nonzero(similar > same_person) / 2
         if n_pairs >= max(COLLAGE_PAIRS, count / 2):
-            n_collages += 1
+            collages.append(photos[order[start]])
             continue
         first = ~np.tril(near).any(axis=1)  # not near any earlier face
         constrained[faces[first]] = photos[faces[first]]
-    return CannotLinks(constrained, repeated, n_collages)
+    return CannotLinks(constrained, repeated, np.array(collages, np.int64))
 
 
-def apply_cannot_links(forest: Edges, photos: np.ndarray) -> Edges:
+def apply_cannot_links(forest: Edges, photos: np.ndarray) -> tuple[Edges, Edges]:
     """Drops the edges that would join people who are in photos together.
 
     Edges are taken in the order of their weights. An edge is dropped if the groups of faces that it
@@ -87,11 +87,14 @@ def apply_cannot_links(forest: Edges, photos: np.ndarray) -> Edges:
     Args:
       forest: as `minimum_spanning_forest` gives it.
       photos: (n,) int64, as `find_cannot_links` gives them.
+
+    Returns:
+      The edges that are kept, and those that are dropped.
     """
     component = component_labels(forest, len(photos))
     affected = np.flatnonzero(_has_cannot_link(component, photos)[component[forest.i]])
     if not len(affected):
-        return forest
+        return forest, NO_EDGES
     affected = affected[np.argsort(forest.weight[affected], kind="stable")]
     is_dropped = np.zeros(len(forest.i), bool)
     parent: dict[int, int] = {}
@@ -116,7 +119,7 @@ def apply_cannot_links(forest: Edges, photos: np.ndarray) -> Edges:
         parent[few] = many
         size[many] += size[few]
         seen[many] |= seen.pop(few)
-    return Edges(forest.i[~is_dropped], forest.j[~is_dropped], forest.weight[~is_dropped])
+    return forest.part(~is_dropped), forest.part(is_dropped)
 
 
 def count_common_photos(

@@ -50,6 +50,7 @@ from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.grouping.probabilities import assignment_probabilities
 from facecluster.transforms.grouping.recall import measure_recall
 from facecluster.transforms.grouping.spanning_forest import (
+    NO_EDGES,
     CombineForests,
     Edges,
     component_labels,
@@ -79,11 +80,13 @@ class Grouping:
     Attributes:
       labels: the person of each face.
       repeated: (n,) bool, faces that repeat another face in their photo or are repeated in it.
+      collages: (m,) int64, the photos that look like collages, ascending.
       diagnostics: how it went, as plain numbers.
     """
 
     labels: Labels
     repeated: np.ndarray
+    collages: np.ndarray
     diagnostics: dict[str, Any]
 
 
@@ -143,11 +146,12 @@ def group_faces(
     forest = _build_forest(graph, lowest, n, limits, normalization)
     watch.lap("forest")
     links = find_cannot_links(photos, vectors, scores, normalization.impostors)
-    groups = label_forest(forest, n, links, options)
+    groups, apart = label_forest(forest, n, links, options)
     parts = (graph.part(s) for s in row_slices(len(graph.faces), ENTRIES_PER_STEP))
     flows = combine_flows((sum_flows(part, lowest, groups) for part in parts), groups)
-    labels = label_people(
+    labels, n_apart = label_people(
         groups,
+        apart,
         flows,
         shots,
         first_equal,
@@ -159,9 +163,9 @@ def group_faces(
         options,
     )
     watch.lap("people")
-    diagnostics = make_diagnostics(normalization, limits, links, recall, forest, n)
+    diagnostics = make_diagnostics(normalization, limits, links, n_apart, recall, forest, n)
     diagnostics["seconds"] = watch.seconds
-    return Grouping(labels, links.repeated, diagnostics)
+    return Grouping(labels, links.repeated, links.collages, diagnostics)
 
 
 def _expand(found: Grouping, faces: np.ndarray, n: int) -> Grouping:
@@ -170,7 +174,7 @@ def _expand(found: Grouping, faces: np.ndarray, n: int) -> Grouping:
     repeated = np.zeros(n, bool)
     labels[faces], probabilities[faces] = found.labels.labels, found.labels.probabilities
     repeated[faces] = found.repeated
-    return Grouping(Labels(labels, probabilities), repeated, found.diagnostics)
+    return Grouping(Labels(labels, probabilities), repeated, found.collages, found.diagnostics)
 
 
 class Stopwatch:
@@ -252,22 +256,31 @@ def _build_forest(
     return forests.extract_output(accumulator)
 
 
-def label_forest(forest: Edges, n: int, links: CannotLinks, options: ClusterOptions) -> np.ndarray:
-    """(n,) int64, HDBSCAN's clusters from 0; a face that is in none is a cluster of its own.
+def label_forest(
+    forest: Edges, n: int, links: CannotLinks, options: ClusterOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """HDBSCAN's clusters.
 
     Args:
       forest: over n faces, as `weigh_edges` weighs them.
       n: number of faces.
       links: the faces that cannot be linked.
       options: how faces become people.
+
+    Returns:
+      (groups, apart): (n,) int64, clusters from 0, a face that is in none is a cluster of its own;
+      and (2, m) int64, pairs of faces that are not joined because of photos in common.
     """
+    apart = NO_EDGES
     if not options.ignore_photos:
-        forest = apply_cannot_links(forest, links.photos)
-    return separate_noise(forest_labels(forest, n, 2, LARGEST_DISTANCE)).labels
+        forest, apart = apply_cannot_links(forest, links.photos)
+    groups = separate_noise(forest_labels(forest, n, 2, LARGEST_DISTANCE)).labels
+    return groups, np.stack([apart.i, apart.j])
 
 
 def label_people(
     groups: np.ndarray,
+    apart: np.ndarray,
     flows: Flows,
     shots: np.ndarray,
     first_equal: np.ndarray,
@@ -277,11 +290,11 @@ def label_people(
     normalization: Normalization,
     limits: EdgeLimits,
     options: ClusterOptions,
-) -> Labels:
+) -> tuple[Labels, int]:
     """Labels faces with people.
 
     Args:
-      groups: (n,) int64, as `label_forest` gives them.
+      groups, apart: (n,) and (2, m) int64, as `label_forest` gives them.
       flows: between these groups.
       shots: (n,) the shot that each face is from.
       first_equal: (n,) int64, for each face the lowest-numbered face with an equal vector; only
@@ -292,21 +305,32 @@ def label_people(
       normalization: of the collection.
       limits: of the collection.
       options: how faces become people.
+
+    Returns:
+      The labels, and how many pairs of people are kept apart by photos alone: faces of the two, or
+      groups of them, would have been joined if they had no photos in common. An unassigned face is
+      a person here.
     """
     photos = np.full(len(groups), NO_PHOTO) if options.ignore_photos else links.photos
-    groups = merge_groups(groups, flows, vectors, photos, normalization, limits)
+    groups, refused = merge_groups(groups, flows, vectors, photos, normalization, limits)
+    first_of_refused = np.unique(groups, return_index=True)
+    refused = first_of_refused[1][np.searchsorted(first_of_refused[0], refused)]  # a face of each
     groups = np.unique(groups[first_equal], return_inverse=True)[1]
     group_of_shot = np.unique(np.stack([groups, shots]), axis=1)[0]
     is_person = np.bincount(group_of_shot) >= options.min_cluster_size
     number = np.where(is_person, np.cumsum(is_person) - 1, NOISE)
     labels = number[groups]
-    return Labels(labels, assignment_probabilities(labels, vectors, scores, normalization))
+    pairs = np.sort(groups[np.concatenate([apart, refused], axis=1)], axis=0)
+    pairs = pairs[:, pairs[0] != pairs[1]]
+    probabilities = assignment_probabilities(labels, vectors, scores, normalization)
+    return Labels(labels, probabilities), len(np.unique(pairs, axis=1).T)
 
 
 def make_diagnostics(
     normalization: Normalization,
     limits: EdgeLimits,
     links: CannotLinks,
+    n_apart: int,
     recall: float,
     forest: Edges,
     n: int,
@@ -322,7 +346,8 @@ def make_diagnostics(
         "impostor_median": round(normalization.impostors.median, 4),
         "impostor_width": round(normalization.impostors.width, 4),
         "singles": round(limits.singles, 4),
-        "collages": links.n_collages,
+        "collages": len(links.collages),
+        "kept_apart_by_photos": n_apart,
         "recall": round(recall, 4),
         "components": int((sizes > 1).sum()),
         "largest_component": int(sizes.max(initial=0)),

@@ -10,7 +10,7 @@ that no two groups of different people are expected to be.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.special import expit, log_ndtr, logit, ndtri
@@ -50,6 +50,7 @@ GROUP_TAIL = 1.3  # as impostors.TAIL, of mean faces
 # people are expected to be as similar, with a margin for relatives and look-alikes.
 EXPECTED_FALSE_MERGES, LOOK_ALIKES = 0.01, 1.36
 SAMPLE_GROUPS = 2048
+NO_PAIRS = np.empty((2, 0), np.int64)
 
 # Reads a collection's normalized faces in parts: numbers of faces or a slice, (m, d) vectors.
 Vectors = Callable[[], Iterable[tuple[np.ndarray | slice, np.ndarray]]]
@@ -117,6 +118,7 @@ class _Groups:
       of_face: (k,) the group of each of their faces; photos: (k,) the photos of these.
       sums: (g, d) of the faces' normalized unit vectors; size: (g,).
       flows: between them.
+      refused: pairs (small, large) that would have merged but for their common photos, (m,) each.
     """
 
     of_face: np.ndarray
@@ -124,6 +126,7 @@ class _Groups:
     sums: np.ndarray
     size: np.ndarray
     flows: Flows
+    refused: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def merge(self, small: np.ndarray, large: np.ndarray, into: np.ndarray) -> None:
         """Merges small groups into large ones; `into` maps all groups, most to themselves."""
@@ -143,7 +146,7 @@ def merge_groups(
     photos: np.ndarray,
     normalization: Normalization,
     limits: EdgeLimits,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Merges groups of faces.
 
     Args:
@@ -156,14 +159,15 @@ def merge_groups(
       limits: of the collection.
 
     Returns:
-      (n,) int64, the groups after merging; numbers of merged groups are missing.
+      (group, refused): (n,) int64, the groups after merging, numbers of merged groups are missing;
+      and (2, m) int64, pairs of these that would have merged but for their common photos.
     """
     size = np.bincount(group).astype(np.float64)
     can_merge = np.maximum(size[flows.source], size[flows.target]) >= GROUP_SIZE
     source, target = flows.source[can_merge], flows.target[can_merge]
     candidates = np.unique(np.concatenate([source, target]))
     if not len(candidates):
-        return group
+        return group, NO_PAIRS
     number = np.full(len(size), -1)
     number[candidates] = np.arange(len(candidates))
     of_face = number[group]
@@ -192,7 +196,8 @@ def merge_groups(
         merged = into[merged]
     group = group.copy()
     group[faces] = candidates[merged[of_face[faces]]]
-    return group
+    pairs = np.concatenate([NO_PAIRS, *map(np.stack, groups.refused)], axis=1)
+    return group, candidates[merged[pairs]]
 
 
 @dataclass(eq=False)
@@ -243,6 +248,7 @@ def _choose(groups, small, large, value) -> tuple[np.ndarray, np.ndarray]:
     """The best large group for each small one, without those that may not be merged."""
     common = count_common_photos(groups.of_face, groups.photos, small, large)
     kept = common <= TOLERANCE * groups.size[small]
+    groups.refused.append((small[~kept], large[~kept]))
     small, large, value = small[kept], large[kept], value[kept]
     order = np.lexsort((large, -value, small))
     order = order[np.diff(small[order], prepend=-1) != 0]

@@ -27,6 +27,9 @@ class Edges:
     j: np.ndarray
     weight: np.ndarray
 
+    def part(self, chosen: np.ndarray) -> "Edges":
+        return Edges(self.i[chosen], self.j[chosen], self.weight[chosen])
+
 
 NO_EDGES = Edges(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 

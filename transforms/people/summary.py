@@ -12,7 +12,7 @@ from facecluster.transforms.grouping.face_filter import REASONS
 # People of at least this many faces are doubtful if fewer than this fraction of them is expected to
 # be right.
 DOUBTFUL_SIZE, DOUBTFUL_CONFIDENCE = 5, 0.5
-MOST_NAMED = 20  # of the manifest's lists: doubtful people, damaged vectors
+MOST_NAMED = 20  # of the manifest's lists: doubtful people, damaged vectors, collages
 
 
 def summarize_people(people: pa.Table, assignments: pa.Table) -> dict[str, Any]:

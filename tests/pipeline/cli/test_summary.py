@@ -222,6 +222,19 @@ def test_collages_are_counted():
     assert warnings(collages=1200) == [f"1,200 photos look {seen}"]
 
 
+def test_collages_are_named():
+    diagnostics = replace(NO_WARNINGS, collages=5, collage_photos=list("abcde"))
+    manifest = Manifest(cluster=replace(CLUSTER, diagnostics=diagnostics))
+    text = format_summary(manifest, uris={"a": "/p/1.jpg", "c": "tars/2.tar!/c.png"})
+    assert "more than once: /p/1.jpg, b, tars/2.tar!/c.png, ..." in text
+
+
+def test_people_kept_apart_by_photos_are_counted():
+    (one,), (many,) = warnings(kept_apart_by_photos=1), warnings(kept_apart_by_photos=1200)
+    assert one.startswith("1 pair of people is similar and kept apart only because photos show")
+    assert many.startswith("1,200 pairs of people are similar and kept apart only")
+
+
 def test_a_chain_of_most_faces_is_noted():
     n = CLUSTER_COUNTS.faces
     assert warnings(largest_component=int(0.9 * n)) == [

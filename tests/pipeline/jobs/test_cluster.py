@@ -455,3 +455,21 @@ def test_a_face_without_an_id_is_a_damaged_table(tmp_path):
     damage(run, "shard1", photo_id=[None])
     with pytest.raises(TableError, match=r"shard1.* has a row without photo_id: "):
         cluster(run)
+
+
+@pytest.mark.parametrize("distribute", [False, True])
+def test_collages_are_named(tmp_path, distribute):
+    sheets = [
+        photo_of(
+            f"sheet{i}.jpg", [face_of(p, [i, j, p]) for p in (20, 21, 22, 23) for j in range(6)]
+        )
+        for i in range(2)
+    ]
+    run = write_run(tmp_path, [*ALBUM, *sheets, *[photo(f"b/{i}.jpg", [i % 8]) for i in range(40)]])
+    workers = WorkerOptions(distribute=distribute)
+    entry = asdict(cluster_run(run, ClusterOptions(), lambda words: None, workers))
+    found = entry["diagnostics"]
+    assert found["collages"] == 2
+    assert found["collage_photos"] == sorted(sheet.photo_id for sheet in sheets)
+    uris = run.find_uris(found["collage_photos"])
+    assert uris == {sheet.photo_id: sheet.uri for sheet in sheets}

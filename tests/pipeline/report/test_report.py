@@ -22,7 +22,12 @@ from PIL import Image
 from facecluster.pipeline.report import report
 from facecluster.pipeline.report.report import write_report
 from facecluster.pipeline.run.directory import RunDirectory
-from facecluster.pipeline.run.manifest import ClusterEntry, EmbedCounts, EmbedEntry
+from facecluster.pipeline.run.manifest import (
+    ClusterDiagnostics,
+    ClusterEntry,
+    EmbedCounts,
+    EmbedEntry,
+)
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import write_table
 
@@ -308,6 +313,18 @@ def test_doubtful_people_are_marked_and_listed(tmp_path):
     assert (
         "2 people are doubtful: most of the faces are expected to be wrong. dan , bob" in page.text
     )
+
+
+def test_collages_are_listed_with_links(tmp_path):
+    run = write_run(tmp_path, {f"/p/{i}.jpg": ["ann"] for i in range(3)})
+    assert "like a collage" not in page_of(run).text
+    ids = [photo_id_of(f"/p/{i}.jpg") for i in (1, 2)]
+    diagnostics = ClusterDiagnostics(collages=9, collage_photos=ids)
+    run.update_manifest(ClusterEntry.start().finish(diagnostics=diagnostics))
+    page = page_of(run)
+    assert "9 photos look like a collage, in which a person may be more than once:" in page.text
+    assert ".jpg , ..." in page.text
+    assert '<a href="file:///p/1.jpg"><bdi>1.jpg</bdi></a>' in page.source
 
 
 def test_a_photo_under_two_names_is_shown_once(tmp_path):

@@ -29,8 +29,8 @@ RECORDS = [
     Edges(np.zeros(3, int), np.ones(3, int), np.ones(3)),
     Neighbors(np.arange(4), np.arange(3), np.ones(3, np.float32)),
     Cells(np.eye(3), None, 1),
-    Grouping(LABELS, np.zeros(3, bool), {}),
-    CannotLinks(np.zeros(3, np.int64), np.zeros(3, bool), 0),
+    Grouping(LABELS, np.zeros(3, bool), np.zeros(1, np.int64), {}),
+    CannotLinks(np.zeros(3, np.int64), np.zeros(3, bool), np.zeros(1, np.int64)),
     Cohort(np.eye(10), 0.1, 0.7),
     Normalization(np.eye(3), 1.0, None, Impostors(0.0, 0.1), 0.7),
 ]

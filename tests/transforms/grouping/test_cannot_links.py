@@ -39,7 +39,7 @@ def test_a_face_alone_in_its_photo_has_no_cannot_link():
     found = find([4, 7, 4, 2], at(1, 1, 0.2, 1))
     assert found.photos.tolist() == [4, NO_PHOTO, 4, NO_PHOTO]
     assert found.repeated.tolist() == [False] * 4
-    assert found.n_collages == 0
+    assert found.collages.tolist() == []
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
@@ -69,20 +69,20 @@ def test_cannot_links_are_those_of_the_definition(seed, n):
     assume(not np.isclose(similar, SAME_FACE, atol=1e-4).any())
     assume(not np.isclose(similar, SAME_PERSON, atol=1e-4).any())
     found = find(photos, vectors, scores)
-    n_collages = 0
+    collages = []
     for photo in set(photos.tolist()):
         theirs = np.flatnonzero(photos == photo)
         pairs = [(i, j) for i in theirs for j in theirs if i < j]
         alike = sum(similar[pair] > SAME_PERSON for pair in pairs)
         is_collage = alike >= max(COLLAGE_PAIRS, len(theirs) / 2)
-        n_collages += is_collage
+        collages += [photo] * int(is_collage)
         for face in theirs:
             others = [i for i in theirs if i != face]
             assert found.repeated[face] == any(similar[face, i] > SAME_FACE for i in others)
             repeats = any(similar[face, i] > SAME_FACE for i in others if i < face)
             free = is_collage or not others or repeats
             assert found.photos[face] == (NO_PHOTO if free else photo)
-    assert found.n_collages == n_collages
+    assert found.collages.tolist() == sorted(collages)
 
 
 def test_a_photo_of_many_similar_faces_is_a_collage():
@@ -95,7 +95,7 @@ def test_a_photo_of_many_similar_faces_is_a_collage():
     family[1, :2] = similar
     found = find([1] * 6 + [2] * 6, np.concatenate([collage, family]))
     assert found.photos.tolist() == [NO_PHOTO] * 6 + [2] * 6
-    assert found.n_collages == 1
+    assert found.collages.tolist() == [1]
     assert not found.repeated.any()
 
 
@@ -138,17 +138,18 @@ def test_edges_are_taken_in_the_order_of_their_weights(seed, n, n_photos):
     weights = random.uniform(0.6, 0.9, random.choice([2, 100]))
     forest = random_forest(random, n, weights)
     photos = np.where(random.random(n) < 0.3, NO_PHOTO, random.integers(0, n_photos, n))
-    kept = apply_cannot_links(forest, photos)
-    expected = kruskal(forest, photos.tolist())
-    assert rows_of(kept) == [row for e, row in enumerate(rows_of(forest)) if e in expected]
+    kept, dropped = apply_cannot_links(forest, photos)
+    expected, rows = kruskal(forest, photos.tolist()), rows_of(forest)
+    assert rows_of(kept) == [row for e, row in enumerate(rows) if e in expected]
+    assert rows_of(dropped) == [row for e, row in enumerate(rows) if e not in expected]
 
 
 def test_two_faces_in_a_photo_are_separated_at_the_longest_edge_between_them():
     # A chain 0 - 1 - 2 - 3; 0 and 3 are in one photo.
     forest = Edges(np.arange(3), np.arange(1, 4), np.array([0.65, 0.8, 0.7]))
-    kept = apply_cannot_links(forest, np.array([9, NO_PHOTO, NO_PHOTO, 9]))
+    kept, _ = apply_cannot_links(forest, np.array([9, NO_PHOTO, NO_PHOTO, 9]))
     assert rows_of(kept) == [(0, 1, 0.65), (2, 3, 0.7)]
-    assert apply_cannot_links(forest, np.array([9, NO_PHOTO, NO_PHOTO, 8])) is forest
+    assert apply_cannot_links(forest, np.array([9, NO_PHOTO, NO_PHOTO, 8]))[0] is forest
 
 
 @pytest.mark.parametrize(("n", "common", "joined"), [
@@ -162,16 +163,16 @@ def test_large_groups_may_have_a_tenth_of_their_photos_in_common(n, common, join
     weight = np.concatenate([np.full(n + 98, 0.65), [0.8]])
     photos = np.full(n + 100, NO_PHOTO)
     photos[:common] = photos[n : n + common] = np.arange(common)
-    kept = apply_cannot_links(Edges(chain, to, weight), photos)
+    kept, _ = apply_cannot_links(Edges(chain, to, weight), photos)
     assert len(kept.i) == n + 98 + joined
 
 
 def test_without_edges_or_photos_nothing_changes():
     nothing = Edges(np.empty(0, int), np.empty(0, int), np.empty(0))
     for n in (0, 1, 3):
-        assert rows_of(apply_cannot_links(nothing, np.zeros(n, int))) == []
+        assert rows_of(apply_cannot_links(nothing, np.zeros(n, int))[0]) == []
     pair = Edges(np.array([0]), np.array([1]), np.array([0.7]))
-    assert rows_of(apply_cannot_links(pair, np.full(2, NO_PHOTO))) == [(0, 1, 0.7)]
+    assert rows_of(apply_cannot_links(pair, np.full(2, NO_PHOTO))[0]) == [(0, 1, 0.7)]
 
 
 # ---- photos in common ----

@@ -282,8 +282,11 @@ def test_similar_faces_in_one_photo_are_two_people():
     found = group(vectors, together)
     assert found.labels.labels[:2].tolist() == [NOISE, NOISE]
     assert not found.repeated.any()
-    first, second = labels_of(vectors, together, ignore_photos=True)[:2]
+    assert found.diagnostics["kept_apart_by_photos"] == 1
+    found = group(vectors, together, ignore_photos=True)
+    first, second = found.labels.labels[:2]
     assert first == second != NOISE
+    assert found.diagnostics["kept_apart_by_photos"] == 0
 
 
 def test_similar_people_with_photos_in_common_are_two_people():
@@ -320,6 +323,34 @@ def test_a_collage_of_four_people_is_four_people():
     assert sorted(np.bincount(found.labels.labels[found.labels.labels >= 0])) == [6, 6, 6, 6]
     assert renamed(found.labels.labels) == names.tolist()
     assert found.diagnostics["collages"] == 1
+    assert found.collages.tolist() == [0]
+
+
+@pytest.mark.parametrize("n_people", [1, 4])
+def test_contact_sheets_among_other_photos_are_collages(n_people):
+    random = np.random.default_rng(0)
+    others, names = faces(random, [5] * 30)
+    sheet, shown = faces(random, [24 // n_people] * n_people, noise=0.6)
+    vectors = np.concatenate([others, sheet])
+    photos = np.concatenate([1000 + np.arange(150), np.full(24, 7)])
+    found = group(vectors, photos)
+    assert found.collages.tolist() == [7]
+    assert renamed(found.labels.labels) == np.concatenate([names, 30 + shown]).tolist()
+
+
+@settings(deadline=None, max_examples=15)
+@given(SEEDS, st.integers(2, 60))
+def test_a_group_photo_of_strangers_among_other_photos_keeps_them_apart(seed, n):
+    random = np.random.default_rng(seed)
+    others, _ = faces(random, [5] * 40)
+    crowd, _ = faces(random, [1] * n)
+    photos = np.concatenate([1000 + np.arange(200), np.full(n, 7)])
+    found = group(np.concatenate([others, crowd]), photos)
+    assert found.collages.tolist() == []
+    in_crowd = found.labels.labels[200:]
+    in_crowd = in_crowd[in_crowd != NOISE]
+    assert len(set(in_crowd.tolist())) == len(in_crowd)
+    assert np.isin(found.labels.labels[:200], in_crowd).mean() < 0.1
 
 
 def test_a_group_photo_of_strangers_is_nobody():

@@ -71,6 +71,12 @@ def people(random, sizes, noise=0.7):
 
 def merged(vectors, group, photos=None, singles=0.05, margin=0.0):
     """The groups after merging, numbered by first appearance."""
+    found = merged_and_refused(vectors, group, photos, singles, margin)[0]
+    _, first, number = np.unique(found, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[number].tolist()
+
+
+def merged_and_refused(vectors, group, photos=None, singles=0.05, margin=0.0):
     n = len(vectors)
     normalization = fit_normalization(vectors, None)
     normalized, scores = normalization.apply(vectors)
@@ -82,11 +88,9 @@ def merged(vectors, group, photos=None, singles=0.05, margin=0.0):
     flows = combine_flows([sum_flows(graph, lowest, group)], group)
     photos = np.full(n, NO_PHOTO) if photos is None else photos
     limits = EdgeLimits(singles, lowest, 0.0, margin)
-    found = merge_groups(
+    return merge_groups(
         group, flows, lambda: [(slice(None), normalized)], photos, normalization, limits
     )
-    _, first, number = np.unique(found, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[number].tolist()
 
 
 def torn(names, random, fraction=0.25):
