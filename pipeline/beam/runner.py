@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import logging
 import os
 import shlex
 import sys
@@ -16,10 +17,15 @@ from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from facecluster.errors import UsageError
 from facecluster.pipeline.beam.option_names import stray_values, with_beam_names
-from facecluster.transforms.cores import usable_cores
+from facecluster.transforms.cores import available_memory, usable_cores
+
+logger = logging.getLogger(__name__)
 
 # With fewer photos, starting worker processes takes longer than they save.
 PHOTOS_WORTH_PROCESSES = 400
+# What a worker process that embeds photos needs with its decoder. On LFW it was 1.2 GiB; larger
+# photos need more.
+PHOTO_WORKER_BYTES = 3 << 29
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,23 @@ class Execution:
     threads: int
 
 
-def choose_execution(beam_arguments: Sequence[str], n_photos: int) -> Execution:
+def choose_execution(
+    beam_arguments: Sequence[str],
+    n_photos: int,
+    n_tasks: int | None = None,
+    worker_bytes: int = PHOTO_WORKER_BYTES,
+) -> Execution:
     """The runner that the Beam arguments name, otherwise this machine with all its cores.
+
+    On this machine there are never more processes than tasks, nor than memory has room for, however
+    many the Beam arguments ask for; that some are left out is logged.
 
     Args:
       beam_arguments: options for Beam, as on its command line.
       n_photos: photos in the job; with few, a job on this machine runs in this process unless the
         Beam arguments say otherwise.
+      n_tasks: parts of the job that processes can work on at the same time, None for many.
+      worker_bytes: memory that a process needs.
 
     Raises:
       UsageError: the runner is not installed, or an argument is unknown or has a wrong value.
@@ -65,11 +81,28 @@ def choose_execution(beam_arguments: Sequence[str], n_photos: int) -> Execution:
     elif n_workers < 0:
         raise UsageError(f"--direct_num_workers={n_workers} is negative: 0 takes all cores")
     n_workers = n_workers or cores
+    if n_tasks is not None:
+        n_workers = _lower(n_workers, n_tasks, f"there are {n_tasks:,} parts of the work")
+    memory = available_memory()
+    if memory is not None and mode in (None, "multi_processing"):
+        n_workers = _lower(
+            n_workers,
+            memory // worker_bytes,
+            f"{memory >> 20:,} MiB are available and each needs {worker_bytes >> 20:,} MiB",
+        )
     mode = mode or ("multi_processing" if n_workers > 1 else "in_memory")
     arguments += [f"--direct_running_mode={mode}", f"--direct_num_workers={n_workers}"]
     # A single process with many threads leaves the cores idle between its TensorFlow calls.
     threads = max(1, cores // n_workers) if mode == "multi_processing" else 0
     return Execution(LocalRunner(), PipelineOptions(arguments), n_workers, threads)
+
+
+def _lower(n_workers: int, most: int, why: str) -> int:
+    """The number of workers, at most `most` but at least 1; logs if it is lowered."""
+    most = max(1, most)
+    if n_workers > most:
+        logger.warning("%d worker processes instead of %d: %s", most, n_workers, why)
+    return min(n_workers, most)
 
 
 class LocalRunner(FnApiRunner):

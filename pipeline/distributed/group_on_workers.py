@@ -100,7 +100,7 @@ def group_on_workers(
     """
     layout = make_task_layout(run, options, worker_memory << 20)
     n_rows = sum(layout.sizes.values())
-    runner = TaskRunner(layout.work, beam_arguments, n_rows)
+    runner = TaskRunner(layout.work, beam_arguments, n_rows, worker_memory << 20)
     watch = Stopwatch()
 
     def run_tasks(kind: str, task: Callable[[str], None], names: Sequence[str]) -> None:

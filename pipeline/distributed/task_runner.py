@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 from threadpoolctl import threadpool_limits
 
+from facecluster.pipeline.beam.option_names import with_beam_names
 from facecluster.pipeline.beam.run import run_pipeline
 from facecluster.pipeline.beam.runner import choose_execution
 from facecluster.pipeline.distributed.work_folder import WorkFolder
@@ -29,11 +30,13 @@ class TaskRunner:
       n_faces: faces in the collection. Unless the Beam arguments say otherwise, tasks of a large
         collection run in one worker process per core of this machine, at most one per task; those
         of a small one run in this process.
+      worker_bytes: memory that a worker process needs.
     """
 
     work: WorkFolder
     beam_arguments: Sequence[str]
     n_faces: int
+    worker_bytes: int = 2 << 30
 
     def run_tasks(self, kind: str, task: Callable[[str], None], names: Sequence[str]) -> None:
         """Calls `task` with each name.
@@ -74,19 +77,19 @@ class TaskRunner:
         missing = [name for name in names if name not in done]
         if not missing:
             return
-        execution = choose_execution(self._arguments(len(missing)), 0)
+        execution = choose_execution(self._arguments(), 0, len(missing), self.worker_bytes)
         run_pipeline(execution, lambda pipeline: build(pipeline, missing, execution.threads))
         not_done = set(names) - set(self.work.names(kind))
         if not_done:  # a runner may end a cancelled job without an error
             raise RuntimeError(f"{len(not_done)} of {len(names)} tasks were not done")
 
-    def _arguments(self, n_tasks: int) -> list[str]:
+    def _arguments(self) -> list[str]:
         """The Beam arguments, with the number of worker processes if they leave it open."""
-        arguments = list(self.beam_arguments)
+        arguments = with_beam_names(self.beam_arguments)
         is_chosen = any(argument.startswith(EXECUTION_OPTIONS) for argument in arguments)
         if is_chosen or self.n_faces < FACES_WORTH_PROCESSES:
             return arguments
-        return [*arguments, f"--direct_num_workers={min(usable_cores(), n_tasks)}"]
+        return [*arguments, f"--direct_num_workers={usable_cores()}"]
 
 
 @dataclass(frozen=True)

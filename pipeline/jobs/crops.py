@@ -111,8 +111,8 @@ class CropsJob:
             self._remove_temporary_files()
             sizes = {shard.name: shard.n_photos for shard, _ in shards}
             n_photos = sum(sizes.values())
-            execution = choose_execution(self.beam_arguments, n_photos)
             tasks = make_read_tasks(shards)
+            execution = choose_execution(self.beam_arguments, n_photos, len(tasks))
             with watch(lambda: self._count_finished(sizes), n_photos):
                 run_pipeline(
                     execution,

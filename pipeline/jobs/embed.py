@@ -99,13 +99,13 @@ class EmbedJob:
         if cohort:
             self.run.write_cohort(cohort)
         plan = plan.without_superseded()
-        execution = choose_execution(
-            self.beam_arguments, len(plan.unfinished_uris(listing.sources))
-        )
+        n_photos = len(plan.unfinished_uris(listing.sources))
+        n_workers = choose_execution(self.beam_arguments, n_photos).n_workers
         plan = plan.with_inputs(
-            listing, lambda n: self._photos_per_shard(n, execution.n_workers), self.retry_all
+            listing, lambda n: self._photos_per_shard(n, n_workers), self.retry_all
         )
         shards = plan.pending_shards(listing.sources)
+        execution = choose_execution(self.beam_arguments, n_photos, len(make_read_tasks(shards)))
         try:
             metrics = self._embed(shards, execution, watch, self._failure_check(plan, listing))
         except TooManyFailures:

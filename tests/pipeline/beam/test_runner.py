@@ -10,7 +10,9 @@ from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from facecluster.errors import UsageError
+from facecluster.pipeline.beam import runner
 from facecluster.pipeline.beam.runner import (
+    PHOTO_WORKER_BYTES,
     PHOTOS_WORTH_PROCESSES,
     choose_execution,
     known_beam_options,
@@ -33,7 +35,7 @@ def test_few_photos_run_in_this_process():
 
 
 @pytest.mark.skipif(CORES < 2, reason="one core is one process")
-def test_many_photos_run_on_all_cores():
+def test_many_photos_run_on_all_cores(memory):
     execution = choose_execution([], MANY)
     assert isinstance(execution.runner, FnApiRunner)
     assert local(execution) == ("multi_processing", CORES)
@@ -45,7 +47,7 @@ def test_many_photos_run_on_all_cores():
     "arguments", [["--direct_num_workers={}"], ["--direct_num_workers", "{}"]], ids=["=", " "]
 )
 @pytest.mark.parametrize("n_workers", [1, 2, 5])
-def test_the_users_number_of_workers_is_used(arguments, n_workers, n_photos):
+def test_the_users_number_of_workers_is_used(arguments, n_workers, n_photos, memory):
     execution = choose_execution([text.format(n_workers) for text in arguments], n_photos)
     mode = "multi_processing" if n_workers > 1 else "in_memory"
     assert local(execution) == (mode, n_workers)
@@ -53,7 +55,47 @@ def test_the_users_number_of_workers_is_used(arguments, n_workers, n_photos):
     assert execution.threads == (max(1, CORES // n_workers) if n_workers > 1 else 0)
 
 
-def test_zero_workers_mean_one_for_each_core():
+@pytest.fixture
+def memory(monkeypatch):
+    """Sets the memory that is available, bytes."""
+
+    def have(n_bytes):
+        monkeypatch.setattr(runner, "available_memory", lambda: n_bytes)
+
+    have(1 << 50)
+    return have
+
+
+@pytest.mark.parametrize(("n_tasks", "n_workers"), [(0, 1), (1, 1), (3, 3), (1000, 999)])
+def test_there_are_no_more_processes_than_tasks(n_tasks, n_workers, memory):
+    execution = choose_execution(["--direct_num_workers=999"], MANY, n_tasks)
+    mode = "multi_processing" if n_workers > 1 else "in_memory"
+    assert local(execution) == (mode, n_workers)
+    assert execution.n_workers == n_workers
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "n_workers"),
+    [(None, 64), (0, 1), (PHOTO_WORKER_BYTES, 1), (3 * PHOTO_WORKER_BYTES - 1, 2), (1 << 50, 64)],
+)
+@pytest.mark.parametrize("arguments", [[], ["--direct_num_workers=64"], ["--direct_num_workers=0"]])
+def test_there_are_no_more_processes_than_memory_has_room_for(
+    arguments, n_bytes, n_workers, memory, monkeypatch, caplog
+):
+    monkeypatch.setattr(runner, "usable_cores", lambda: 64)
+    memory(n_bytes)
+    assert choose_execution(arguments, MANY).n_workers == n_workers
+    assert bool(caplog.messages) == (n_workers < 64)
+    assert not caplog.messages or f"{n_workers} worker processes instead of 64" in caplog.text
+
+
+def test_threads_of_one_process_share_its_memory(memory):
+    memory(0)
+    arguments = ["--direct_running_mode=multi_threading", "--direct_num_workers=3"]
+    assert local(choose_execution(arguments, MANY)) == ("multi_threading", 3)
+
+
+def test_zero_workers_mean_one_for_each_core(memory):
     assert choose_execution(["--direct_num_workers=0"], FEW).n_workers == CORES
 
 
