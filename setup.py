@@ -36,6 +36,7 @@ setup(
         "pyarrow>=18",
         "scikit-learn>=1.6,<1.10",
         "scipy>=1.14",
+        "simplejpeg>=1.8.2",
         "threadpoolctl>=3.5",
     ],
     extras_require={

@@ -99,6 +99,7 @@ class Photo:
       width, height: px of the upright photo.
       taken_at: EXIF date and time, which has no time zone.
       n_frames: frames or pages of the file, of which the first is used.
+      damaged: whether the file lacks some of the pixels, so that the decoder made them up.
       perceptual_hash: of the image; None also if the image has too little structure.
       faces: the faces that were found.
       failure: why it could not be processed.
@@ -113,6 +114,7 @@ class Photo:
     height: int | None = None
     taken_at: datetime | None = None
     n_frames: int | None = None
+    damaged: bool = False
     perceptual_hash: int | None = None
     faces: tuple[Face, ...] = ()
     failure: Failure | None = None

@@ -76,6 +76,7 @@ def format_summary(
 def _photo_lines(counts: EmbedCounts, is_now: bool) -> Iterator[Line]:
     notes = [
         _now_and_before(counts.new_photos, counts.photos, "read") if is_now else "",
+        _count(counts.damaged, "damaged", "damaged"),
         _count(counts.duplicates, "duplicate", "duplicates"),
         _count(counts.near_duplicates, "near-duplicate", "near-duplicates"),
     ]

@@ -115,7 +115,8 @@ class EmbedJob:
         EmbedPlan.load(self.run).without_superseded().without_repaired(listing)
 
         photos, _ = self.run.read_shards(
-            "photos", ["photo_id", "width", "height", "taken_at", "n_faces", "perceptual_hash"]
+            "photos",
+            ["photo_id", "width", "height", "taken_at", "damaged", "n_faces", "perceptual_hash"],
         )
         failures, _ = self.run.read_shards("failures", schema.FAILURES.names)
         near_duplicates = near_duplicates_table(photos)
@@ -124,6 +125,7 @@ class EmbedJob:
         done_now = [shard.name for shard, _ in shards]
         counts = EmbedCounts(
             photos=len(photos),
+            damaged=pc.sum(photos["damaged"]).as_py() or 0,
             duplicates=len(photos) - len(distinct),
             near_duplicates=len(near_duplicates),
             new_photos=self.run.count_rows("photos", done_now),

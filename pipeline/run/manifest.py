@@ -32,6 +32,7 @@ class EmbedCounts:
 
     Attributes:
       photos: photos that were read, one for each URI.
+      damaged: of these, how many lack some pixels.
       duplicates: of these, how many have the bytes of another one.
       near_duplicates: of these, how many show the picture of another one.
       new_photos: of these, how many this job has read.
@@ -45,6 +46,7 @@ class EmbedCounts:
     """
 
     photos: int = 0
+    damaged: int = 0
     duplicates: int = 0
     near_duplicates: int = 0
     new_photos: int = 0

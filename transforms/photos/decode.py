@@ -18,8 +18,8 @@ class DecodePhotos(beam.PTransform):
     """Decodes photos. One that crashes or hangs its decoder becomes a failure like any other.
 
     Element in: a `Photo` with its content, as `ReadPhotos` yields it.
-    Element out: the `Photo` with image, width, height, taken_at, n_frames and perceptual_hash,
-    without the content; or with its failure.
+    Element out: the `Photo` with image, width, height, taken_at, n_frames, damaged and
+    perceptual_hash, without the content; or with its failure.
 
     Reports the counter `photos_decoded` and the distribution `decode_milliseconds`.
 
@@ -56,8 +56,9 @@ class _DecodePhoto(beam.DoFn):
 def decode_photo(photo: Photo, decode: Callable[[bytes], DecodedImage] = decode_image) -> Photo:
     """Fills in what the file holds and the perceptual hash, and drops the content."""
     assert photo.content is not None
-    image, (width, height), taken_at, n_frames = decode(photo.content)
+    image, (width, height), taken_at, n_frames, damaged = decode(photo.content)
     return replace(
         photo, content=None, image=image, width=width, height=height,
-        taken_at=taken_at, n_frames=n_frames, perceptual_hash=perceptual_hash(image),
+        taken_at=taken_at, n_frames=n_frames, damaged=damaged,
+        perceptual_hash=perceptual_hash(image),
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """Decodes a photo's bytes into upright RGB pixels."""
 
-import io
 import re
 import threading
 from datetime import datetime
@@ -8,13 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pillow_heif
-from PIL import AvifImagePlugin, ExifTags, Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, ExifTags, Image
 
+from facecluster.transforms.photos.formats import open_image, register_heif
+from facecluster.transforms.photos.jpeg import is_jpeg, load_jpeg
 from facecluster.transforms.photos.limits import MAX_PHOTO_PIXELS
 
-# The formats that photos are stored in (MPO is read as JPEG). Pillow detects them by content; some
-# of the others that it knows run programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "HEIF", "AVIF", "JPEG2000", "PPM")
 MAX_FRAMES = 2**31 - 1  # that the table's column holds; a damaged file may claim more
 
 # Pillow's settings while photos are decoded: max_pixels takes the place of Pillow's own limit, and
@@ -39,6 +37,9 @@ TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Formats whose decoders turn photos: HEIF by the file's own orientation, TIFF by EXIF. That of AVIF
+# puts the file's own orientation into the EXIF.
+TURNED_BY_DECODER = ("HEIF", "TIFF")
 SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height are exchanged
 
 
@@ -55,18 +56,23 @@ class DecodedImage(NamedTuple):
         decoded at a reduced scale.
       taken_at: date and time from EXIF, if any.
       n_frames: frames or pages of the file.
+      damaged: whether the decoder made up pixels that the file lacks.
     """
 
     image: Image.Image
     size: tuple[int, int]
     taken_at: datetime | None
     n_frames: int
+    damaged: bool
 
 
 def decode_image(
     content: bytes, max_pixels: int = MAX_PHOTO_PIXELS, jpeg_size: int | None = None
 ) -> DecodedImage:
     """Decodes a photo as a viewer shows it: EXIF orientation applied, alpha over white.
+
+    XMP may also hold an orientation. Programs write there what the photo once had, or had before
+    they turned it, and viewers do not turn by it.
 
     Of animations and files of several pages it decodes the first frame, of a HEIF file the primary
     image.
@@ -78,11 +84,11 @@ def decode_image(
         longer side has at least this many px. None decodes them in full.
 
     Raises:
-      OSError: the content is not an image, or is damaged.
+      OSError: the content is not an image, or is damaged; the message says which.
       TooManyPixelsError: the photo has more than max_pixels.
       Exception: decoders raise other errors for damaged files.
     """
-    with _decoding_settings, _open_image(content) as image:
+    with _decoding_settings, open_image(content) as image:
         if image.width * image.height > max_pixels:
             raise TooManyPixelsError(
                 f"{image.width} x {image.height} pixels are more than the limit of {max_pixels:,}"
@@ -90,16 +96,18 @@ def decode_image(
         n_frames = _count_frames(image, content)
         full_size = image.size
         is_reduced = jpeg_size is not None and _reduce_scale(image, jpeg_size)
-        image.load()  # which turns a TIFF upright and removes its orientation
+        image.info.pop("xmp", None)  # by which Pillow would turn a TIFF while it is loaded
+        pixels, damaged = load_jpeg(image, content) if is_jpeg(image) else (image, False)
+        pixels.load()  # which turns a TIFF upright and removes its orientation
         exif = _read_exif(image)
-        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        orientation = _read_orientation(image, exif)
         transposition = TRANSPOSITIONS.get(orientation)
-        upright = _to_rgb(image if transposition is None else image.transpose(transposition))
+        upright = _to_rgb(pixels if transposition is None else pixels.transpose(transposition))
         size = upright.size
         if is_reduced:
             width, height = full_size
             size = (height, width) if orientation in SIDEWAYS else (width, height)
-        return DecodedImage(upright, size, _taken_at(exif), n_frames)
+        return DecodedImage(upright, size, _taken_at(exif), n_frames, damaged)
 
 
 class _DecodingSettings:
@@ -112,8 +120,7 @@ class _DecodingSettings:
 
     def __enter__(self) -> None:
         with self._lock:
-            if "HEIF" not in Image.OPEN:
-                pillow_heif.register_heif_opener()
+            register_heif()
             if self._n_decoding == 0:
                 self._originals = [getattr(owner, name) for owner, name, _ in DECODING_SETTINGS]
                 for owner, name, value in DECODING_SETTINGS:
@@ -129,14 +136,6 @@ class _DecodingSettings:
 
 
 _decoding_settings = _DecodingSettings()
-
-
-def _open_image(content: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        # Pillow's message holds a memory address, which differs from run to run.
-        raise UnidentifiedImageError("it is not an image in a known format") from error
 
 
 def _reduce_scale(image: Image.Image, jpeg_size: int) -> bool:
@@ -160,7 +159,7 @@ def _count_frames(image: Image.Image, content: bytes) -> int:
     """
     if image.format not in ("GIF", "TIFF"):
         return max(1, min(getattr(image, "n_frames", 1), MAX_FRAMES))
-    with _open_image(content) as image:
+    with open_image(content) as image:
         try:
             return image.n_frames  # pyright: ignore[reportAttributeAccessIssue]
         except Exception:  # Pillow raises many types for damaged files
@@ -193,21 +192,48 @@ def _floats_to_gray(values: np.ndarray) -> np.ndarray:
 
 
 def _read_exif(image: Image.Image) -> Image.Exif:
-    """The EXIF, empty if it is damaged: a photo is usable without it."""
+    """The EXIF of a loaded image, empty if it is damaged: a photo is usable without it.
+
+    `Image.getexif` is not used, because it takes an orientation from XMP if EXIF has none.
+    """
+    exif = Image.Exif()
     try:
-        exif = image.getexif()
-        exif.get_ifd(ExifTags.IFD.Exif)
-        return exif
+        if image.format == "TIFF":
+            return image.getexif()
+        content = image.info.get("exif")
+        if content is None:  # ImageMagick writes it to a PNG as text, after three lines
+            text = image.info.get("Raw profile type exif", "")
+            content = bytes.fromhex("".join(text.split("\n")[3:]))
+        exif.load(content)
     except Exception:  # Pillow raises many types for damaged EXIF
         return Image.Exif()
+    return exif
+
+
+def _read_orientation(image: Image.Image, exif: Image.Exif) -> int:
+    """The orientation of the decoded pixels: 1, upright, unless EXIF says 2 to 8."""
+    if image.format in TURNED_BY_DECODER:
+        return 1
+    orientation = _read_tag(exif, ExifTags.Base.Orientation)
+    return orientation if isinstance(orientation, int) and orientation in TRANSPOSITIONS else 1
 
 
 def _taken_at(exif: Image.Exif) -> datetime | None:
-    details = exif.get_ifd(ExifTags.IFD.Exif)
-    for text in (details.get(ExifTags.Base.DateTimeOriginal), exif.get(ExifTags.Base.DateTime)):
+    for text in (
+        _read_tag(exif, ExifTags.Base.DateTimeOriginal, ExifTags.IFD.Exif),
+        _read_tag(exif, ExifTags.Base.DateTime),
+    ):
         if isinstance(text, str) and re.match(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d", text):
             try:
                 return datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
             except ValueError:  # cameras without a set clock write 0000:00:00 00:00:00
                 continue
     return None
+
+
+def _read_tag(exif: Image.Exif, tag: int, directory: int | None = None) -> Any:
+    """A value in EXIF; None also if it is damaged, which Pillow finds out when asked for it."""
+    try:
+        return (exif if directory is None else exif.get_ifd(directory)).get(tag)
+    except Exception:  # see above
+        return None

@@ -111,7 +111,9 @@ class DecoderProcess:
             raise type(reply["error"], (DecodeError,), {})(reply["message"])
         taken_at = reply["taken_at"] and datetime.fromisoformat(reply["taken_at"])
         image = _image_from_pixels(pixels, reply["size"])
-        return DecodedImage(image, tuple(reply["full_size"]), taken_at, reply["n_frames"])
+        return DecodedImage(
+            image, tuple(reply["full_size"]), taken_at, reply["n_frames"], reply["damaged"]
+        )
 
     def close(self) -> None:
         """Ends the process."""
@@ -257,8 +259,8 @@ def _decode(
     """Receives and decodes a photo; returns the reply and the open file with its pixels, if any."""
     content = _receive(parent, length)
     try:
-        image, size, taken_at, n_frames = decode(content, limits.max_pixels, limits.jpeg_size)
-        pixels = pa.array(image).buffers()[-1]
+        decoded = decode(content, limits.max_pixels, limits.jpeg_size)
+        pixels = pa.array(decoded.image).buffers()[-1]
     except MemoryError:
         message = "decoding needs more memory than any photo within the limits should"
         return {"error": "MemoryError", "message": message}, []
@@ -270,10 +272,11 @@ def _decode(
     except OSError as error:
         return {"no_room": str(error)}, []
     reply = {
-        "size": image.size,
-        "full_size": size,
-        "taken_at": taken_at and taken_at.isoformat(),
-        "n_frames": n_frames,
+        "size": decoded.image.size,
+        "full_size": decoded.size,
+        "taken_at": decoded.taken_at and decoded.taken_at.isoformat(),
+        "n_frames": decoded.n_frames,
+        "damaged": decoded.damaged,
     }
     return reply, [file]
 

@@ -93,6 +93,7 @@ def photos_table(photos: Sequence[Photo]) -> pa.Table:
             "height": photo.height,
             "taken_at": photo.taken_at,
             "n_frames": photo.n_frames,
+            "damaged": photo.damaged,
             "n_faces": len(photo.faces),
             "perceptual_hash": photo.perceptual_hash,
         }

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 METADATA_KEY = b"facecluster"
 
 # A photo that was read. photo_id is the SHA-256 of the file's bytes, the same under any name;
@@ -20,6 +20,8 @@ PHOTOS = pa.schema(
         pa.field("taken_at", pa.timestamp("ms")),
         # Frames of an animation or pages of a document; the first is used.
         pa.field("n_frames", pa.int32(), nullable=False),
+        # Some pixels are made up: the file lacks them, and its decoder conceals that.
+        pa.field("damaged", pa.bool_(), nullable=False),
         pa.field("n_faces", pa.int32(), nullable=False),
         pa.field("perceptual_hash", pa.int64()),  # null: too little structure
     ]

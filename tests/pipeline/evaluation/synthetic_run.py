@@ -31,7 +31,7 @@ class Photo:
 def photos_table(photos):
     rows = [
         {"photo_id": p.photo_id, "uri": p.uri, "width": SIDE, "height": SIDE,
-         "taken_at": None, "n_frames": 1, "n_faces": len(p.boxes)} for p in photos
+         "taken_at": None, "n_frames": 1, "damaged": False, "n_faces": len(p.boxes)} for p in photos
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, schema.stamped(schema.PHOTOS))
 

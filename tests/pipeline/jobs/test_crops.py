@@ -63,7 +63,7 @@ def make_run(folder: Path) -> RunDirectory:
         for uri in paths:
             uri.write_bytes(path.read_bytes())
             photos.append({"photo_id": photo_id, "uri": str(uri), "width": 100, "height": 100,
-                           "n_frames": 1, "n_faces": len(found)})  # fmt: skip
+                           "n_frames": 1, "damaged": False, "n_faces": len(found)})  # fmt: skip
             for index, (box, person) in enumerate(found):
                 face_id = schema.face_id(photo_id, index)
                 faces.append({"face_id": face_id, "photo_id": photo_id, "box": box,
@@ -269,7 +269,7 @@ def many_photos(folder: Path, n: int) -> list:
     for seed, uri in enumerate(ids):
         ids[uri] = make_photo(Path(uri), seed)
     photos = [{"photo_id": id, "uri": uri, "width": 100, "height": 100, "n_frames": 1,
-               "n_faces": 1} for uri, id in ids.items()]  # fmt: skip
+               "damaged": False, "n_faces": 1} for uri, id in ids.items()]  # fmt: skip
     faces = [{"face_id": schema.face_id(id, 0), "photo_id": id, "box": CENTRAL,
               "landmarks": range(10), "detection_score": 1, "thumbnail": b"",
               "embedding": [1, 0], **QUALITY}

@@ -22,7 +22,7 @@ from facecluster.transforms.tables.parquet_files import TableError, write_table
 
 def photos_table(*uris):
     rows = [{"photo_id": uri * 2, "uri": uri, "width": 1, "height": 1, "taken_at": None,
-             "n_frames": 1, "n_faces": 0} for uri in uris]  # fmt: skip
+             "n_frames": 1, "damaged": False, "n_faces": 0} for uri in uris]  # fmt: skip
     return pa.Table.from_pylist(rows, schema.stamped(schema.PHOTOS))
 
 

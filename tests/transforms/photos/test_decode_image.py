@@ -468,7 +468,7 @@ def test_every_orientation_of_heif_and_avif(file_format, orientation):
     pixels = gradient(96, 64)
     exif = exif_of(orientation=orientation, taken="2019:01:02 03:04:05")
     content = encode(Image.fromarray(pixels), file_format, quality=90, exif=exif.tobytes())
-    image, _, taken_at, n_frames = decode_image(content)
+    image, _, taken_at, n_frames, _ = decode_image(content)
     np.testing.assert_allclose(np.asarray(image), turn_upright(pixels, orientation), atol=12)
     assert (taken_at, n_frames) == (datetime(2019, 1, 2, 3, 4, 5), 1)
 

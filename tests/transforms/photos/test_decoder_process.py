@@ -66,7 +66,7 @@ def obedient():
 
 
 def assert_decodes(decoder: DecoderProcess) -> None:
-    image, _, taken_at, n_frames = decoder.decode(SOUND)
+    image, _, taken_at, n_frames, _ = decoder.decode(SOUND)
     np.testing.assert_array_equal(np.asarray(image), np.asarray(decode_image(SOUND).image))
     assert (taken_at, n_frames) == (datetime(2019, 1, 2, 3, 4, 5), 1)
 

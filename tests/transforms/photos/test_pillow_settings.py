@@ -97,7 +97,7 @@ def test_settings_stay_while_any_thread_decodes(monkeypatch):
     entered = {"first": threading.Event(), "second": threading.Event()}
     may_leave = {"first": threading.Event(), "second": threading.Event()}
     seen = {}
-    open_image = module._open_image
+    open_image = module.open_image
 
     def open_and_wait(content):
         name = threading.current_thread().name
@@ -106,7 +106,7 @@ def test_settings_stay_while_any_thread_decodes(monkeypatch):
         seen[name] = current_settings()
         return open_image(content)
 
-    monkeypatch.setattr(module, "_open_image", open_and_wait)
+    monkeypatch.setattr(module, "open_image", open_and_wait)
     threads = {
         name: threading.Thread(target=decode_image, args=(encode_png(9, 9),), name=name)
         for name in ("first", "second")

@@ -51,7 +51,7 @@ def make_photo(number: int, shard: Shard) -> Photo:
     taken_at = datetime(2020, 1, 1 + number % 28, 3, 4, 5) if number % 3 else None
     return Photo(
         uri, shard, photo_id=f"{number:064x}", width=100 + number, height=50, taken_at=taken_at,
-        n_frames=1 + number % 3, faces=faces,
+        n_frames=1 + number % 3, damaged=number % 5 == 0, faces=faces,
         perceptual_hash=None if number % 7 == 0 else -(number**11),
     )  # fmt: skip
 
@@ -118,6 +118,7 @@ def assert_holds(root, shards: dict[str, list[Photo]]) -> None:
             {
                 "photo_id": photo.photo_id, "uri": photo.uri, "width": photo.width,
                 "height": photo.height, "taken_at": photo.taken_at, "n_frames": photo.n_frames,
+                "damaged": photo.damaged,
                 "n_faces": len(photo.faces), "perceptual_hash": photo.perceptual_hash,
             }
             for photo in sound

@@ -329,7 +329,7 @@ def test_two_models_or_codecs_are_not_mixed(tmp_path, sound, stamp):
 def test_another_version_is_refused(tmp_path, sound):
     old = str(tmp_path / "old.parquet")
     write_table(old, table(["c"], [3], model="m", codec="pca128", schema_version=0))
-    with pytest.raises(TableError, match="version 0, this facecluster reads version 2") as raised:
+    with pytest.raises(TableError, match="version 0, this facecluster reads version 3") as raised:
         read_table([sound, old], ["name"])
     assert old in str(raised.value)
     assert "--overwrite, or take another output folder" in str(raised.value)
