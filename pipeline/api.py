@@ -40,7 +40,12 @@ from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.pipeline.run.lock import run_lock
 from facecluster.pipeline.run.results import Run
 from facecluster.transforms.grouping.options import ClusterOptions
-from facecluster.transforms.inputs.listing import Listing, absolute_uri, list_photos
+from facecluster.transforms.inputs.listing import (
+    Listing,
+    absolute_uri,
+    list_photos,
+    with_versions,
+)
 from facecluster.transforms.inputs.paths import Paths, path_list
 from facecluster.transforms.inputs.sources import Source
 from facecluster.transforms.tables.reasons import format_reasons
@@ -53,9 +58,13 @@ class Progress(Protocol):
         """Called when the job starts something new, described by `text`."""
 
     def watch(
-        self, count: Callable[[], int], total: int
+        self, count: Callable[[], int], total: int, doing: str | None = None
     ) -> contextlib.AbstractContextManager[None]:
-        """A context in which `count()` of `total` photos are done at any time."""
+        """A context in which `count()` of `total` photos are done at any time.
+
+        Args:
+          doing: what is done with them, if it is not what the job is for.
+        """
         ...
 
 
@@ -66,7 +75,7 @@ class NoProgress:
         pass
 
     def watch(
-        self, count: Callable[[], int], total: int
+        self, count: Callable[[], int], total: int, doing: str | None = None
     ) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
@@ -79,6 +88,7 @@ def run(
     *,
     workers: WorkerOptions | None = None,
     overwrite: bool = False,
+    forget_removed: bool = False,
     max_failures: FailureLimit | int | str | None = None,
     beam_arguments: Sequence[str] = (),
     progress: Progress | None = None,
@@ -91,7 +101,8 @@ def run(
       JobError: also if no photo could be read.
     """
     with _locked(output, creates_run=True) as directory:
-        _embed(directory, inputs, embed_options, overwrite, max_failures, beam_arguments, progress)
+        _embed(directory, inputs, embed_options, overwrite, forget_removed, max_failures,
+               beam_arguments, progress)  # fmt: skip
         check_any_photo(directory)
         _cluster(directory, cluster_options, workers, beam_arguments, progress)
         return Run(directory.root)
@@ -103,13 +114,15 @@ def embed(
     options: EmbedOptions | None = None,
     *,
     overwrite: bool = False,
+    forget_removed: bool = False,
     max_failures: FailureLimit | int | str | None = None,
     beam_arguments: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Run:
-    """Finds and embeds the faces of the photos that a run does not hold yet.
+    """Finds and embeds the faces of the photos that a run does not hold yet, or that have changed.
 
-    A job that was stopped goes on where it was; new photos are added to the run.
+    A job that was stopped goes on where it was; new photos are added to the run. A photo whose size
+    or time is another is read again, and embedded again if its bytes are others.
 
     Args:
       inputs: folders, files or globs of photos; tar, TFRecord and Parquet files that hold them;
@@ -117,13 +130,16 @@ def embed(
       output: the run's folder; created if it does not exist.
       options: how faces are found and embedded.
       overwrite: start again: first delete what facecluster wrote into the folder.
+      forget_removed: remove from the run the photos that are no longer in its folders and
+        containers; by default they stay.
       max_failures: stop with an error when more inputs than this cannot be used: a number, or a
         percentage such as "5%". None for no limit.
       beam_arguments: options for Beam, such as "--direct_num_workers=8".
       progress: where to report progress; by default nowhere.
 
     Raises:
-      InputError: an input does not exist, or there are no photos in the inputs.
+      InputError: an input does not exist, there are no photos in the inputs, or all photos of an
+        input folder would be forgotten.
       UsageError: the folder is not a run and holds other files, or Beam does not know an option.
       ModelError: the model or the detector is not on this machine; see `load_model`.
       RunLockedError: another job works in the folder.
@@ -131,7 +147,8 @@ def embed(
       JobError: the run was made with other settings, or Beam failed.
     """
     with _locked(output, creates_run=True) as directory:
-        _embed(directory, inputs, options, overwrite, max_failures, beam_arguments, progress)
+        _embed(directory, inputs, options, overwrite, forget_removed, max_failures,
+               beam_arguments, progress)  # fmt: skip
         return Run(directory.root)
 
 
@@ -250,7 +267,7 @@ def evaluate_pairs(
     """
     images, pairs = os.fspath(images), os.fspath(pairs)
     photos = find_pair_images(images, read_pairs(pairs))
-    listing = Listing(tuple(map(Source, photos)), n_other_files=0)
+    listing = Listing(tuple(with_versions(map(Source, photos))), n_other_files=0)
     with contextlib.ExitStack() as stack:
         folder = run or stack.enter_context(tempfile.TemporaryDirectory())
         directory = stack.enter_context(_locked(folder, creates_run=True))
@@ -296,19 +313,28 @@ def _locked(path: str | os.PathLike[str], creates_run: bool, check_other_files: 
         yield directory
 
 
-def _embed(directory, inputs, options, overwrite, max_failures, beam_arguments, progress) -> None:
+def _embed(
+    directory, inputs, options, overwrite, forget_removed, max_failures, beam_arguments, progress
+) -> None:
     known_beam_options(beam_arguments)
     names = path_list(inputs)
     retry_failures = _names_failures(directory, names)
     listing = _failed_inputs(directory, names, overwrite) if retry_failures else list_photos(names)
-    job = _embed_job(directory, options, max_failures, retry_failures, beam_arguments)
+    job = _embed_job(
+        directory, options, max_failures, retry_failures, beam_arguments, forget_removed
+    )
     if overwrite:
         directory.remove_everything()
     job(listing, (progress or NoProgress()).watch)
 
 
 def _embed_job(
-    directory, options, max_failures=None, retry_failures=False, beam_arguments=()
+    directory,
+    options,
+    max_failures=None,
+    retry_failures=False,
+    beam_arguments=(),
+    forget_removed=False,
 ) -> EmbedJob:
     options = options or EmbedOptions()
     if max_failures is not None and not isinstance(max_failures, FailureLimit):
@@ -324,6 +350,7 @@ def _embed_job(
         beam_arguments,
         max_failures,
         retry_failures,
+        forget_removed,
     )
 
 

@@ -28,6 +28,10 @@ class RunOptions:
         False, "start again: first delete the files that facecluster wrote into the run's folder",
         type=bool,
     )  # fmt: skip
+    forget_removed: bool = option(
+        False, "remove from the run the photos that are no longer in its folders and containers "
+        "(default: they stay, and the summary counts them)", type=bool,
+    )  # fmt: skip
     max_failures: FailureLimit | None = option(  # noqa: RUF009
         None, "stop with an error, before faces are grouped, if more inputs than this cannot be "
         "used; a number, or a percentage of all inputs such as 5%% (default: no limit)",

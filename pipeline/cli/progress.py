@@ -32,10 +32,16 @@ class Progress:
         self._end_line()
 
     @contextlib.contextmanager
-    def watch(self, count: Callable[[], int], total: int) -> Iterator[None]:
-        """Shows how many of `total` are done while the block runs, as `count` tells."""
+    def watch(
+        self, count: Callable[[], int], total: int, doing: str | None = None
+    ) -> Iterator[None]:
+        """Shows how many of `total` are done while the block runs, as `count` tells.
+
+        Args:
+          doing: shown in place of `self.doing`.
+        """
         stop = threading.Event()
-        arguments = (count, total, stop)
+        arguments = (count, total, stop, doing or self.doing)
         thread = threading.Thread(target=self._poll_until, args=arguments, daemon=True)
         thread.start()
         try:
@@ -45,7 +51,9 @@ class Progress:
             thread.join()
             self._end_line()
 
-    def _poll_until(self, count: Callable[[], int], total: int, stop: threading.Event) -> None:
+    def _poll_until(
+        self, count: Callable[[], int], total: int, stop: threading.Event, doing: str
+    ) -> None:
         started = last_line = self.clock()
         last_done, moved_at = 0, started
         while not stop.wait(SECONDS_BETWEEN_POLLS):
@@ -58,12 +66,12 @@ class Progress:
                 if done != last_done:
                     last_done, moved_at = done, now
                 self._show(
-                    format_progress(self.doing, last_done, total, moved_at - started, now - started)
+                    format_progress(doing, last_done, total, moved_at - started, now - started)
                 )
         with contextlib.suppress(OSError):
             last_done = count()
         seconds = self.clock() - started
-        self._show(format_progress(self.doing, last_done, total, seconds, seconds))
+        self._show(format_progress(doing, last_done, total, seconds, seconds))
 
     def _show(self, text: str) -> None:
         if self.stream.isatty():

@@ -76,12 +76,26 @@ def format_summary(
 def _photo_lines(counts: EmbedCounts, is_now: bool) -> Iterator[Line]:
     notes = [
         _now_and_before(counts.new_photos, counts.photos, "read") if is_now else "",
+        *_changes(counts) * is_now,
         _count(counts.damaged, "damaged", "damaged"),
         _count(counts.duplicates, "duplicate", "duplicates"),
         _count(counts.near_duplicates, "near-duplicate", "near-duplicates"),
     ]
     yield Line("photos", counts.photos, notes)
     yield Line("faces", counts.faces)
+
+
+def _changes(counts: EmbedCounts) -> list[str]:
+    """What has become of photos since they were read."""
+    return [
+        f"{number:,} {name}"
+        for name, number in (
+            ("changed", counts.changed),
+            ("moved", counts.moved),
+            ("forgotten", counts.forgotten),
+        )
+        if number
+    ]
 
 
 def _people_lines(counts: ClusterCounts, diagnostics: ClusterDiagnostics) -> Iterator[Line]:
@@ -132,8 +146,15 @@ def _input_warnings(
         inputs = _count(counts.inputs_missing, "input", "inputs")
         were = "was" if counts.inputs_missing == 1 else "were"
         yield f"{inputs} of an unfinished earlier command {were} not given again and left out"
-    if manifest.cluster and "cluster" not in steps and counts.new_photos:
-        yield "the photos read now are not grouped yet: run `facecluster cluster`"
+    if counts.no_longer_there:
+        photos = _count(counts.no_longer_there, "photo", "photos")
+        are, them = ("is", "it") if counts.no_longer_there == 1 else ("are", "them")
+        yield f"{photos} of the run {are} no longer there: --forget-removed takes {them} out of it"
+    if manifest.cluster and "cluster" not in steps:
+        if counts.changed or counts.forgotten:
+            yield "the people still have faces that are gone: run `facecluster cluster`"
+        elif counts.new_photos:
+            yield "the photos read now are not grouped yet: run `facecluster cluster`"
 
 
 def _collection_warnings(counts: ClusterCounts, diagnostics: ClusterDiagnostics) -> Iterator[str]:

@@ -20,6 +20,8 @@ from facecluster.pipeline.beam.run import JobMetrics, run_pipeline
 from facecluster.pipeline.beam.runner import Execution, choose_execution
 from facecluster.pipeline.failure_limit import FailureLimit
 from facecluster.pipeline.jobs.embed_plan import EmbedPlan
+from facecluster.pipeline.jobs.input_changes import check_removal, find_changes
+from facecluster.pipeline.jobs.photo_ids import compute_photo_ids
 from facecluster.pipeline.options import EmbedOptions
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.pipeline.run.manifest import EmbedCounts, EmbedEntry
@@ -46,8 +48,9 @@ from facecluster.transforms.tables.reasons import count_failure_reasons
 # is visible. Shards below the second number are not worth a file of their own.
 SHARDS_PER_WORKER, LEAST_PHOTOS_PER_SHARD = 16, 16
 
-# Makes a context that shows progress, from a function that counts the photos done and their total.
-Watch = Callable[[Callable[[], int], int], AbstractContextManager[None]]
+# Makes a context that shows progress, from a function that counts the photos done, their total and,
+# if they are not embedded, what is done with them.
+Watch = Callable[..., AbstractContextManager[None]]
 Shards = Sequence[tuple[Shard, tuple[Source, ...]]]
 
 
@@ -67,6 +70,8 @@ class EmbedJob:
       max_failures: limit for the inputs of the run, None for no limit.
       retry_all: whether to retry all failed inputs of the listing, and not only those that failed
         in reading.
+      forget_removed: whether inputs that are no longer in the folders and containers of the listing
+        leave the run.
     """
 
     run: RunDirectory
@@ -76,14 +81,16 @@ class EmbedJob:
     beam_arguments: Sequence[str] = ()
     max_failures: FailureLimit | None = None
     retry_all: bool = False
+    forget_removed: bool = False
 
     def __call__(self, listing: Listing, watch: Watch) -> EmbedEntry:
-        """Embeds the photos of the listing that the run does not hold yet.
+        """Embeds the photos of the listing that the run does not hold yet, or that have changed.
 
         Returns:
           The step's entry in the manifest.
 
         Raises:
+          InputError: a folder of the listing has none of the photos that are to be forgotten.
           TooManyFailures: more inputs failed than max_failures allows.
           JobError: the run was made with other settings, a retry would leave out unfinished inputs,
             or Beam failed.
@@ -94,17 +101,25 @@ class EmbedJob:
         cohort = self.embedder.cohort(self.options.codec)
         plan = EmbedPlan.load(self.run)
         n_missing = self._count_missing(plan, listing)
-        self.run.update_manifest(entry)
         self.run.remove_unfinished()
+        plan = plan.with_edits_finished().without_superseded().without_broken_shards(listing)
+        changes = find_changes(plan, listing, lambda sources: self._photo_ids(sources, watch))
+        edits = changes.edits(self.forget_removed)
+        if self.forget_removed:
+            check_removal(plan, listing, changes)
+        self.run.update_manifest(entry)
         if cohort:
             self.run.write_cohort(cohort)
-        plan = plan.without_superseded()
-        n_photos = len(plan.unfinished_uris(listing.sources))
+        plan = plan.with_edits(edits)
+        n_photos = len(plan.unfinished_uris(listing)) + len(changes.changed)
         n_workers = choose_execution(self.beam_arguments, n_photos).n_workers
         plan = plan.with_inputs(
-            listing, lambda n: self._photos_per_shard(n, n_workers), self.retry_all
+            listing,
+            lambda n: self._photos_per_shard(n, n_workers),
+            self.retry_all,
+            changes.changed,
         )
-        shards = plan.pending_shards(listing.sources)
+        shards = plan.pending_shards(listing)
         execution = choose_execution(self.beam_arguments, n_photos, len(make_read_tasks(shards)))
         try:
             metrics = self._embed(shards, execution, watch, self._failure_check(plan, listing))
@@ -135,6 +150,10 @@ class EmbedJob:
             failure_reasons=count_failure_reasons(failures),
             inputs_done_before=len(listing.sources) - sum(shard.n_photos for shard, _ in shards),
             inputs_missing=n_missing,
+            changed=len(changes.changed),
+            moved=len(changes.moved),
+            forgotten=len(changes.missing) if self.forget_removed else 0,
+            no_longer_there=0 if self.forget_removed else len(changes.missing),
             other_files=listing.n_other_files,
         )
         results: dict[str, Any] = {
@@ -190,6 +209,11 @@ class EmbedJob:
                 "command that was stopped, or with those of its inputs that still exist"
             )
         return n_missing
+
+    def _photo_ids(self, sources: Sequence[Source], watch: Watch) -> pa.Table:
+        return compute_photo_ids(
+            self.run, sources, self.options.limits().max_bytes, self.beam_arguments, watch
+        )
 
     def _photos_per_shard(self, n_photos: int, n_workers: int) -> int:
         even = math.ceil(n_photos / (n_workers * SHARDS_PER_WORKER))

@@ -3,6 +3,7 @@
 RUN/
   manifest.json           options, models, library versions, state and counts of each step
   plan.parquet            which input is in which shard
+  edits.parquet           changes of complete shards that are under way
   cohort.npz              of the embedding space, if its model has one
   run.lock                the job that is using the folder
   photos/SHARD.parquet    one file per input shard in each of these three; the photos file is
@@ -14,6 +15,7 @@ RUN/
   report/index.html
   evaluation/*.json
   grouping/               intermediate files of grouping on workers
+  photo_ids/              of photos that may have changed, while they are checked
   facecluster.log
 """
 
@@ -57,11 +59,13 @@ OTHER_TABLES = {  # their schemas, and the steps that write them
 
 # The files that facecluster writes: some at the top, others in folders, by their file endings.
 MANIFEST_NAME, PLAN_NAME, COHORT_NAME = "manifest.json", "plan.parquet", "cohort.npz"
+EDITS_NAME, PHOTO_IDS_FOLDER = "edits.parquet", "photo_ids"
 RUN_FOLDERS = {
     **dict.fromkeys((*SHARDED_TABLES, *OTHER_TABLES), (".parquet",)),
     "report": (".html",),
     "evaluation": (".json",),
     "grouping": (".npz", ".parquet"),
+    PHOTO_IDS_FOLDER: (".parquet",),
 }
 NOT_REMOVED = {"facecluster.log", "run.lock"}  # both are in use while a job runs
 TEMPORARY_ENDING = re.compile(r"\.[0-9a-f]{32}\.tmp$")  # of the files that `write_bytes` renames
@@ -136,7 +140,11 @@ class RunDirectory:
             left = list_files(self.path(table), ".tmp")
             left += [f for f in list_files(self.path(table)) if _shard_of(f) not in complete]
             delete_files(left)
-        folders = [self.root, *map(self.path, (*OTHER_TABLES, "report", "evaluation"))]
+        delete_files(list_files(self.path(PHOTO_IDS_FOLDER)))
+        folders = [
+            self.root,
+            *map(self.path, (*OTHER_TABLES, PHOTO_IDS_FOLDER, "report", "evaluation")),
+        ]
         left = [path for folder in folders for path in list_files(folder, ".tmp")]
         delete_files([path for path in left if TEMPORARY_ENDING.search(path)])
 
@@ -250,7 +258,7 @@ def _names(root: str) -> Iterator[str]:
 def _is_run_file(name: str) -> bool:
     folder, _, rest = TEMPORARY_ENDING.sub("", name).partition("/")
     if not rest:
-        return folder in (MANIFEST_NAME, PLAN_NAME, COHORT_NAME)
+        return folder in (MANIFEST_NAME, PLAN_NAME, EDITS_NAME, COHORT_NAME)
     return rest.endswith(RUN_FOLDERS.get(folder, ()))
 
 

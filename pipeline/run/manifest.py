@@ -42,6 +42,10 @@ class EmbedCounts:
       failure_reasons: the number of failures for each reason, in words.
       inputs_done_before: inputs of this job that an earlier one had finished.
       inputs_missing: inputs that an earlier job had planned and that this one was not given.
+      changed: inputs whose bytes are others than before, and which were read again.
+      moved: photos that were found under another name or in another folder.
+      forgotten: inputs that were removed from the run, because they are no longer there.
+      no_longer_there: inputs that the run holds and that are no longer in its folders.
       other_files: files in the input folders that are not named like photos.
     """
 
@@ -56,6 +60,10 @@ class EmbedCounts:
     failure_reasons: dict[str, int] = field(default_factory=dict)
     inputs_done_before: int = 0
     inputs_missing: int = 0
+    changed: int = 0
+    moved: int = 0
+    forgotten: int = 0
+    no_longer_there: int = 0
     other_files: int = 0
 
 

@@ -33,7 +33,10 @@ class LabeledPhoto(Photo):
 def check_unchanged(photo: LabeledPhoto) -> LabeledPhoto:
     """Fails a photo whose file has changed since its faces were found."""
     if photo.known_as not in (None, photo.photo_id):
-        raise ValueError("the file has changed since its faces were found: embed it again")
+        raise ValueError(
+            "the photo has changed since its faces were found: bring the run up to date with "
+            "`facecluster run`, then cut the crops into another folder"
+        )
     return photo
 
 

@@ -4,7 +4,10 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError
@@ -36,6 +39,11 @@ class Listing:
     @property
     def uris(self) -> tuple[str, ...]:
         return tuple(source.uri for source in self.sources)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """Columns uri, and size and version (int64), null if the version is unknown."""
+        return source_table(self.sources)
 
 
 def list_photos(inputs: Sequence[str], containers: bool = True) -> Listing:
@@ -99,6 +107,19 @@ def with_versions(sources: Iterable[Source]) -> list[Source]:
             for i, (size, version) in zip(part, states, strict=True):
                 sources[i] = sources[i]._replace(size=size, version=version)
     return sources
+
+
+def source_table(sources: Sequence[Source]) -> pa.Table:
+    """Columns uri, size and version of photos; see `Listing.table`."""
+    versions = pa.array([source.version for source in sources], pa.int64())
+    sizes = pa.array([source.size for source in sources], pa.int64())
+    return pa.table(
+        {
+            "uri": pa.array([source.uri for source in sources], pa.string()),
+            "size": pc.if_else(versions.is_valid(), sizes, None),
+            "version": versions,
+        }
+    )
 
 
 def locate_photos(uris: Sequence[str]) -> list[Source]:

@@ -49,10 +49,31 @@ FAILURES = pa.schema(
 )
 
 # The shard that an input is in. Of several rows with one URI the last counts (see embed_plan.py).
+# size and version tell whether the input has changed since (see `Source`); null if unknown.
 PLAN = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("version", pa.int64()),
+    ]
+)
+
+# A change of complete shards that is under way: the input's rows leave the shard or, with a
+# new_uri, get that URI (see shard_edits.py).
+EDITS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("new_uri", pa.string()),
+    ]
+)
+
+# The photo_id of an input as it is now; null if it cannot be read.
+PHOTO_IDS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("photo_id", pa.string()),
     ]
 )
 

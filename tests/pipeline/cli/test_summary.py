@@ -112,6 +112,35 @@ def test_missing_inputs_are_noted(n, inputs, were):
     assert embed_summary(inputs_missing=n)[-1] == f"note          {note}"
 
 
+def test_what_has_become_of_photos_is_told():
+    first, *_ = embed_summary(new_photos=4, changed=3, moved=2000, forgotten=1)
+    assert words(first) == (
+        "photos 1,234 (4 read now, 1,230 before) (3 changed) (2,000 moved) (1 forgotten)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "note"),
+    [
+        (1, "1 photo of the run is no longer there: --forget-removed takes it out of it"),
+        (
+            1234,
+            "1,234 photos of the run are no longer there: --forget-removed takes them out of it",
+        ),
+    ],
+)
+def test_photos_that_are_no_longer_there_are_noted(n, note):
+    assert words(embed_summary(no_longer_there=n)[-1]) == f"note {note}"
+
+
+@pytest.mark.parametrize("what", ["changed", "forgotten"])
+def test_people_with_faces_that_are_gone_are_noted(what):
+    embed = replace(EMBED, counts=replace(EMBED_COUNTS, **{what: 1}))
+    note = "the people still have faces that are gone: run `facecluster cluster`"
+    assert words(summary(embed, CLUSTER, ["embed"])[-1]) == f"note {note}"
+    assert note not in summary(embed, CLUSTER)[-1]
+
+
 def test_duplicates_and_near_duplicates_are_counted():
     counts = {"new_photos": 7, "duplicates": 3, "near_duplicates": 1200}
     assert embed_summary(**counts)[0] == (

@@ -1,13 +1,15 @@
 """The embed job over real photos: its manifest entry, its counters and its failure limit."""
 
 import contextlib
+import hashlib
+import os
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from facecluster.errors import JobError
+from facecluster.errors import InputError, JobError
 from facecluster.pipeline.failure_limit import FailureLimit
 from facecluster.pipeline.jobs.embed import EmbedJob, TooManyFailures
 from facecluster.pipeline.options import EmbedOptions
@@ -140,7 +142,57 @@ def test_with_nothing_to_do_there_are_no_counters(finished, photos):
         new_failures=0,
         inputs_done_before=N_PHOTOS + 2,
         other_files=2,
+        no_longer_there=1,
     )
+
+
+def photo_ids(run: RunDirectory) -> dict[str, str]:
+    rows = run.read_shards("photos", ["uri", "photo_id"])[0].to_pylist()
+    return {row["uri"]: row["photo_id"] for row in rows}
+
+
+def test_photos_that_change_between_jobs(make_job, lfw_images, tmp_path):
+    photos, other = sorted(lfw_images.glob("*/*.jpg"))[:5], tmp_path / "photos"
+    (other / "b").mkdir(parents=True)
+    first, second, third = (shutil.copy(photo, other) for photo in photos[:3])
+    shown = []
+
+    @contextlib.contextmanager
+    def show(count_done, total, doing="embedding photos"):
+        yield
+        shown.append((doing, count_done(), total))
+
+    job = make_job(tmp_path / "run", beam_arguments=["--direct_num_workers=2"])
+    job(list_photos([str(other)]), show)
+    before = photo_ids(job.run)
+    shutil.copy(photos[3], first)
+    os.utime(second)
+    os.rename(third, other / "b" / "third.jpg")
+    shown.clear()
+    entry = job(list_photos([str(other)]), show)
+    assert shown == [("checking photos", 3, 3), ("embedding photos", 1, 1)]
+    assert (entry.counts.changed, entry.counts.moved, entry.counts.new_photos) == (1, 1, 1)
+    after = photo_ids(job.run)
+    assert after == {
+        first: hashlib.sha256(photos[3].read_bytes()).hexdigest(),
+        second: before[second],
+        str(other / "b" / "third.jpg"): before[third],
+    }
+    faces = job.run.read_shards("faces", ["photo_id"])[0]["photo_id"].to_pylist()
+    assert set(faces) == set(after.values())
+    assert os.listdir(tmp_path / "run" / "photo_ids") == []
+
+    os.remove(first)
+    entry = job(list_photos([str(other)]), show)
+    assert (entry.counts.no_longer_there, entry.counts.photos) == (1, 3)
+    entry = replace(job, forget_removed=True)(list_photos([str(other)]), show)
+    assert (entry.counts.forgotten, entry.counts.no_longer_there, entry.counts.photos) == (1, 0, 2)
+    for photo in (second, other / "b" / "third.jpg"):
+        os.remove(photo)
+    shutil.copy(photos[4], other)
+    with pytest.raises(InputError, match="does not list any of its 2 photos in the run"):
+        replace(job, forget_removed=True)(list_photos([str(other)]), show)
+    assert job.run.manifest().embed == entry
 
 
 def test_too_many_failures_end_the_job_with_a_failed_entry(photos, make_job, tmp_path):

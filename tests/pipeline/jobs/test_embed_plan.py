@@ -75,7 +75,7 @@ def job(root, inputs, failures, size=3, retry_all=False, seed=0, whole=()) -> in
     sources = tuple(source if isinstance(source, Source) else Source(source) for source in inputs)
     listing = Listing(sources, 0, frozenset(whole))
     plan = plan.with_inputs(listing, lambda n: size, retry_all)
-    todo = plan.pending_shards(sources)
+    todo = plan.pending_shards(listing)
     random.Random(seed).shuffle(todo)
     for shard, part in todo:
         assert shard.n_photos == len(part)
@@ -309,7 +309,7 @@ def test_many_inputs_are_planned(tmp_path):
     plan = EmbedPlan.load(run).with_inputs(listing, lambda n: 256, False)
     again = EmbedPlan.load(run)
     assert again.rows.equals(plan.rows)
-    todo = again.with_inputs(listing, lambda n: 10, False).pending_shards(sources)
+    todo = again.with_inputs(listing, lambda n: 10, False).pending_shards(listing)
     assert [source for _, part in todo for source in part] == list(sources)
     assert {shard.n_photos for shard, _ in todo} == {256, 200_000 % 256}
 
