@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import pyarrow as pa
@@ -20,6 +21,7 @@ from PIL import Image
 from facecluster.pipeline.run.directory import RunDirectory, select_uris
 from facecluster.pipeline.run.manifest import ClusterDiagnostics, Manifest, StepEntry
 from facecluster.transforms.grouping.face_filter import REASONS, format_left_out_counts
+from facecluster.transforms.inputs.paths import path_of_uri
 from facecluster.transforms.inputs.sources import SEPARATOR
 from facecluster.transforms.people.summary import rank_doubtful_people
 from facecluster.transforms.tables import schema
@@ -35,6 +37,7 @@ MESSAGE_LENGTH = 300  # characters of a failure's message
 TILE_PX = 112  # side of a tile's image: sharp at the page's 56 px on a high-density screen
 LARGE_PX = 224  # the same for a representative's tile, which is twice as large
 IMAGE_QUALITY = 80  # JPEG; at TILE_PX about 3 KB a face, half of a 160 px thumbnail
+URL_CHARACTERS = ":/?#[]@!$&'()*+,;=%"  # that a URL may have (RFC 3986), besides letters and digits
 LEAST_FACES = {"wide": 21, "middle": 7, "narrow": 0}  # of a contact sheet, by its card's width
 
 
@@ -263,13 +266,27 @@ def _file_name(uri: str) -> str:
 
 
 def _link(uri: str) -> str | None:
-    """A URL that a browser can open: file:// for a local path, None for gs:// and the like."""
+    """A URL that a browser can open: for a member of a container that of the container.
+
+    None for gs:// and the like, which a browser cannot open.
+    """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
-    if scheme is None:
-        if os.path.isfile(uri.partition(SEPARATOR)[0]) and SEPARATOR in uri:
-            return None  # a member of a container
-        return Path(os.path.abspath(uri)).as_uri()
-    return uri if scheme[1].lower() in ("file", "http", "https") else None
+    if scheme and scheme[1].lower() not in ("file", "http", "https"):
+        return None
+    if scheme:
+        return quote(uri, safe=URL_CHARACTERS)
+    return Path(os.path.abspath(_local_file(uri))).as_uri()
+
+
+def _local_file(uri: str) -> str:
+    """The path of a photo, or of the container that holds it."""
+    path = path_of_uri(uri)
+    if not os.path.exists(path):
+        for separator in re.finditer(re.escape(SEPARATOR), uri):
+            container = path_of_uri(uri[: separator.start()])
+            if os.path.isfile(container):
+                return container
+    return path
 
 
 def _images(
@@ -279,6 +296,9 @@ def _images(
     images: dict[str, str | None] = {}
     wanted = pa.array(face_ids, pa.string())
     for shard in run.complete_shards():  # one at a time, as a shard holds many thumbnails
+        face_ids = run.read_shards("faces", ["face_id"], [shard])[0]["face_id"]
+        if not pc.any(pc.is_in(face_ids, wanted)).as_py():
+            continue
         faces = run.read_shards("faces", ["face_id", "thumbnail"], [shard])[0]
         for row in faces.filter(pc.is_in(faces["face_id"], wanted)).to_pylist():
             face_id = row["face_id"]

@@ -10,6 +10,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError
 
+ESCAPED = rb"\\x([89a-f][0-9a-f]|5c)"  # a byte in a URI
+
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """One path or several."""
 
@@ -36,17 +38,23 @@ def open_file(path: str) -> BinaryIO:
 
 
 def uri_of_path(path: str) -> str:
-    r"""The path with bytes that are not UTF-8 written as \xNN, since tables hold only UTF-8."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    r"""The path with bytes that are not UTF-8 written as \xNN, since tables hold only UTF-8.
+
+    In such a path, a backslash that could be taken for the start of \xNN is written as \x5c.
+    """
+    raw = path.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return re.sub(ESCAPED, rb"\\x5cx\1", raw).decode("utf-8", "backslashreplace")
 
 
 def path_of_uri(uri: str) -> str:
     """The path whose URI, by `uri_of_path`, this is."""
     if os.path.exists(uri):
         return uri
-    escaped = rb"\\x([89a-f][0-9a-f])"
     path = re.sub(
-        escaped,
+        ESCAPED,
         lambda match: bytes.fromhex(match[1].decode()),
         uri.encode("utf-8", "surrogateescape"),
     )

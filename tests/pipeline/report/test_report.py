@@ -5,13 +5,15 @@ import colorsys
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import pyarrow as pa
 import pytest
@@ -28,6 +30,7 @@ from facecluster.pipeline.run.manifest import (
     EmbedCounts,
     EmbedEntry,
 )
+from facecluster.transforms.inputs.paths import uri_of_path
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import write_table
 
@@ -389,6 +392,31 @@ def test_a_local_path_can_be_recovered_from_its_link(name):
     assert unquote(link.path) == expected
 
 
+FILE_NAMES = st.lists(  # of which some are no UTF-8, and some look like what is written for it
+    st.sampled_from([b"\xe9", b"\\xe9", b"\\", b"x5c", b"#", b"?", b"%", b"%20", b" ", b"\n", b"!"])
+    | st.binary(min_size=1, max_size=4),
+    min_size=1, max_size=8,
+).map(lambda parts: b"".join(parts).replace(b"/", b"").replace(b"\0", b""))  # fmt: skip
+
+
+@settings(deadline=None)
+@given(FILE_NAMES.filter(lambda name: name not in (b"", b".", b"..")))
+def test_any_file_can_be_opened_by_its_link(name):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.fsencode(folder) + b"/" + name
+        open(path, "wb").close()
+        link = report._link(uri_of_path(os.fsdecode(path)))
+        assert re.fullmatch(r"file:///[A-Za-z0-9/%._~-]+", link)
+        assert unquote_to_bytes(link.removeprefix("file://")) == path
+
+
+def test_an_address_on_the_web_keeps_its_meaning():
+    assert report._link("https://a.org/b c/\u00e9.jpg?d=1&e=%20#f") == (
+        "https://a.org/b%20c/%C3%A9.jpg?d=1&e=%20#f"
+    )
+    assert report._link("s3://bucket/a.tar!/b.jpg") is None
+
+
 @settings(deadline=None)
 @given(st.floats(0, 1e6))
 def test_a_duration_is_right_to_its_last_unit(seconds):
@@ -438,6 +466,22 @@ def test_settings_and_versions_are_at_the_end(tmp_path):
         assert expected in end
 
 
+def test_only_shards_with_faces_on_the_page_are_read_for_their_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "UNASSIGNED_SHOWN", 1)
+    run = write_run(tmp_path, {f"/p/{i}.jpg": [None] for i in range(6)}, n_shards=6, people=False)
+    read = []
+    read_shards = RunDirectory.read_shards
+
+    def record(self, table, columns, shards=None):
+        read.extend([shards] if "thumbnail" in columns else [])
+        return read_shards(self, table, columns, shards)
+
+    monkeypatch.setattr(RunDirectory, "read_shards", record)
+    page = page_of(run)
+    assert len(page.loose) == len(read) == 1
+    assert page.loose[0]["picture"] is not None
+
+
 def test_writing_again_writes_the_same_page(tmp_path):
     run = write_run(tmp_path, {f"/p/{i}.jpg": ["ann", "bob", None] for i in range(8)})
     run.update_manifest(EmbedEntry.start().finish())
@@ -447,15 +491,18 @@ def test_writing_again_writes_the_same_page(tmp_path):
 
 # A page that opens the report at a phone's width and writes down what the browser displays, because
 # the report itself runs no script.
-PROBE = """<!doctype html><iframe src="index.html" style="width:390px;height:800px"></iframe>
+PROBE = """<!doctype html><iframe src="index.html" style="width:WIDTHpx;height:800px"></iframe>
 <p>waiting</p>
 <script>onload = () => {
   const page = document.querySelector('iframe').contentDocument;
   const decoded = [...page.images].filter(image => image.naturalWidth > 0).length;
   const requests = page.defaultView.performance.getEntriesByType('resource')
     .filter(entry => !entry.name.startsWith('data:')).length;
+  const ids = [...page.querySelectorAll('.person header code')];
+  ids.forEach(id => id.style.display = 'block');  // the width of inline text is not told
   document.querySelector('p').textContent = `decoded ${decoded} of ${page.images.length}, ` +
     `requests ${requests}, scripts ${page.scripts.length}, ` +
+    `ids ${ids.filter(id => id.scrollWidth <= id.clientWidth + 1).length} of ${ids.length}, ` +
     `overflow ${page.documentElement.scrollWidth - page.documentElement.clientWidth}`;
 }</script>"""
 
@@ -490,14 +537,22 @@ def test_a_browser_shows_the_page(tmp_path):
         assert min(distances) < 12, f"the face of /p/{i}.jpg is not on the screen"
 
     probe = path.with_name("probe.html")
-    probe.write_text(PROBE)
-    dom = browse(tmp_path / "b", "--allow-file-access-from-files", "--dump-dom", probe.as_uri())
-    assert "decoded 28 of 28, requests 0, scripts 0, overflow 0" in dom
+    for width in (400, 1280):
+        probe.write_text(PROBE.replace("WIDTH", str(width)))
+        dom = browse(tmp_path / "b", "--allow-file-access-from-files", "--dump-dom", probe.as_uri())
+        expected = "decoded 28 of 28, requests 0, scripts 0, ids 2 of 2, overflow 0"
+        assert expected in dom, f"{width} px"
 
 
-def test_a_member_of_a_container_has_no_link(tmp_path):
+def test_a_member_of_a_container_is_linked_to_the_container(tmp_path):
     (tmp_path / "a.tar").touch()
-    assert report._link(f"{tmp_path}/a.tar!/b.jpg") is None
+    link = (tmp_path / "a.tar").as_uri()
+    assert report._link(f"{tmp_path}/a.tar!/b.jpg") == link
+    assert report._link(f"{tmp_path}/a.tar!/b!/c.jpg") == link
+    strange = os.fsencode(tmp_path) + b"/\xe9 #!.tar"
+    open(strange, "wb").close()
+    link = report._link(uri_of_path(os.fsdecode(strange)) + "!/b\\xe9.jpg")
+    assert link == f"{tmp_path.as_uri()}/%E9%20%23%21.tar"
     (tmp_path / "c!").mkdir()
     (tmp_path / "c!" / "b.jpg").touch()
     assert report._link(f"{tmp_path}/c!/b.jpg") == (tmp_path / "c!" / "b.jpg").as_uri()
