@@ -55,7 +55,7 @@ def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirector
     assignments, sheets = {}, {}
     for number, (uri, persons) in enumerate(photos.items()):
         shard, photo_id = shards[number % n_shards], photo_id_of(uri)
-        shard["photos"].append((photo_id, uri, 640, 480, None, 1, len(persons), None))
+        shard["photos"].append((photo_id, uri, 640, 480, None, 1, False, len(persons), None))
         for index, person_id in enumerate(persons):
             face_id = schema.face_id(photo_id, index)
             picture = jpeg(color_of(face_id))
