@@ -30,6 +30,7 @@ setup(
         "lz4>=4.3",
         "msgspec>=0.19",
         "numpy>=2.1",
+        "pathspec>=1.0",
         "pillow>=11.3",
         "pillow-heif>=1.1",
         "protobuf>=5.29",

@@ -194,7 +194,7 @@ def _list_files(sources: Sequence[str]) -> list[str]:
     files: set[str] = set()
     for source in sources:
         try:
-            files.update(list_photos([source], containers=False).uris)
+            files.update(list_photos([source], containers=False, own_output=True).uris)
         except InputError as error:
             raise InputError(
                 f"{error}. Give folders with one subfolder per person, tar files or TFRecord "

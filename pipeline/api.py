@@ -86,6 +86,7 @@ def run(
     embed_options: EmbedOptions | None = None,
     cluster_options: ClusterOptions | None = None,
     *,
+    exclude: str | Sequence[str] = (),
     workers: WorkerOptions | None = None,
     overwrite: bool = False,
     forget_removed: bool = False,
@@ -101,7 +102,7 @@ def run(
       JobError: also if no photo could be read.
     """
     with _locked(output, creates_run=True) as directory:
-        _embed(directory, inputs, embed_options, overwrite, forget_removed, max_failures,
+        _embed(directory, inputs, exclude, embed_options, overwrite, forget_removed, max_failures,
                beam_arguments, progress)  # fmt: skip
         check_any_photo(directory)
         _cluster(directory, cluster_options, workers, beam_arguments, progress)
@@ -113,6 +114,7 @@ def embed(
     output: str | os.PathLike[str],
     options: EmbedOptions | None = None,
     *,
+    exclude: str | Sequence[str] = (),
     overwrite: bool = False,
     forget_removed: bool = False,
     max_failures: FailureLimit | int | str | None = None,
@@ -129,6 +131,8 @@ def embed(
         lists that name them; OUTPUT/failures to retry what failed. See docs/inputs.md.
       output: the run's folder; created if it does not exist.
       options: how faces are found and embedded.
+      exclude: patterns of files and folders below the inputs to pass over, with the meaning that
+        they have in a .gitignore file.
       overwrite: start again: first delete what facecluster wrote into the folder.
       forget_removed: remove from the run the photos that are no longer in its folders and
         containers; by default they stay.
@@ -140,14 +144,15 @@ def embed(
     Raises:
       InputError: an input does not exist, there are no photos in the inputs, or all photos of an
         input folder would be forgotten.
-      UsageError: the folder is not a run and holds other files, or Beam does not know an option.
+      UsageError: the folder is not a run and holds other files, Beam does not know an option, or a
+        pattern cannot be used.
       ModelError: the model or the detector is not on this machine; see `load_model`.
       RunLockedError: another job works in the folder.
       TooManyFailures: more inputs failed than max_failures allows.
       JobError: the run was made with other settings, or Beam failed.
     """
     with _locked(output, creates_run=True) as directory:
-        _embed(directory, inputs, options, overwrite, forget_removed, max_failures,
+        _embed(directory, inputs, exclude, options, overwrite, forget_removed, max_failures,
                beam_arguments, progress)  # fmt: skip
         return Run(directory.root)
 
@@ -189,6 +194,7 @@ def crops(
     options: CropOptions | None = None,
     *,
     inputs: Paths = (),
+    exclude: str | Sequence[str] = (),
     of_run: str | os.PathLike[str] | None = None,
     beam_arguments: Sequence[str] = (),
     progress: Progress | None = None,
@@ -198,7 +204,7 @@ def crops(
     Args:
       output: the crops' folder.
       options: size, margin and file format of the crops, and how photos are labeled.
-      inputs: labeled photos, as for `embed`; or else
+      inputs, exclude: labeled photos, as for `embed`; or else
       of_run: a run, whose faces are cut out of its photos and labeled with its people.
       beam_arguments: options for Beam.
       progress: where to report progress; by default nowhere.
@@ -214,6 +220,8 @@ def crops(
     options = options or CropOptions()
     if bool(of_run) == bool(path_list(inputs)):
         raise UsageError("crops are cut either of inputs or of a run: give one of them")
+    if of_run and exclude:
+        raise UsageError("--exclude is for the files of inputs: leave it out with a run")
     with _locked(output, creates_run=True, check_other_files=False) as directory:
         known_beam_options(beam_arguments)
         detector = None
@@ -223,7 +231,7 @@ def crops(
                 run_directory, options.labels or PEOPLE_LABELS, options.form
             )
         else:
-            uris = list_photos(path_list(inputs)).uris
+            uris = list_photos(path_list(inputs), exclude=path_list(exclude)).uris
             requests = request_photo_crops(uris, options.labels or FOLDER_LABELS, options.form)
             detector = find_model(options.detector)
         job = CropsJob(directory.root, options, detector, beam_arguments)
@@ -267,7 +275,7 @@ def evaluate_pairs(
     """
     images, pairs = os.fspath(images), os.fspath(pairs)
     photos = find_pair_images(images, read_pairs(pairs))
-    listing = Listing(tuple(with_versions(map(Source, photos))), n_other_files=0)
+    listing = Listing(tuple(with_versions(map(Source, photos))))
     with contextlib.ExitStack() as stack:
         folder = run or stack.enter_context(tempfile.TemporaryDirectory())
         directory = stack.enter_context(_locked(folder, creates_run=True))
@@ -314,12 +322,24 @@ def _locked(path: str | os.PathLike[str], creates_run: bool, check_other_files: 
 
 
 def _embed(
-    directory, inputs, options, overwrite, forget_removed, max_failures, beam_arguments, progress
+    directory,
+    inputs,
+    exclude,
+    options,
+    overwrite,
+    forget_removed,
+    max_failures,
+    beam_arguments,
+    progress,
 ) -> None:
     known_beam_options(beam_arguments)
     names = path_list(inputs)
     retry_failures = _names_failures(directory, names)
-    listing = _failed_inputs(directory, names, overwrite) if retry_failures else list_photos(names)
+    listing = (
+        _failed_inputs(directory, names, overwrite)
+        if retry_failures
+        else list_photos(names, exclude=path_list(exclude))
+    )
     job = _embed_job(
         directory, options, max_failures, retry_failures, beam_arguments, forget_removed
     )
@@ -376,4 +396,4 @@ def _failed_inputs(directory: RunDirectory, names: Sequence[str], overwrite: boo
     if not directory.is_run():
         raise InputError(f"{directory.path('failures')} does not exist: {directory.root} is no run")
     n_failures = directory.count_rows("failures")
-    return list_photos(names) if n_failures else Listing((), n_other_files=0)
+    return list_photos(names) if n_failures else Listing(())

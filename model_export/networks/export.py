@@ -70,6 +70,7 @@ def export(
     building, replaced = (folder.with_name(f"{temporary}.{end}") for end in ("tmp", "old"))
     building.mkdir(parents=True)
     try:
+        write_model_card(str(building), card)  # first: it marks the folder, see own_output.py
         archive = keras.export.ExportArchive()
         (building / KERAS_FOLDER).mkdir()
         for name, network in networks.items():
@@ -80,7 +81,6 @@ def export(
             endpoint = _endpoint(network, card.standardization)
             archive.add_endpoint(name, endpoint, input_signature=[pixels])
         archive.write_out(str(building / SAVED_MODEL_NAME), verbose=False)
-        write_model_card(str(building), card)
         if codec is not None:
             np.savez(building / CODEC_NAME, **codec)  # pyright: ignore[reportArgumentType]
         if cohorts:

@@ -15,6 +15,7 @@ from facecluster.pipeline.cli.argument_parser import USAGE_ERROR
 from facecluster.pipeline.cli.call import call
 from facecluster.pipeline.cli.parser import make_parser
 from facecluster.pipeline.cli.quiet import redirect_stderr_to_file
+from facecluster.transforms.own_output import LOG_NAME
 
 INTERRUPTED = 130  # exit code; what shells give a program that Ctrl-C ended
 
@@ -81,7 +82,7 @@ def _open_log(arguments: argparse.Namespace) -> str:
     folder = getattr(arguments, "output", None)
     if not folder or "://" in folder or not (arguments.makes_run or os.path.isdir(folder)):
         folder = tempfile.gettempdir()
-    path = os.path.join(folder, "facecluster.log")
+    path = os.path.join(folder, LOG_NAME)
     try:
         os.makedirs(folder, exist_ok=True)
         with open(path, "a"):

@@ -43,6 +43,7 @@ def make_parser() -> ArgumentParser:
 def _add_run_commands(commands) -> None:
     command = _add_command(commands, "run", "find people in photos: embed, cluster and report")
     _add_input(command)
+    _add_exclude(command)
     _add_output(command)
     add_options(command, RunOptions)
     add_options(command, EmbedOptions)
@@ -51,6 +52,7 @@ def _add_run_commands(commands) -> None:
 
     command = _add_command(commands, "embed", "find and embed the faces of photos")
     _add_input(command)
+    _add_exclude(command)
     _add_output(command)
     add_options(command, RunOptions)
     add_options(command, EmbedOptions)
@@ -66,6 +68,7 @@ def _add_run_commands(commands) -> None:
     source = command.add_mutually_exclusive_group(required=True)
     _add_input(source, required=False)
     source.add_argument("--run", help="the folder of a run whose faces are cut from its photos")
+    _add_exclude(command)
     command.add_argument("--output", required=True, metavar="DIR", help="the folder for the crops")
     add_options(command, CropOptions)
 
@@ -207,6 +210,14 @@ def _add_input(command, required: bool = True) -> None:
         help="folders (with all subfolders), files or globs of photos; tar (.tar, .tar.gz, .tgz), "
         "TFRecord or Parquet files that contain photos; lists of photos (.txt, .csv, .parquet); "
         "RUN/failures, to retry failed inputs",
+    )  # fmt: skip
+
+
+def _add_exclude(command: ArgumentParser) -> None:
+    command.add_argument(
+        "--exclude", action="append", default=[], metavar="PATTERN",
+        help="pass over files and folders below the inputs, as a .gitignore file in each input "
+        "would; may be repeated: --exclude '*.png' --exclude '!keep/*.png'",
     )  # fmt: skip
 
 

@@ -113,8 +113,13 @@ def _failure_lines(counts: EmbedCounts, is_now: bool) -> Iterator[Line]:
         _now_and_before(counts.new_failures, counts.failures, "failed") if is_now else "",
     ]
     yield Line("failures", counts.failures, notes)
-    if is_now and counts.other_files:
-        yield Line("passed over", counts.other_files, ["files that are not named like photos"])
+    if is_now and counts.n_other_files:
+        unread = format_reasons(counts.unread_photos)
+        notes = [
+            format_reasons(counts.other_files),
+            f"photo formats that are not read: {unread}" if unread else "",
+        ]
+        yield Line("passed over", counts.n_other_files, notes)
 
 
 def _time_lines(manifest: Manifest, steps: Collection[str]) -> Iterator[Line]:

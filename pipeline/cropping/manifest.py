@@ -7,9 +7,8 @@ from typing import Any, Literal
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError
+from facecluster.transforms.own_output import CROPS_MANIFEST_NAME
 from facecluster.transforms.tables.files import write_bytes
-
-CROPS_MANIFEST_NAME = "crops.json"
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,9 @@ class EmbedJob:
             moved=len(changes.moved),
             forgotten=len(changes.missing) if self.forget_removed else 0,
             no_longer_there=0 if self.forget_removed else len(changes.missing),
-            other_files=listing.n_other_files,
+            n_other_files=listing.n_other_files,
+            other_files=dict(listing.other_files),
+            unread_photos=dict(listing.unread_photos),
         )
         results: dict[str, Any] = {
             "counts": counts,

@@ -38,6 +38,7 @@ from facecluster.pipeline.run.manifest import (
     read_manifest,
     write_manifest,
 )
+from facecluster.transforms.own_output import JOB_FILES, MANIFEST_NAME
 from facecluster.transforms.similarity.cohort import Cohort
 from facecluster.transforms.similarity.cohort_file import pack_cohorts, unpack_cohorts
 from facecluster.transforms.tables import schema
@@ -58,7 +59,7 @@ OTHER_TABLES = {  # their schemas, and the steps that write them
 }
 
 # The files that facecluster writes: some at the top, others in folders, by their file endings.
-MANIFEST_NAME, PLAN_NAME, COHORT_NAME = "manifest.json", "plan.parquet", "cohort.npz"
+PLAN_NAME, COHORT_NAME = "plan.parquet", "cohort.npz"
 EDITS_NAME, PHOTO_IDS_FOLDER = "edits.parquet", "photo_ids"
 RUN_FOLDERS = {
     **dict.fromkeys((*SHARDED_TABLES, *OTHER_TABLES), (".parquet",)),
@@ -67,7 +68,6 @@ RUN_FOLDERS = {
     "grouping": (".npz", ".parquet"),
     PHOTO_IDS_FOLDER: (".parquet",),
 }
-NOT_REMOVED = {"facecluster.log", "run.lock"}  # both are in use while a job runs
 TEMPORARY_ENDING = re.compile(r"\.[0-9a-f]{32}\.tmp$")  # of the files that `write_bytes` renames
 
 
@@ -98,7 +98,7 @@ class RunDirectory:
         if self.is_run():
             return
         for name in _names(self.root):
-            if name not in NOT_REMOVED and not _is_temporary_manifest(name):
+            if name not in JOB_FILES and not _is_temporary_manifest(name):
                 raise UsageError(
                     f"{self.root} is not a facecluster run and holds other files, such as {name}: "
                     "take an output folder that is empty or does not exist yet"

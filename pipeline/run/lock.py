@@ -24,6 +24,7 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import JobError
+from facecluster.transforms.own_output import LOCK_NAME
 
 HAS_FILE_LOCKS = sys.platform != "win32"
 if sys.platform != "win32":
@@ -31,7 +32,6 @@ if sys.platform != "win32":
 
 logger = logging.getLogger(__name__)
 
-LOCK_NAME = "run.lock"
 SECONDS_BETWEEN_RENEWALS = 60.0
 SECONDS_TO_EXPIRY = 300.0  # five renewals, as the store may be slow and the clocks may differ
 # Two jobs that both found no lock have both written theirs within this time.

@@ -17,9 +17,10 @@ import msgspec
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import JobError
+from facecluster.transforms.own_output import MANIFEST_NAME, marks_output
 from facecluster.transforms.tables.files import write_bytes
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 VERSIONED_PACKAGES = ("facecluster", "apache-beam", "tensorflow", "faiss-cpu", "faiss-gpu",
                       "hdbscan", "scikit-learn", "numpy", "pyarrow", "pillow")  # fmt: skip
 
@@ -46,7 +47,9 @@ class EmbedCounts:
       moved: photos that were found under another name or in another folder.
       forgotten: inputs that were removed from the run, because they are no longer there.
       no_longer_there: inputs that the run holds and that are no longer in its folders.
-      other_files: files in the input folders that are not named like photos.
+      n_other_files: files below the inputs that were passed over.
+      other_files: their number for each reason, in words.
+      unread_photos: of these, the number of photos in formats that are not read, by suffix.
     """
 
     photos: int = 0
@@ -64,7 +67,9 @@ class EmbedCounts:
     moved: int = 0
     forgotten: int = 0
     no_longer_there: int = 0
-    other_files: int = 0
+    n_other_files: int = 0
+    other_files: dict[str, int] = field(default_factory=dict)
+    unread_photos: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -225,10 +230,8 @@ def is_manifest(path: str) -> bool:
     """Whether a file is a manifest, of any version."""
     if not FileSystems.exists(path):
         return False
-    try:
-        return isinstance(_read_json(path).get("steps"), dict)
-    except ValueError:
-        return False
+    with FileSystems.open(path) as file:
+        return marks_output(MANIFEST_NAME, file.read())
 
 
 def write_manifest(path: str, manifest: Manifest) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError, UsageError
-from facecluster.pipeline.cropping.manifest import CROPS_MANIFEST_NAME, read_crops_manifest
+from facecluster.pipeline.cropping.manifest import read_crops_manifest
 from facecluster.transforms.faces.model_card import ModelCard
+from facecluster.transforms.own_output import CROPS_MANIFEST_NAME
 
 
 def visible_margin(sources: Sequence[str], input_size: int) -> int | None:

@@ -24,9 +24,10 @@ from facecluster.model_export.crops import Crops
 from facecluster.model_export.validation.validate import embed_with_model
 from facecluster.pipeline.run.settings import check_settings
 from facecluster.transforms.faces.saved_model import SavedModel
+from facecluster.transforms.own_output import SETTINGS_NAME
 from facecluster.transforms.tables.files import write_bytes
 
-SETTINGS_NAME, VECTORS_FOLDER, MODEL_FOLDER = "training.json", "vectors", "model"
+VECTORS_FOLDER, MODEL_FOLDER = "vectors", "model"
 # A training can be continued with other values of these.
 CHANGEABLE_SETTINGS = ("name", "epochs", "learning_rate", "learning_rate_schedule")
 

@@ -1,6 +1,7 @@
 """The command crops, on real photos and on runs."""
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -91,6 +92,38 @@ def test_the_output_has_no_other_files(some_crops):
     manifest = json.loads((some_crops / "crops.json").read_text())
     assert manifest["state"] == "done"
     assert manifest["options"]["crop_size"] == 182
+
+
+def test_what_facecluster_wrote_below_an_input_is_not_read(labeled_photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(labeled_photos, folder)
+    shutil.copy(folder / "Nobody" / "gray.png", folder / "raw.dng")
+    run = ["run", "--input", folder, "--exclude", "broken.*", "--output", folder / "2024" / "run"]
+    first = facecluster(*run)
+    assert first.returncode == 0, first.stderr
+    assert line_of(first, "passed over") == (
+        "2  (excluded 1, not named like photos 1)  (photo formats that are not read: .dng 1)"
+    )
+    cut = facecluster("crops", "--run", run[-1], "--output", folder / "crops")
+    assert cut.returncode == 0, cut.stderr
+    again = facecluster(*run)
+    assert again.returncode == 0, again.stderr
+    for name in ("photos", "faces", "people"):
+        assert line_of(again, name).split()[0] == line_of(first, name).split()[0]
+    assert "facecluster's own output" in line_of(again, "passed over")
+    again = facecluster("crops", "--input", folder, "--exclude", "[A-M]*/", "--exclude", "broken.*",
+                        "--output", tmp_path / "more")  # fmt: skip
+    n_excluded = sum(path.name < "N" for path in labeled_photos.iterdir()) * N_PHOTOS
+    assert line_of(again, "photos") == str(N_PEOPLE * N_PHOTOS + 1 - n_excluded)
+    refused = facecluster("embed", *run[1:3], "--exclude", "!", *run[-2:])
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--exclude: Invalid git pattern: '!'" in refused.stderr
+
+
+def line_of(done, name: str) -> str:
+    """What a command printed after a name."""
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"{name} "))
+    return line.removeprefix(name).strip()
 
 
 def test_repeating_the_command_changes_nothing_and_other_options_are_refused(

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from facecluster.errors import InputError
+from facecluster.transforms.own_output import CARD_NAME
 
-CARD_NAME = "model_card.json"
 # 3: US spelling of the keys `standardization` and `license`.
 CARD_VERSION = 3
 

@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 from facecluster.transforms.inputs import tar, tfrecord
+from facecluster.transforms.inputs.folders import Rules
 from facecluster.transforms.inputs.parquet import (
     MAGIC,
     ParquetLayout,
@@ -25,6 +26,7 @@ from facecluster.transforms.inputs.parquet import (
     read_rows,
     read_uris,
 )
+from facecluster.transforms.inputs.passed_over import EXCLUDED, NOT_NAMED
 from facecluster.transforms.inputs.paths import open_file, uri_of_path
 from facecluster.transforms.inputs.sources import (
     SEPARATOR,
@@ -32,10 +34,21 @@ from facecluster.transforms.inputs.sources import (
     DamagedError,
     Source,
 )
+from facecluster.transforms.own_output import JOB_FILES
 
 PHOTO_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"),
     *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm", ".mpo"),
+}
+# Photos in formats that are not read, named when they are passed over: raw data of cameras, JPEG XL
+# and XR, Photoshop, OpenEXR, GIMP, Photo CD and others. Drawings and videos are not photos.
+UNREAD_PHOTO_SUFFIXES = {
+    *(".3fr", ".arw", ".bay", ".cr2", ".cr3", ".crw", ".dcr", ".dcs", ".dng"),
+    *(".eip", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mdc", ".mef", ".mos", ".mrw"),
+    *(".nef", ".nrw", ".orf", ".ori", ".pef", ".ptx", ".pxn", ".raf", ".raw", ".rw2", ".rwl"),
+    *(".rwz", ".sr2", ".srf", ".srw", ".x3f"),
+    *(".bpg", ".exr", ".flif", ".hdp", ".hdr", ".heics", ".heifs", ".jps", ".jxl", ".jxr", ".livp"),
+    *(".pcd", ".pcx", ".pict", ".psb", ".psd", ".tga", ".wdp", ".xcf"),
 }
 # Names of containers. Of the compressed ones only gzip can be read.
 CONTAINER_NAMES = {
@@ -67,17 +80,28 @@ class ContainerContents:
 
     Attributes:
       sources: its photos, in its order.
-      n_other_files: number of members that are not named like photos.
+      passed_over: other photos, each with the reason to pass over it.
+      other_files: number of members that are no photos, by the reason to pass over them.
+      unread_photos: of these, the number of photos in formats that are not read, by suffix.
       uris: the entries, if it is a list of photos.
       layout: of a Parquet file.
       problem: the error that ended the listing early, if any.
     """
 
     sources: list[Source] = field(default_factory=list)
-    n_other_files: int = 0
+    passed_over: list[tuple[Source, str]] = field(default_factory=list)
+    other_files: Counter[str] = field(default_factory=Counter)
+    unread_photos: Counter[str] = field(default_factory=Counter)
     uris: list[str] = field(default_factory=list)
     layout: ParquetLayout | None = None
     problem: Exception | None = None
+
+    def add(self, source: Source, reason: str | None) -> None:
+        """Adds a photo, which is passed over if there is a reason."""
+        if reason:
+            self.passed_over.append((source, reason))
+        else:
+            self.sources.append(source)
 
 
 def is_photo(path: str) -> bool:
@@ -124,12 +148,25 @@ def format_from_content(path: str) -> str | None:
     return "tar"
 
 
-def list_container(path: str, format: str) -> ContainerContents:
+def unread_suffix(name: str) -> str | None:
+    """The suffix of a file that is named like a photo in a format that is not read."""
+    suffix = os.path.splitext(name)[1].lower()
+    is_unread = suffix in UNREAD_PHOTO_SUFFIXES and suffix not in PHOTO_SUFFIXES
+    return suffix if is_unread else None
+
+
+def list_container(
+    path: str, format: str, rules: Rules | None = None, is_input: bool = True
+) -> ContainerContents:
     """Lists a container. If it is damaged, its `problem` is set, and it has the photos before that.
 
     Args:
       format: tar, tfrecord or parquet.
+      rules: which members are passed over. Of TFRecord and Parquet, whose members lie in no folders
+        of photo software, only those that patterns exclude.
+      is_input: whether it is an input itself, so that it is used even if facecluster wrote it.
     """
+    rules = rules or Rules()
     contents = ContainerContents()
     try:
         with ExitStack() as stack:
@@ -140,18 +177,14 @@ def list_container(path: str, format: str) -> ContainerContents:
                     raise DamagedError(f"it is compressed with {name}: decompress it, or use gzip")
             raw.seek(0)
             if format == "parquet":
-                _list_parquet(raw, path, contents)
+                _list_parquet(raw, path, rules, contents)
                 return contents
             container = Container(path, format, gzipped=start.startswith(GZIP_MAGIC))
             file = stack.enter_context(_decompress(raw)) if container.gzipped else raw
-            list_members = tar.list_members if format == "tar" else tfrecord.list_records
-            uri_of_member = _MemberUris(path)
-            for member in list_members(file):
-                if format == "tar" and not is_photo(member.name):
-                    contents.n_other_files += 1
-                else:
-                    uri = uri_of_member(member.name)
-                    contents.sources.append(Source(uri, container, *member[1:]))
+            if format == "tar":
+                _list_tar(file, container, rules, is_input, contents)
+            else:
+                _list_records(file, container, rules, contents)
     except Exception as error:  # libraries raise many types for damaged files
         contents.problem = error
     return contents
@@ -194,7 +227,61 @@ def _decompress(file: BinaryIO) -> BinaryIO:
     return cast(BinaryIO, gzip.GzipFile(fileobj=file))
 
 
-def _list_parquet(file: BinaryIO, path: str, contents: ContainerContents) -> None:
+def _list_tar(
+    file: BinaryIO, container: Container, rules: Rules, is_input: bool, contents: ContainerContents
+) -> None:
+    """Adds the members of a tar. Which folders facecluster wrote is known at its end only."""
+    photos: list[tuple[Source, str, str | None]] = []
+    others: Counter[tuple[str, str | None, str | None]] = Counter()
+    own_output: set[str] = set()
+    uri_of_member = _MemberUris(container.path)
+    try:
+        for member in tar.list_members(file, None if rules.reads_own_output else own_output):
+            path = _normalize(member.name)
+            folder, _, name = path.rpartition("/")
+            reason = rules.judge_file(path)
+            if is_photo(name):
+                source = Source(uri_of_member(member.name), container, *member[1:])
+                photos.append((source, folder, reason))
+            else:
+                reason = reason or (None if name in JOB_FILES else NOT_NAMED)
+                others[folder, reason, unread_suffix(name) if reason == NOT_NAMED else None] += 1
+    finally:
+        own_output = set(map(_normalize, own_output))
+        if is_input:
+            own_output.discard("")
+        folders = {folder for _, folder, _ in photos} | {folder for folder, _, _ in others}
+        reasons = rules.judge_folders(folders, container.path, own_output)
+        for source, folder, reason in photos:
+            contents.add(source, reasons[folder] or reason)
+        for (folder, reason, suffix), count in others.items():
+            if reason := reasons[folder] or reason:
+                contents.other_files[reason] += count
+            if suffix and not reasons[folder]:
+                contents.unread_photos[suffix] += count
+
+
+def _normalize(name: str) -> str:
+    """The name of a member of a tar without `./`."""
+    if "./" in name or "//" in name or name.startswith("/"):
+        return "/".join(part for part in name.split("/") if part not in ("", "."))
+    return "" if name == "." else name
+
+
+def _list_records(
+    file: BinaryIO, container: Container, rules: Rules, contents: ContainerContents
+) -> None:
+    uri_of_member = _MemberUris(container.path)
+    for member in tfrecord.list_records(file):
+        source = Source(uri_of_member(member.name), container, *member[1:])
+        contents.add(source, _reason_by_pattern(rules, member.name))
+
+
+def _reason_by_pattern(rules: Rules, name: str) -> str | None:
+    return EXCLUDED if rules.excludes and rules.excludes.match_member(name) else None
+
+
+def _list_parquet(file: BinaryIO, path: str, rules: Rules, contents: ContainerContents) -> None:
     parquet, checksum = open_parquet(file)
     contents.layout = layout = find_layout(parquet.schema_arrow)
     if layout.kind in ("uris", "failures") and layout.column:
@@ -206,8 +293,8 @@ def _list_parquet(file: BinaryIO, path: str, contents: ContainerContents) -> Non
         ]
         uri_of_member = _MemberUris(path)
         for group, member in list_rows(parquet, layout, checksum):
-            uri = uri_of_member(member.name)
-            contents.sources.append(Source(uri, groups[group], *member[1:]))
+            source = Source(uri_of_member(member.name), groups[group], *member[1:])
+            contents.add(source, _reason_by_pattern(rules, member.name))
 
 
 class _MemberUris:

@@ -1,9 +1,10 @@
 """Lists the photos that inputs name: files, folders, globs, containers, lists, a run's failures."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import pyarrow as pa
@@ -12,9 +13,12 @@ from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError
 from facecluster.transforms.inputs.containers import PHOTO_SUFFIXES, format_from_name
+from facecluster.transforms.inputs.folders import Rules
+from facecluster.transforms.inputs.passed_over import Excludes
 from facecluster.transforms.inputs.paths import stat_file
 from facecluster.transforms.inputs.photo_collector import PhotoCollector
 from facecluster.transforms.inputs.sources import SEPARATOR, Source
+from facecluster.transforms.tables.reasons import format_reasons
 
 STAT_THREADS, STAT_BATCH = 16, 1000  # files that lists name; on a network disk it is mostly waiting
 
@@ -26,13 +30,17 @@ class Listing:
     Attributes:
       sources: photos, sorted by their URIs, without repetition. A container, list or folder that
         could not be listed completely is among them, as a source with a failure.
-      n_other_files: files, and members of containers, that are not named like photos.
+      other_files: number of files, and of members of containers, that were passed over, by reason,
+        the most frequent first: "not named like photos", "hidden", "trash or system files",
+        "thumbnails", "facecluster's own output", "excluded" and "without photos".
+      unread_photos: of these, the number in photo formats that are not read, by suffix, likewise.
       fully_listed: URIs of the folders, containers and lists that were listed completely.
       input_folders: URIs of the folders that are inputs, or entries of lists.
     """
 
     sources: tuple[Source, ...]
-    n_other_files: int
+    other_files: Mapping[str, int] = field(default_factory=dict)
+    unread_photos: Mapping[str, int] = field(default_factory=dict)
     fully_listed: frozenset[str] = frozenset()
     input_folders: frozenset[str] = frozenset()
 
@@ -40,13 +48,23 @@ class Listing:
     def uris(self) -> tuple[str, ...]:
         return tuple(source.uri for source in self.sources)
 
+    @property
+    def n_other_files(self) -> int:
+        """The number of files, and of members of containers, that were passed over."""
+        return sum(self.other_files.values())
+
     @cached_property
     def table(self) -> pa.Table:
         """Columns uri, and size and version (int64), null if the version is unknown."""
         return source_table(self.sources)
 
 
-def list_photos(inputs: Sequence[str], containers: bool = True) -> Listing:
+def list_photos(
+    inputs: Sequence[str],
+    containers: bool = True,
+    exclude: Sequence[str] = (),
+    own_output: bool = False,
+) -> Listing:
     """Lists the photos of files, folders (with their subfolders), globs, containers and lists.
 
     In a folder, files with the suffix of a photo or container count. A file that is an input
@@ -54,32 +72,41 @@ def list_photos(inputs: Sequence[str], containers: bool = True) -> Listing:
     and it becomes a failure if it turns out not to be a photo. An entry of a list counts as if it
     were an input, but is no glob.
 
+    Below an input, and in containers, files are passed over that are hidden or in hidden folders,
+    in folders of systems or of photo software for thumbnails, or that facecluster wrote. An input
+    itself, or an entry of a list, is never passed over.
+
     Args:
       inputs: local paths, or URIs of files and folders in object stores.
       containers: whether to list the photos in containers and lists; otherwise they count as files.
+      exclude: patterns of files and folders below the inputs that are passed over, too, with the
+        meaning that they have in a .gitignore file in the input.
+      own_output: whether to list the photos that facecluster wrote below an input.
 
     Raises:
       InputError: an input does not exist or cannot be used, or the inputs have no photos.
+      UsageError: a pattern cannot be used.
     """
-    collector = PhotoCollector(containers)
+    collector = PhotoCollector(containers, Rules(Excludes(exclude), own_output))
     for name in inputs:
         try:
             collector.add_input(absolute_uri(name))
         except (OSError, ValueError) as error:  # no such bucket, or no library for its scheme
             raise InputError(f"{name} cannot be listed: {error}") from error
     collector.list_containers()
-    n_other_files = collector.count_other_files()
+    other_files, unread_photos = map(_by_frequency, collector.count_other_files())
     if not collector.sources:
         message = f"there are no photos in {', '.join(inputs)}"
-        if n_other_files:
-            message += f" (none of its {n_other_files} files has the suffix of a photo)"
+        if other_files:
+            message += f" ({_describe(other_files, unread_photos)})"
         if collector.run_tables:
             message += f"; {min(collector.run_tables)} is a table of a run, not photos"
         raise InputError(f"{message}; photos end in {' '.join(sorted(PHOTO_SUFFIXES))}")
     sources = sorted(with_versions(collector.sources.values()), key=lambda source: source.uri)
     return Listing(
         tuple(sources),
-        n_other_files,
+        other_files,
+        unread_photos,
         frozenset(collector.fully_listed),
         frozenset(collector.input_folders),
     )
@@ -141,3 +168,20 @@ def absolute_uri(name: str) -> str:
         return name
     path, separator, member = name.partition(SEPARATOR)  # a member's name stays as it is
     return os.path.abspath(path) + separator + member
+
+
+def _by_frequency(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _describe(other_files: Mapping[str, int], unread_photos: Mapping[str, int]) -> str:
+    """Why there are no photos among files."""
+    n = sum(other_files.values())
+    if len(other_files) == 1:
+        files = "its only file is" if n == 1 else f"all {n:,} files are"
+        text = f"{files} {next(iter(other_files))}"
+    else:
+        text = f"none of its {n:,} files is used: {format_reasons(other_files)}"
+    if unread_photos:
+        text += f"; formats that are not read: {format_reasons(unread_photos)}"
+    return text

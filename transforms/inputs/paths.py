@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
 from apache_beam.io.filesystem import CompressionTypes
@@ -67,64 +67,6 @@ class File(NamedTuple):
     path: str
     size: int = 0
     version: int | None = None
-
-
-def find_files_below(folder: str) -> tuple[list[File], list[str], list[str]]:
-    """Finds the files in a local folder and its subfolders.
-
-    Links to folders outside it are followed, once for each target. If one target lies within
-    another, its photos are found under two names and count as duplicates.
-
-    Returns:
-      The files, the folders that were read, and the folders that could not be read.
-    """
-    root, targets = os.path.realpath(folder), set()
-
-    def should_enter(path: str) -> bool:
-        if not os.path.islink(path):
-            return True
-        target = os.path.realpath(path)
-        if os.path.commonpath([root, target]) in (root, target) or target in targets:
-            return False  # it is found without the link, or contains the folder
-        targets.add(target)
-        return True
-
-    files: list[File] = []
-    opened: list[str] = []
-    closed: list[str] = []
-    waiting = [folder]
-    while waiting:
-        parent = waiting.pop()
-        try:
-            with os.scandir(parent) as entries:
-                folders, found = _split_entries(entries)
-        except OSError:
-            closed.append(parent)
-            continue
-        opened.append(parent)
-        files += found
-        entered = [path for path in sorted(folders) if should_enter(path)]
-        waiting += reversed(entered)
-    return files, opened, closed
-
-
-def _split_entries(entries: Iterable[os.DirEntry[str]]) -> tuple[list[str], list[File]]:
-    """The folders and the files among the entries of a folder."""
-    folders, files = [], []
-    for entry in entries:
-        try:
-            is_folder = entry.is_dir()
-        except OSError:  # a link to a place that cannot be reached
-            is_folder = False
-        if is_folder:
-            folders.append(entry.path)
-            continue
-        try:
-            state = entry.stat()
-            files.append(File(entry.path, state.st_size, state.st_mtime_ns))
-        except OSError:  # reading it will fail, too
-            files.append(File(entry.path))
-    return folders, files
 
 
 def stat_file(path: str) -> tuple[int, int | None]:

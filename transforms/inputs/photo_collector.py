@@ -3,7 +3,8 @@
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -17,16 +18,24 @@ from facecluster.transforms.inputs.containers import (
     format_from_name,
     is_photo,
     list_container,
+    unread_suffix,
+)
+from facecluster.transforms.inputs.folders import (
+    FolderContents,
+    Rules,
+    find_files_below,
+    sort_remote_files,
 )
 from facecluster.transforms.inputs.lists import LIST_SUFFIXES, read_list, resolve_entry
+from facecluster.transforms.inputs.passed_over import NOT_NAMED, OWN_OUTPUT, WITHOUT_PHOTOS
 from facecluster.transforms.inputs.paths import (
     File,
-    find_files_below,
     find_remote_files,
     path_of_uri,
     uri_of_path,
 )
 from facecluster.transforms.inputs.sources import SEPARATOR, Source
+from facecluster.transforms.own_output import JOB_FILES
 from facecluster.transforms.records import failure_of
 
 NESTED_LIST = "it is a list within a list: make it an input of its own"
@@ -73,16 +82,20 @@ class PhotoCollector:
     Args:
       with_containers: whether to list the photos in containers and lists; otherwise they count as
         files.
+      rules: which files below the inputs are passed over.
     """
 
-    def __init__(self, with_containers: bool):
+    def __init__(self, with_containers: bool, rules: Rules | None = None):
         self.sources: dict[str, Source] = {}
         self.run_tables: set[str] = set()
         self.fully_listed: set[str] = set()
         self.input_folders: set[str] = set()
         self._with_containers = with_containers
-        self._other_files: set[str] = set()
-        self._n_other_members: dict[str, int] = {}
+        self._rules = rules or Rules()
+        self._passed_over: dict[str, str] = {}  # {path: reason}
+        self._passed_over_members: dict[str, tuple[Source, str]] = {}  # by URI
+        # Of the members of containers that are no photos, by reason and by suffix.
+        self._other_members: dict[str, tuple[Counter[str], Counter[str]]] = {}
         self._requests: dict[str, ListingRequest] = {}
         self._listed: set[str] = set()
 
@@ -100,19 +113,24 @@ class PhotoCollector:
         elif is_remote:
             files, is_folder = find_remote_files(name)
             if is_folder:
-                self.fully_listed.add(name.rstrip("/"))
-                self.input_folders.add(name.rstrip("/"))
+                self._add_remote_folder(name, files)
+                return
+            root = _root_of_glob(name)
+            below = (
+                sort_remote_files(root, find_remote_files(root)[0], self._rules) if root else None
+            )
             for file in files:
-                if is_folder:
-                    self._add_file_of_folder(file, name)
-                else:
+                if below is None or not self._pass_over_if(below, file.path):
                     self._add_named_file(ListingRequest(file.path, None, is_input=True), file)
         else:
             matches = glob.glob(name, recursive=True)
             if not matches:
                 raise InputError(f"{name} does not exist")
+            root = _root_of_glob(name)
+            below = find_files_below(root, self._rules) if root else None
             for path in matches:
-                self._add_path(path)
+                if below is None or not self._pass_over_if(below, path):
+                    self._add_path(path, root)
 
     def add_list_entry(self, uri: str) -> None:
         """Adds an entry of a list. One that does not exist fails later, when it is read."""
@@ -140,27 +158,59 @@ class PhotoCollector:
             requests = list(self._requests.values())
             self._requests = {}
             with ThreadPoolExecutor(LISTING_THREADS) as pool:
-                for request, contents in zip(requests, pool.map(_list_file, requests), strict=True):
+                for request, contents in zip(
+                    requests, pool.map(self._list_file, requests), strict=True
+                ):
                     self._add_contents(request, contents)
 
-    def count_other_files(self) -> int:
-        """Files, and members of containers, that are not named like photos."""
-        n_files = sum(
-            uri_of_path(path) not in self.sources for path in self._other_files - self._listed
-        )
-        return n_files + sum(self._n_other_members.values())
+    def count_other_files(self) -> tuple[Counter[str], Counter[str]]:
+        """The files, and members of containers, that are passed over, unless they are photos.
 
-    def _add_path(self, path: str) -> None:
+        Returns:
+          Their numbers by reason; of those in photo formats that are not read, by suffix.
+        """
+        by_reason: Counter[str] = Counter()
+        unread: Counter[str] = Counter()
+        for path, reason in self._passed_over.items():
+            if path in self._listed or uri_of_path(path) in self.sources:
+                continue
+            by_reason[reason] += 1
+            if reason == NOT_NAMED and (suffix := unread_suffix(path)):
+                unread[suffix] += 1
+        for uri, (_, reason) in self._passed_over_members.items():
+            by_reason[reason] += uri not in self.sources
+        for other_files, unread_photos in self._other_members.values():
+            by_reason += other_files
+            unread += unread_photos
+        return by_reason, unread
+
+    def _add_path(self, path: str, root: str | None = None) -> None:
         if os.path.isdir(path):
-            files, opened, closed = find_files_below(path)
-            self.fully_listed.update(map(uri_of_path, opened))
             self.input_folders.add(uri_of_path(path))
-            for file in files:
-                self._add_file_of_folder(file, path)
-            for folder in closed:
-                self._add_photo(folder)  # which will fail when it is read
+            self._add_contents_of_folder(path, find_files_below(path, self._rules, root))
         else:
             self._add_named_file(ListingRequest(path, None, is_input=True))
+
+    def _add_remote_folder(self, name: str, files: Sequence[File]) -> None:
+        self.fully_listed.add(name.rstrip("/"))
+        self.input_folders.add(name.rstrip("/"))
+        self._add_contents_of_folder(name, sort_remote_files(name, files, self._rules))
+
+    def _add_contents_of_folder(self, folder: str, contents: FolderContents) -> None:
+        self.fully_listed.update(map(uri_of_path, contents.opened))
+        self._passed_over |= contents.passed_over
+        for file in contents.files:
+            self._add_file_of_folder(file, folder)
+        for closed in contents.closed:
+            self._add_photo(closed)  # which will fail when it is read
+
+    def _pass_over_if(self, below: FolderContents, path: str) -> bool:
+        """Passes over a match of a glob with `**`, as if the folder before `**` were the input."""
+        reason = below.passed_over.get(path)
+        if reason:
+            self._passed_over[path] = reason
+        is_folder = not FileSystems.get_scheme(path) and os.path.isdir(path)
+        return bool(reason) or (is_folder and path.rstrip("/") not in below.opened)
 
     def _add_file_of_folder(self, file: File, folder: str) -> None:
         """Adds a file according to its name."""
@@ -169,8 +219,8 @@ class PhotoCollector:
             self._add_photo(*file)
         elif self._with_containers and (format_from_name(path) or NUMBERED_PART.search(path)):
             self._request(ListingRequest(path, format_from_name(path), folder=folder))
-        else:
-            self._other_files.add(path)
+        elif path.rpartition("/")[2] not in JOB_FILES:
+            self._passed_over[path] = NOT_NAMED
 
     def _add_named_file(self, request: ListingRequest, found: File | None = None) -> None:
         """Adds a file according to its name or, if that does not tell its type, its content."""
@@ -191,13 +241,10 @@ class PhotoCollector:
             self._add_photo(uri)
             return
         if is_folder:
-            self.fully_listed.add(uri.rstrip("/"))
-            self.input_folders.add(uri.rstrip("/"))
+            self._add_remote_folder(uri, files)
+            return
         for file in files:
-            if is_folder:
-                self._add_file_of_folder(file, uri)
-            else:
-                self._add_named_file(ListingRequest(file.path, None, is_list_entry=True), file)
+            self._add_named_file(ListingRequest(file.path, None, is_list_entry=True), file)
 
     def _add_photo(self, path: str, size: int = 0, version: int | None = None) -> None:
         uri = uri_of_path(path)
@@ -208,9 +255,9 @@ class PhotoCollector:
         elif uri not in self.sources or version is not None or self.sources[uri].failure:
             self.sources[uri] = Source(uri, size=size, version=version)
 
-    def _add_other_file(self, path: str) -> None:
-        """Adds a file of a folder that was opened and has no photos."""
-        self._other_files.add(path)
+    def _pass_over_listed(self, path: str, reason: str = WITHOUT_PHOTOS) -> None:
+        """Passes over a file of a folder that was opened and has no photos."""
+        self._passed_over[path] = reason
         self._listed.discard(path)
 
     def _add_failure(self, uri: str, error: Exception, addition: str = "") -> None:
@@ -241,7 +288,12 @@ class PhotoCollector:
     def _check_members(self, members: Iterable[str], problem: Exception | None = None) -> None:
         """Adds failures for requested members that their container does not have."""
         for uri in sorted(members):
-            if uri_of_path(uri) not in self.sources:
+            name = uri_of_path(uri)
+            if name in self.sources:
+                continue
+            if name in self._passed_over_members:
+                self.sources[name] = self._passed_over_members[name][0]
+            else:
                 self._add_failure(uri, problem or LookupError("its container has no such member"))
 
     def _add_contents(self, request: ListingRequest, contents: ContainerContents | None) -> None:
@@ -251,19 +303,24 @@ class PhotoCollector:
             if request.all_members and request.folder is None:
                 self._add_photo(request.path)
             elif request.all_members:
-                self._add_other_file(request.path)
+                self._pass_over_listed(request.path)
             self._check_members(request.members)
             return
         requested = set(map(uri_of_path, request.members))
         for source in contents.sources:
             if request.all_members or source.uri in requested:
                 self.sources[source.uri] = source
+        for source, reason in contents.passed_over:
+            if source.uri in requested:
+                self.sources[source.uri] = source
+            elif request.all_members:
+                self._passed_over_members[source.uri] = source, reason
         self._check_members(request.members, contents.problem)
         if not request.all_members:
             return
         if not contents.problem:
             self.fully_listed.add(uri_of_path(request.path))
-        self._n_other_members[request.path] = contents.n_other_files
+        self._other_members[request.path] = contents.other_files, contents.unread_photos
         layout = contents.layout
         if request.format == "list" or (layout is not None and layout.kind != "photos"):
             self._add_list(request, contents)
@@ -283,7 +340,7 @@ class PhotoCollector:
             if problem and layout is not None and layout.kind == "ambiguous":
                 self._add_failure(request.path, problem)
             else:
-                self._add_other_file(request.path)
+                self._pass_over_listed(request.path, OWN_OUTPUT if is_run_table else WITHOUT_PHOTOS)
             if is_run_table:
                 self.run_tables.add(request.path)
         elif request.is_list_entry:
@@ -302,28 +359,38 @@ class PhotoCollector:
             for uri in contents.uris:
                 self.add_list_entry(uri)
 
-
-def _list_file(request: ListingRequest) -> ContainerContents | None:
-    """Lists a container or list; returns None for other files."""
-    if request.format == "list":
-        contents = ContainerContents()
+    def _list_file(self, request: ListingRequest) -> ContainerContents | None:
+        """Lists a container or list; returns None for other files."""
+        if request.format == "list":
+            contents = ContainerContents()
+            try:
+                contents.uris += read_list(request.path)
+            except (OSError, ValueError) as error:
+                contents.problem = error
+            return contents
         try:
-            contents.uris += read_list(request.path)
+            file_format = (
+                request.format
+                or format_from_name(request.path)
+                or format_from_content(request.path)
+            )
         except (OSError, ValueError) as error:
-            contents.problem = error
-        return contents
-    try:
-        file_format = (
-            request.format or format_from_name(request.path) or format_from_content(request.path)
+            return ContainerContents(problem=error)
+        if file_format is None:
+            return None
+        contents = list_container(
+            request.path, file_format, self._rules, is_input=request.folder is None
         )
-    except (OSError, ValueError) as error:
-        return ContainerContents(problem=error)
-    if file_format is None:
+        if contents.layout and contents.layout.kind == "uris":
+            contents.uris = [resolve_entry(request.path, uri) for uri in contents.uris]
+        return contents
+
+
+def _root_of_glob(pattern: str) -> str | None:
+    """The folder that a glob with `**` searches; None for other globs."""
+    if "**" not in pattern:
         return None
-    contents = list_container(request.path, file_format)
-    if contents.layout and contents.layout.kind == "uris":
-        contents.uris = [resolve_entry(request.path, uri) for uri in contents.uris]
-    return contents
+    return re.split(r"[*?[]", pattern)[0].rpartition("/")[0]
 
 
 def _container_path(uri: str) -> str | None:

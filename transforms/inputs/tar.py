@@ -13,6 +13,7 @@ from facecluster.transforms.inputs.sources import (
     Source,
     TooLargeError,
 )
+from facecluster.transforms.own_output import MARKERS, MAX_MARKER_BYTES, marks_output
 
 # Of a member's headers with its full name. Paths of operating systems are at most 4 KiB long.
 MAX_HEADER_BYTES = 1 << 20
@@ -20,10 +21,14 @@ SPARSE = -1  # the size of a member that is stored without its zeros
 CHUNK_BYTES = 1 << 20
 
 
-def list_members(file: BinaryIO) -> Iterator[Member]:
+def list_members(file: BinaryIO, own_output: set[str] | None = None) -> Iterator[Member]:
     """Yields the regular files of a tar in their order, without folders, links and devices.
 
     It holds only headers in memory, and reads nothing else if `file` can seek.
+
+    Args:
+      own_output: gets the names of the folders that facecluster wrote. Small members that may mark
+        their folder are read for it.
 
     Raises:
       DamagedError: the tar is damaged or truncated, or data follows its end; after yielding the
@@ -43,6 +48,8 @@ def list_members(file: BinaryIO) -> Iterator[Member]:
                 if member.isreg():
                     size = SPARSE if member.issparse() else member.size
                     checksum = google_crc32c.value(header)
+                    if own_output is not None and 0 <= size <= MAX_MARKER_BYTES:
+                        _add_own_output(own_output, member, headers)
                     yield Member(member.name, member.offset, len(header), size, checksum)
             end = tar.offset
     except tarfile.TarError as error:
@@ -83,6 +90,16 @@ def read_member(file: BinaryIO, source: Source, max_bytes: int) -> bytes:
     if len(content) < source.size:
         raise DamagedError("its container is truncated within it")
     return content
+
+
+def _add_own_output(folders: set[str], member: tarfile.TarInfo, headers: "_Headers") -> None:
+    """Adds the member's folder if the member marks it as one that facecluster wrote."""
+    folder, _, name = member.name.rpartition("/")
+    if name in MARKERS:
+        headers.read(member.size)
+        content = headers.take(member.offset_data, member.offset_data + member.size)
+        if marks_output(name, content):
+            folders.add(folder)
 
 
 class _Headers:

@@ -14,17 +14,22 @@ ReadTask = list[tuple[Shard, tuple[Source, ...]]]
 """Shards, with their photos, that one worker reads together."""
 
 
-def read_tasks(inputs: Paths, photos_per_shard: int = 256) -> list[ReadTask]:
+def read_tasks(
+    inputs: Paths, photos_per_shard: int = 256, exclude: str | Sequence[str] = ()
+) -> list[ReadTask]:
     """Lists the photos of inputs and makes the tasks that are the elements of `ReadPhotos`.
 
     Args:
       inputs: files, folders, globs, containers and lists; see `list_photos`.
       photos_per_shard: the most photos in one shard, which is a unit of work and of output.
+      exclude: patterns of files and folders below the inputs to pass over, with the meaning that
+        they have in a .gitignore file.
 
     Raises:
+      UsageError: a pattern cannot be used.
       InputError: an input does not exist or cannot be used, or the inputs have no photos.
     """
-    sources = list_photos(path_list(inputs)).sources
+    sources = list_photos(path_list(inputs), exclude=path_list(exclude)).sources
     return make_read_tasks(split_into_shards(sources, photos_per_shard))
 
 

@@ -22,6 +22,7 @@ from facecluster.model_export.networks.export import (
 from facecluster.model_export.networks.inception_resnet_v1 import inception_resnet_v1
 from facecluster.transforms.faces.model_card import ModelCard, ModelError
 from facecluster.transforms.faces.saved_model import SavedModel
+from facecluster.transforms.inputs.folders import Rules
 
 CARD = ModelCard(
     name="tiny",
@@ -195,6 +196,8 @@ def test_a_killed_export_leaves_no_model(tmp_path):
     leftovers = [path.name for path in tmp_path.iterdir()]
     assert len(leftovers) == 1
     assert leftovers[0].endswith(".tmp")
+    files = [str(path) for path in tmp_path.rglob("*.json")]
+    assert Rules().find_own_output(files) == {f"{tmp_path}/{leftovers[0]}"}
     with pytest.raises(ModelError, match="there is no model"):
         SavedModel(str(tmp_path / "model")).card()
 

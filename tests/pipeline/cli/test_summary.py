@@ -20,6 +20,11 @@ EMBED_COUNTS = EmbedCounts(photos=1234, new_photos=1234, faces=2345678, failures
 EMBED = EmbedEntry("done", NOON, NOON, seconds=3721.5, counts=EMBED_COUNTS)
 CLUSTER_COUNTS = ClusterCounts(faces=2345678, people=321, unassigned=99, largest_person=4567)
 CLUSTER = ClusterEntry("done", NOON, NOON, seconds=4.2, counts=CLUSTER_COUNTS)
+PASSED_OVER = {
+    "n_other_files": 1207,
+    "other_files": {"excluded": 3, "hidden": 4, "not named like photos": 1200},
+    "unread_photos": {".dng": 2, ".jxl": 4},
+}
 KILLED = EmbedEntry("running", NOON, options={"codec": "float32"})
 NO_WARNINGS = ClusterDiagnostics(
     recall=1.0, fraction_unassigned=0.2, fraction_of_largest_person=0.1
@@ -49,14 +54,15 @@ def warnings(**diagnostics) -> list[str]:
 
 def test_counts_stand_in_a_column_with_notes():
     reasons = {"damaged": 2, "not an image": 3}
-    counts = replace(EMBED_COUNTS, new_photos=234, failure_reasons=reasons, other_files=12)
+    counts = replace(EMBED_COUNTS, new_photos=234, failure_reasons=reasons, **PASSED_OVER)
     assert summary(cluster=CLUSTER, embed=replace(EMBED, counts=counts)) == [
         "photos            1,234  (234 read now, 1,000 before)",
         "faces         2,345,678",
         "people              321  (largest 4,567 faces)",
         "unassigned           99",
         "failures              5  (not an image 3, damaged 2)",
-        "passed over          12  (files that are not named like photos)",
+        "passed over       1,207  (not named like photos 1,200, hidden 4, excluded 3)  "
+        "(photo formats that are not read: .jxl 4, .dng 2)",
         "time          embed 3,721.5 s, cluster 4.2 s",
     ]
 
@@ -83,7 +89,7 @@ def test_what_this_command_did_is_told_from_what_the_run_holds(photos, failures,
 
 
 def test_a_command_that_only_groups_says_nothing_about_reading():
-    counts = replace(EMBED_COUNTS, new_photos=0, new_failures=0, other_files=3, inputs_missing=1)
+    counts = replace(EMBED_COUNTS, new_photos=0, new_failures=0, inputs_missing=1, **PASSED_OVER)
     lines = summary(replace(EMBED, counts=counts), CLUSTER, steps=["cluster"])
     assert list(map(words, lines)) == [
         "photos 1,234",

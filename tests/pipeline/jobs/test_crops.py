@@ -21,6 +21,7 @@ from facecluster.pipeline.jobs.crops import CropsJob, format_crops
 from facecluster.pipeline.options import CropOptions
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.faces.align import crop_face
+from facecluster.transforms.inputs.listing import list_photos
 from facecluster.transforms.option_fields import add_options, from_arguments
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.parquet_files import write_table
@@ -308,6 +309,22 @@ def test_finished_job_does_nothing_and_killed_job_continues(tmp_path):
     assert not list(output.rglob("*.tmp"))
     rewritten = {path for path, at in times(output).items() if at != before[path]}
     assert {path.stem for path in rewritten} == {unfinished.stem}
+
+
+def test_a_running_job_is_no_input(tmp_path):
+    requests = many_photos(tmp_path, 2)
+    before = list_photos([str(tmp_path)])
+    seen = []
+
+    @contextlib.contextmanager
+    def watch(count, total):
+        yield
+        assert list(tmp_path.glob("out/Ann/*.png"))
+        seen.append(list_photos([str(tmp_path)]))
+
+    CropsJob(str(tmp_path / "out"), CropOptions())(requests, watch)
+    assert seen[0].uris == before.uris
+    assert seen[0].other_files["facecluster's own output"] >= 3
 
 
 def test_shards_do_not_depend_on_the_number_of_workers(tmp_path):

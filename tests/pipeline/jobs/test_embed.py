@@ -16,6 +16,7 @@ from facecluster.pipeline.options import EmbedOptions
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.pipeline.run.manifest import EmbedCounts
 from facecluster.transforms.faces.saved_model import SavedModel
+from facecluster.transforms.inputs.folders import Rules
 from facecluster.transforms.inputs.listing import list_photos
 
 N_PHOTOS = 6
@@ -58,6 +59,7 @@ def finished(photos, make_job, tmp_path_factory):
     def look_at_the_manifest(count_done, total):
         assert (count_done(), total) == (0, N_PHOTOS + 3)
         during.append(job.run.manifest())
+        assert Rules().find_own_output([job.run.path("manifest.json")]) == {job.run.root}
         yield
         assert count_done() == total
 
@@ -89,7 +91,8 @@ def test_the_entry_of_a_finished_job_agrees_with_the_tables(finished):
         failure_reasons={"empty": 1, "not an image": 1},
         inputs_done_before=0,
         inputs_missing=0,
-        other_files=1,
+        n_other_files=1,
+        other_files={"not named like photos": 1},
     )
     assert job.run.manifest().embed == entry
     card = job.embedder.card()
@@ -141,7 +144,8 @@ def test_with_nothing_to_do_there_are_no_counters(finished, photos):
         new_photos=0,
         new_failures=0,
         inputs_done_before=N_PHOTOS + 2,
-        other_files=2,
+        n_other_files=2,
+        other_files={"not named like photos": 2},
         no_longer_there=1,
     )
 

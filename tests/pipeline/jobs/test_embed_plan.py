@@ -73,7 +73,7 @@ def job(root, inputs, failures, size=3, retry_all=False, seed=0, whole=()) -> in
     run.remove_unfinished()
     plan = EmbedPlan.load(run).without_superseded()
     sources = tuple(source if isinstance(source, Source) else Source(source) for source in inputs)
-    listing = Listing(sources, 0, frozenset(whole))
+    listing = Listing(sources, fully_listed=frozenset(whole))
     plan = plan.with_inputs(listing, lambda n: size, retry_all)
     todo = plan.pending_shards(listing)
     random.Random(seed).shuffle(todo)
@@ -253,7 +253,7 @@ def test_a_repaired_container_is_not_lost_if_its_retry_is_killed(tmp_path, n):
         rows = tables(tmp_path)
         assert inputs_of(rows) == sorted(s.uri for s in members) or cut.uri in inputs_of(rows)
         plan = EmbedPlan.load(RunDirectory(str(tmp_path)))
-        assert plan.count_missing(Listing(tuple(members), 0, frozenset(["a.tar"]))) == 0
+        assert plan.count_missing(Listing(tuple(members), fully_listed=frozenset(["a.tar"]))) == 0
         job(tmp_path, members, {}, size=2, retry_all=True, whole=["a.tar"])
     assert inputs_of(tables(tmp_path)) == sorted(source.uri for source in members)
     assert plan_of(tmp_path).keys() == {source.uri for source in members}
@@ -263,13 +263,13 @@ def test_unfinished_inputs_that_are_not_given_again_are_counted(tmp_path):
     def plan(*names):
         sources = tuple(map(Source, names))
         return EmbedPlan.load(RunDirectory(str(tmp_path))).with_inputs(
-            Listing(sources, 0), lambda n: 2, retry_all=False
+            Listing(sources), lambda n: 2, retry_all=False
         )
 
     def missing(*names, whole=()):
         sources = tuple(map(Source, names))
         plan = EmbedPlan.load(RunDirectory(str(tmp_path)))
-        return plan.count_missing(Listing(sources, 0, frozenset(whole)))
+        return plan.count_missing(Listing(sources, fully_listed=frozenset(whole)))
 
     plan("a", "b", "c")
     assert missing() == 3
@@ -304,7 +304,7 @@ def test_a_damaged_plan_is_named(tmp_path):
 
 def test_many_inputs_are_planned(tmp_path):
     sources = tuple(Source(f"/photos/{i:08}.jpg") for i in range(200_000))
-    listing = Listing(sources, 0)
+    listing = Listing(sources)
     run = RunDirectory(str(tmp_path))
     plan = EmbedPlan.load(run).with_inputs(listing, lambda n: 256, False)
     again = EmbedPlan.load(run)

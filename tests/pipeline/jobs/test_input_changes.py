@@ -458,8 +458,7 @@ def test_an_input_folder_that_lists_none_of_its_photos_is_refused(disk, run, tmp
 def test_the_innermost_folder_or_container_decides_whether_an_input_is_gone():
     listing = Listing(
         (Source("/a/closed"), Source("/a/cut.tar"), Source("gs://b/in/x.jpg")),
-        0,
-        frozenset(["/a", "/a/open", "/a/closed/open", "/a/c.tar", "gs://b/in"]),
+        fully_listed=frozenset(["/a", "/a/open", "/a/closed/open", "/a/c.tar", "gs://b/in"]),
     )
     gone = {
         "/a/x.jpg": True,

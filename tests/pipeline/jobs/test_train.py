@@ -23,6 +23,7 @@ from facecluster.pipeline.jobs.train import TrainJob
 from facecluster.pipeline.options import TrainOptions
 from facecluster.transforms.faces.model_card import ModelIdentity
 from facecluster.transforms.faces.saved_model import ModelError, SavedModel
+from facecluster.transforms.inputs.folders import Rules
 from tests.pipeline.training.tiny_models import (
     MARGIN,
     SIZE,
@@ -273,6 +274,14 @@ def test_foreign_folder_is_refused_and_left_alone(tmp_path, crops, base):
     with pytest.raises(UsageError, match="holds files that are not a training, such as model"):
         train(tmp_path, replace(HEAD, backbone=base.path), crops)
     assert files_of(tmp_path) == {"model/mine.txt": b"mine"}
+
+
+def test_a_training_is_no_input_from_its_start(tmp_path, crops, base):
+    options = replace(HEAD, backbone=base.path)
+    job = TrainJob(tmp_path / "out", options, SavedModel, print)
+    job._folder.open(job._settings(list_crops([str(crops)]), 32))
+    files = [str(path) for path in tmp_path.rglob("*.json")]
+    assert Rules().find_own_output(files) == {f"{tmp_path}/out"}
 
 
 def test_options_may_change_before_the_first_checkpoint(tmp_path, crops, base):

@@ -13,7 +13,13 @@ import pytest
 
 from facecluster.errors import UsageError
 from facecluster.pipeline.run.directory import SHARDED_TABLES, RunDirectory
-from facecluster.pipeline.run.manifest import ClusterEntry, EmbedCounts, EmbedEntry, Manifest
+from facecluster.pipeline.run.manifest import (
+    MANIFEST_VERSION,
+    ClusterEntry,
+    EmbedCounts,
+    EmbedEntry,
+    Manifest,
+)
 from facecluster.transforms.similarity.cohort import Cohort
 from facecluster.transforms.similarity.cohort_file import pack_cohorts
 from facecluster.transforms.tables import schema
@@ -181,7 +187,7 @@ def test_a_step_is_recorded_beside_the_others(tmp_path):
 
 def test_keys_that_others_add_to_the_manifest_are_kept(tmp_path):
     run = RunDirectory(str(tmp_path))
-    content = {"manifest_version": 1, "note": "mine", "steps": {"other": {"a": 1}}}
+    content = {"manifest_version": MANIFEST_VERSION, "note": "mine", "steps": {"other": {"a": 1}}}
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     options = {"path": Path("x"), "at": datetime(2024, 1, 2)}
     run.update_manifest(EmbedEntry.start(options=options))

@@ -133,7 +133,7 @@ def test_names_in_a_tar(tmp_path, suffix):
     ]
     contents = write_and_list(tmp_path / f"x.{suffix}", TARS[suffix](tar_of(members)), "tar")
     assert contents.problem is None
-    assert contents.n_other_files == 4
+    assert contents.other_files == {"not named like photos": 2, "hidden": 2}
     assert read(contents) == {
         "a.jpg": b"1",
         "b/a.JPG": b"2",

@@ -41,12 +41,14 @@ def make(folder: Path, *names: str) -> list[str]:
 def test_photos_in_a_folder_and_its_subfolders(tmp_path):
     photos = make(
         tmp_path, "b.jpg", "a.PNG", "2019/c.JpEg", "2019/may/d.webp", "e f.tif",
-        ".hidden/h.gif", "i.backup.bmp", "j.jpe", "k.tiff",
+        "i.backup.bmp", "j.jpe", "k.tiff",
     )  # fmt: skip
     make(tmp_path, "notes.txt", "2019/l.mov", "jpg", "m.jpg.part", ".jpg", "._b.jpg")
+    make(tmp_path, ".hidden/h.gif", "run.lock", "facecluster.log")
     listing = list_photos([str(tmp_path)])
     assert listing.uris == tuple(photos)
-    assert listing.n_other_files == 6
+    assert listing.other_files == {"not named like photos": 4, "hidden": 3}
+    assert listing.n_other_files == 7
 
 
 @pytest.mark.parametrize("suffix", sorted(PHOTO_SUFFIXES))
@@ -140,9 +142,21 @@ def test_object_stores_that_cannot_be_reached(uri):
 def test_folders_without_photos(tmp_path):
     with pytest.raises(InputError, match=r"no photos in .*photos end in .*jpg"):
         list_photos([str(tmp_path)])
-    make(tmp_path, "a.txt", "b.mov")
-    with pytest.raises(InputError, match="none of its 2 files has the suffix of a photo"):
+    make(tmp_path, "a.txt")
+    with pytest.raises(InputError, match=r"\(its only file is not named like photos\); photos end"):
         list_photos([str(tmp_path)])
+    make(tmp_path, "b.mov", "c.DNG", "d.jxl", "e.dng")
+    with pytest.raises(InputError) as raised:
+        list_photos([str(tmp_path)])
+    assert (
+        "(all 5 files are not named like photos; formats that are not read: .dng 2, .jxl 1)"
+    ) in str(raised.value)
+    make(tmp_path, ".e/a.jpg", ".e/b.jpg")
+    with pytest.raises(InputError) as raised:
+        list_photos([str(tmp_path)], exclude=["a.txt"])
+    assert (
+        "(none of its 7 files is used: not named like photos 4, hidden 2, excluded 1; formats"
+    ) in str(raised.value)
 
 
 def test_a_folder_that_cannot_be_read_becomes_a_failure(tmp_path):
