@@ -1,7 +1,7 @@
 """Models by name or folder, and a face model for single photos, as in a notebook.
 
 model = load_model("facenet-casia-webface")
-found = model.detect("photo.jpg")        # boxes, landmarks, scores
+found = model.detect("photo.jpg")        # boxes, landmarks, scores, turns
 vectors = model.embed("photo.jpg")       # one unit vector a face
 """
 
@@ -17,6 +17,7 @@ from facecluster.transforms.faces.align import crop_face
 from facecluster.transforms.faces.detect import Detections, Detector
 from facecluster.transforms.faces.embed import embed_crops
 from facecluster.transforms.faces.saved_model import ModelError, SavedModel
+from facecluster.transforms.faces.turns import turn_upright
 from facecluster.transforms.photos.decode_image import decode_image
 
 PhotoLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
@@ -45,7 +46,7 @@ class FaceModel:
     detection_size: int = 1600
 
     def detect(self, photo: PhotoLike) -> Detections:
-        """Finds the faces of a photo: boxes, landmarks and scores, highest score first.
+        """Finds the faces of a photo: boxes, landmarks, scores and turns, highest score first.
 
         Raises:
           InputError: the photo cannot be read.
@@ -74,8 +75,8 @@ class FaceModel:
         if not len(detections.boxes):
             return np.empty((0, card.dimensions), np.float32)
         crops = [
-            np.asarray(crop_face(image, box, card.input_size, card.margin))
-            for box in detections.boxes
+            np.asarray(crop_face(upright, box, card.input_size, card.margin))
+            for upright, box in turn_upright(image, detections.boxes, detections.turns.tolist())
         ]
         return embed_crops(self.embedder, crops)
 

@@ -52,12 +52,14 @@ class Face:
     Attributes:
       box: (4,) float32, x0 y0 x1 y1 in px of the upright photo.
       landmarks: (5, 2) float32, x y in px of the upright photo: left eye, right eye, nose, left and
-        right mouth corner, where left and right are the image's.
+        right mouth corner, where left and right are the image's once it is turned by `turn`.
       score: the detector's probability that this is a face.
       crop: (size, size, 3) uint8 RGB, the aligned face; None again once it is embedded.
       thumbnail: the aligned face as a JPEG.
       embedding: (dimensions,) float32, a unit vector.
       quality: how well it can be recognized.
+      turn: degrees clockwise by which the photo has to be turned for the face to be upright: 0, 90,
+        180 or 270. Before aligning, boxes and landmarks are float64 if this is not 0.
     """
 
     box: np.ndarray
@@ -67,6 +69,7 @@ class Face:
     thumbnail: bytes | None = None
     embedding: np.ndarray | None = None
     quality: Quality | None = None
+    turn: int = 0
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Face):

@@ -85,7 +85,7 @@ def request_run_crops(run: RunDirectory, labels: str, form: str) -> list[CropReq
     """
     photos, _ = run.read_shards("photos", ["photo_id", "uri", "width", "height"])
     faces, _ = run.read_shards(
-        "faces", ["face_id", "photo_id", "box", "landmarks", "detection_score"]
+        "faces", ["face_id", "photo_id", "box", "landmarks", "detection_score", "turn"]
     )
     if labels == PEOPLE_LABELS:
         return _with_unique_names(_request_assigned_faces(run, photos, faces, form))
@@ -93,11 +93,11 @@ def request_run_crops(run: RunDirectory, labels: str, form: str) -> list[CropReq
 
 
 def hash_requests(requests: Sequence[CropRequest]) -> str:
-    """A SHA-256 in hexadecimal of the photos, names and boxes of requests."""
+    """A SHA-256 in hexadecimal of the photos, names, boxes and turns of requests."""
     digest = hashlib.sha256()
     for request in requests:
-        boxes = [face.box.tolist() for face in request.faces]
-        content = [request.uri, request.names, request.photo_id, boxes]
+        faces = [(face.box.tolist(), face.turn) for face in request.faces]
+        content = [request.uri, request.names, request.photo_id, faces]
         digest.update(json.dumps(content).encode())
     return digest.hexdigest()
 
@@ -166,9 +166,11 @@ def _face_reader(faces: pa.Table) -> Callable[[int], Face]:
     """A function that makes a Face of a row of a faces table."""
     boxes, landmarks = (stored_vectors(faces[column]) for column in ("box", "landmarks"))
     landmarks = landmarks.reshape(-1, 5, 2)
-    scores = faces["detection_score"].to_numpy()
+    scores, turns = faces["detection_score"].to_numpy(), faces["turn"].to_pylist()
     # Copies, because pickling a view would pickle the whole column.
-    return lambda row: Face(boxes[row].copy(), landmarks[row].copy(), float(scores[row]))
+    return lambda row: Face(
+        boxes[row].copy(), landmarks[row].copy(), float(scores[row]), turn=turns[row]
+    )
 
 
 def _with_unique_names(requests: Iterable[CropRequest]) -> list[CropRequest]:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from facecluster.transforms.faces.align import crop_face
 from facecluster.transforms.faces.boxes import clip_boxes, prominence
+from facecluster.transforms.faces.turns import turn_upright
 from facecluster.transforms.records import Failure, Photo, mark_failed, step
 
 NO_FACE = Failure("detect", "NoFace", "no face was found")
@@ -64,7 +65,8 @@ def cut_crops(photo: LabeledPhoto, size: int, margin: int) -> LabeledPhoto:
     image = photo.image
     assert image is not None
     boxes = [clip_boxes(face.box, image.size) for face in photo.faces]
-    crops = [_encode_png(crop_face(image, box, size, margin)) for box in boxes]
+    upright = turn_upright(image, boxes, [face.turn for face in photo.faces])
+    crops = [_encode_png(crop_face(turned, box, size, margin)) for turned, box in upright]
     return replace(photo, image=None, faces=(), crops=tuple(crops))
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from facecluster.transforms.faces.boxes import clip_boxes
 from facecluster.transforms.faces.quality import LUMA_SIZE, measure_quality
+from facecluster.transforms.faces.turns import turn_upright
 from facecluster.transforms.metrics import timed
 from facecluster.transforms.records import Photo, step
 
@@ -57,19 +58,22 @@ def align_faces(photo: Photo, input_size: int, margin: int) -> Photo:
     """Fills in crop, thumbnail and quality of each face, and drops the image.
 
     Converts boxes and landmarks from px of the image to px of the photo, which differ if the photo
-    was decoded at a reduced scale. Boxes are cut off at the photo's edges only once the faces are
-    aligned: the margin of a crop is a fraction of the whole face.
+    was decoded at a reduced scale. Crop and thumbnail show the face upright. Boxes are cut off at
+    the photo's edges only once the faces are aligned: the margin of a crop is a fraction of the
+    whole face.
     """
     assert photo.image is not None
     assert photo.width is not None
     assert photo.height is not None
     faces = []
     scale = np.float32(photo.width / photo.image.width)
-    for face in photo.faces:
-        crop = crop_face(photo.image, face.box, input_size, margin)
-        luma = np.asarray(crop_face(photo.image, face.box, LUMA_SIZE, 0).convert("L"))
-        box = clip_boxes(face.box * scale, (photo.width, photo.height))
-        landmarks = face.landmarks * scale
+    boxes, turns = ([getattr(face, name) for face in photo.faces] for name in ("box", "turn"))
+    upright = turn_upright(photo.image, boxes, turns)
+    for face, (image, upright_box) in zip(photo.faces, upright, strict=True):
+        crop = crop_face(image, upright_box, input_size, margin)
+        luma = np.asarray(crop_face(image, upright_box, LUMA_SIZE, 0).convert("L"))
+        box = clip_boxes(face.box * scale, (photo.width, photo.height)).astype(np.float32)
+        landmarks = (face.landmarks * scale).astype(np.float32)
         faces.append(
             replace(
                 face,
@@ -93,7 +97,7 @@ def crop_face(image: Image.Image, box: np.ndarray, input_size: int, margin: int)
     do.
 
     Args:
-      image: the upright photo.
+      image: the photo, turned so that the face is upright.
       box: (4,) x0 y0 x1 y1 in px of the image.
       input_size: px, width and height of the crop.
       margin: px of the crop, both sides together.

@@ -20,8 +20,8 @@ class DetectFaces(beam.PTransform):
     """Finds the faces of photos.
 
     Element in: a `Photo` with its image, as `DecodePhotos` yields it.
-    Element out: the `Photo` with box, landmarks and score of each face, in px of the image; or with
-    its failure.
+    Element out: the `Photo` with box, landmarks, score and turn of each face, in px of the image;
+    or with its failure.
 
     Reports the counter `faces_found` and the distribution `detect_milliseconds` (of batches of
     photos).
@@ -96,9 +96,9 @@ def _with_faces(detector: Detector, photos: Sequence[Photo]) -> list[Photo]:
         replace(
             photo,
             faces=tuple(
-                Face(box, landmarks, float(score))
-                for box, landmarks, score in zip(
-                    found.boxes, found.landmarks, found.scores, strict=True
+                Face(box, landmarks, float(score), turn=int(turn))
+                for box, landmarks, score, turn in zip(
+                    found.boxes, found.landmarks, found.scores, found.turns, strict=True
                 )
             ),
         )

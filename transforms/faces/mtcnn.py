@@ -29,6 +29,14 @@ from facecluster.transforms.faces.pyramid import (
     list_pieces,
 )
 from facecluster.transforms.faces.saved_model import CROPS_MULTIPLE, SavedModel
+from facecluster.transforms.faces.second_look import (
+    SURE_SCORE,
+    TURNED_SCORE,
+    choose_turns,
+    merge_detections,
+    search_with_border,
+)
+from facecluster.transforms.faces.turns import turn_image
 
 R_NET_SIZE, O_NET_SIZE = 24, 48  # px
 THRESHOLDS = (0.6, 0.7, 0.7)  # minimum face probability after P-Net, R-Net, O-Net
@@ -57,21 +65,49 @@ class Detector:
     detection_size: int
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detections]:
-        """Finds all faces of each RGB image."""
-        reductions = [choose_reduction(image.size, self.detection_size) for image in images]
-        searched = [_reduce(image, r) for image, r in zip(images, reductions, strict=True)]
-        owners, boxes = self._propose(searched)
-        owners, boxes = self._refine(searched, owners, boxes)
-        owners, boxes, landmarks, scores = self._output(searched, owners, boxes)
-        detections = []
-        for i, reduction in enumerate(reductions):
-            rows = np.flatnonzero(owners == i)  # by falling score, as they come
-            detections.append(
-                Detections(boxes[rows] * reduction, landmarks[rows] * reduction, scores[rows])
-            )
-        return detections
+        """Finds all faces of each RGB image, also if it lies on its side or they fill it."""
+        reductions, copies = self._reduce(images)
+        found = self._search_copies(reductions, copies)
+        doubtful = [i for i, faces in enumerate(found) if faces.best_score < SURE_SCORE]
+        turns = choose_turns(self.search, [copies[i] for i in doubtful])
+        for i, turn in zip(doubtful, turns, strict=True):
+            if turn is not None:
+                found[i] = self._look_again(images[i], turn, found[i])
+        return found
 
-    def _propose(self, images):
+    def search(self, images: Sequence[Image.Image], min_face_size: int) -> list[Detections]:
+        """Finds the upright faces of images of any size, which are not reduced."""
+        owners, boxes = self._propose(images, min_face_size)
+        owners, boxes = self._refine(images, owners, boxes)
+        owners, boxes, landmarks, scores = self._output(images, owners, boxes)
+        rows = [np.flatnonzero(owners == i) for i in range(len(images))]  # by falling score
+        return [Detections.of_upright(boxes[r], landmarks[r], scores[r]) for r in rows]
+
+    def _reduce(self, images):
+        """(reductions, copies): the copies on which images are searched."""
+        reductions = [choose_reduction(image.size, self.detection_size) for image in images]
+        return reductions, [_reduce(image, r) for image, r in zip(images, reductions, strict=True)]
+
+    def _search_copies(self, reductions, copies):
+        found = self.search(copies, self.min_face_size)
+        return [faces.move(r, 0, 0) for faces, r in zip(found, reductions, strict=True)]
+
+    def _look_again(self, image, turn, upright):
+        """The faces of an image that has to be turned, or has faces that fill it."""
+        if turn:
+            image = turn_image(image, turn)
+            reductions, copies = self._reduce([image])
+            (found,) = self._search_copies(reductions, copies)
+        else:
+            found = upright
+        if found.best_score < SURE_SCORE:
+            found = merge_detections(found, search_with_border(self.search, image))
+        if not turn:
+            return found
+        surer = found.best_score >= max(TURNED_SCORE, upright.best_score)
+        return found.turned_back(turn, image.size) if surer else upright
+
+    def _propose(self, images, min_face_size):
         """P-Net: (owners, boxes) of the candidates, owners: (n,) indices into images."""
         all_owners, all_boxes = [np.empty(0, int)], [np.empty((0, 4), np.float32)]
         by_size: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
@@ -79,7 +115,7 @@ class Detector:
             for left, top, width, height in list_pieces(image.size, self.detection_size**2):
                 by_size.setdefault((width, height), []).append((i, left, top))
         for size, pieces in by_size.items():
-            canvas = Canvas.of(size, self.min_face_size)
+            canvas = Canvas.of(size, min_face_size)
             if not canvas.levels:
                 continue
             per_call = max(1, CANVAS_PIXELS_PER_CALL // (canvas.height * canvas.width))

@@ -67,6 +67,7 @@ class ShardWriter:
             "photo_id": [photo_id for _, photo_id, _ in rows],
             "box": [face.box.tolist() for _, _, face in rows],
             "landmarks": [face.landmarks.ravel().tolist() for _, _, face in rows],
+            "turn": [face.turn for _, _, face in rows],
             "detection_score": [face.score for _, _, face in rows],
             **{
                 name: [getattr(face.quality, name) for _, _, face in rows]

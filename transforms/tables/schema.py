@@ -119,8 +119,9 @@ def faces(embedding: pa.DataType) -> pa.Schema:
     face_id is the photo_id and the face's index in the photo, so it stays the same between runs.
     box is x0 y0 x1 y1, cut off at the photo's edges, and landmarks are x y of left eye, right eye,
     nose, left and right mouth corner (left as seen in the picture), which may lie outside the
-    photo, all in pixels of the upright photo. size_px to roll are
-    the quality columns. thumbnail is a JPEG of the aligned face.
+    photo, all in pixels of the upright photo. turn is by how many degrees clockwise the photo has
+    to be turned for the face to be upright: 0, 90, 180 or 270; left and right are as seen then.
+    size_px to roll are the quality columns. thumbnail is a JPEG of the aligned face.
 
     Args:
       embedding: the column type of the embedding, see `Codec.column_type`.
@@ -131,6 +132,7 @@ def faces(embedding: pa.DataType) -> pa.Schema:
             pa.field("photo_id", pa.string(), nullable=False),
             pa.field("box", pa.list_(pa.float32(), 4), nullable=False),
             pa.field("landmarks", pa.list_(pa.float32(), 10), nullable=False),
+            pa.field("turn", pa.int16(), nullable=False),
             pa.field("detection_score", pa.float32(), nullable=False),
             *(pa.field(name, pa.float32(), nullable=False) for name in QUALITY_COLUMNS),
             pa.field("thumbnail", pa.binary(), nullable=False),

@@ -68,7 +68,8 @@ def make_run(folder: Path) -> RunDirectory:
             for index, (box, person) in enumerate(found):
                 face_id = schema.face_id(photo_id, index)
                 faces.append({"face_id": face_id, "photo_id": photo_id, "box": box,
-                              "landmarks": range(10), "detection_score": 1, "thumbnail": b"",
+                              "landmarks": range(10), "turn": 0, "detection_score": 1,
+                              "thumbnail": b"",
                               "embedding": [1, 0], **QUALITY})  # fmt: skip
                 assignments.append({"face_id": face_id, "photo_id": photo_id, "person_id": person,
                                     "probability": 1, "repeated_in_photo": False})  # fmt: skip
@@ -272,7 +273,7 @@ def many_photos(folder: Path, n: int) -> list:
     photos = [{"photo_id": id, "uri": uri, "width": 100, "height": 100, "n_frames": 1,
                "damaged": False, "n_faces": 1} for uri, id in ids.items()]  # fmt: skip
     faces = [{"face_id": schema.face_id(id, 0), "photo_id": id, "box": CENTRAL,
-              "landmarks": range(10), "detection_score": 1, "thumbnail": b"",
+              "landmarks": range(10), "turn": 0, "detection_score": 1, "thumbnail": b"",
               "embedding": [1, 0], **QUALITY}
              for id in ids.values()]  # fmt: skip
     columns = {"failures": schema.FAILURES, "photos": schema.PHOTOS,

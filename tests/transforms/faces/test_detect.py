@@ -258,10 +258,11 @@ def test_photos_too_small_for_a_face(model, size, min_face_size):
 
 def test_detections_are_compared_by_their_arrays(lfw_detections):
     one, other, *_ = lfw_detections.values()
-    copy = Detections(one.boxes.copy(), one.landmarks.copy(), one.scores.copy())
+    copy = Detections(*(array.copy() for array in vars(one).values()))
     assert one == copy
     assert one != other
     assert one != replace(copy, scores=one.scores + 1)
+    assert one != replace(copy, turns=one.turns + 90)
     assert one != "faces"
 
 

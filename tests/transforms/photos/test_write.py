@@ -45,8 +45,9 @@ def make_photo(number: int, shard: Shard) -> Photo:
             thumbnail=rng.bytes(20),
             quality=Quality(*rng.uniform(0, 1, 6).astype(np.float32).tolist()),
             embedding=unit(rng),
+            turn=90 * i,
         )
-        for _ in range(number % 4)
+        for i in range(number % 4)
     )
     taken_at = datetime(2020, 1, 1 + number % 28, 3, 4, 5) if number % 3 else None
     return Photo(
@@ -134,6 +135,7 @@ def assert_holds(root, shards: dict[str, list[Photo]]) -> None:
                 "photo_id": photo.photo_id,
                 "box": face.box.tolist(),
                 "landmarks": face.landmarks.ravel().tolist(),
+                "turn": face.turn,
                 "detection_score": face.score,
                 **vars(face.quality),
                 "thumbnail": face.thumbnail,
