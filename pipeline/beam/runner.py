@@ -82,7 +82,7 @@ def choose_execution(
         raise UsageError(f"--direct_num_workers={n_workers} is negative: 0 takes all cores")
     n_workers = n_workers or cores
     if n_tasks is not None:
-        n_workers = _lower(n_workers, n_tasks, f"there are {n_tasks:,} parts of the work")
+        n_workers = _lower(n_workers, n_tasks, f"the work has so many parts: {n_tasks:,}")
     memory = available_memory()
     if memory is not None and mode in (None, "multi_processing"):
         n_workers = _lower(
@@ -101,7 +101,7 @@ def _lower(n_workers: int, most: int, why: str) -> int:
     """The number of workers, at most `most` but at least 1; logs if it is lowered."""
     most = max(1, most)
     if n_workers > most:
-        logger.warning("%d worker processes instead of %d: %s", most, n_workers, why)
+        logger.warning("workers are %d, not %d: %s", most, n_workers, why)
     return min(n_workers, most)
 
 

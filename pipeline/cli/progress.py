@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from facecluster.pipeline.cli.pace import Pace
+
 SECONDS_BETWEEN_POLLS = 1.0
 SECONDS_BETWEEN_LOG_LINES = 30.0  # if the stream is a file and not a terminal
 
@@ -55,23 +57,19 @@ class Progress:
         self, count: Callable[[], int], total: int, stop: threading.Event, doing: str
     ) -> None:
         started = last_line = self.clock()
-        last_done, moved_at = 0, started
+        pace = Pace(started, total)
         while not stop.wait(SECONDS_BETWEEN_POLLS):
-            now = self.clock()
-            if not self.stream.isatty() and now - last_line < SECONDS_BETWEEN_LOG_LINES:
-                continue
-            last_line = now
             with contextlib.suppress(OSError):  # a failed poll must not fail the job
                 done = count()
-                if done != last_done:
-                    last_done, moved_at = done, now
-                self._show(
-                    format_progress(doing, last_done, total, moved_at - started, now - started)
-                )
+                now = self.clock()
+                pace.observe(now, done)
+                if self.stream.isatty() or now - last_line >= SECONDS_BETWEEN_LOG_LINES:
+                    last_line = now
+                    self._show(format_progress(doing, pace, now))
+        done = pace.done
         with contextlib.suppress(OSError):
-            last_done = count()
-        seconds = self.clock() - started
-        self._show(format_progress(doing, last_done, total, seconds, seconds))
+            done = count()
+        self._show(format_end(doing, done, total, self.clock() - started))
 
     def _show(self, text: str) -> None:
         if self.stream.isatty():
@@ -86,23 +84,25 @@ class Progress:
             self.stream.flush()
 
 
-def format_progress(
-    doing: str, done: int, total: int, moving_seconds: float, seconds: float
-) -> str:
-    """A line such as: embedding photos  1,024 / 9,525  11 %  28.4 photos/s  4:59 left.
-
-    Args:
-      moving_seconds: from the start until the count changed last, which gives the rate.
-      seconds: from the start until now.
-    """
-    text = f"{doing}  {done:,} / {total:,}  {100 * done // max(total, 1)} %"
-    if done == 0:
-        return f"{text}  starting, {_format_time(seconds)}"
-    rate = done / max(moving_seconds, 1e-9)
+def format_progress(doing: str, pace: Pace, now: float) -> str:
+    """A line such as: embedding photos  1,024 / 9,525  10 %  28.4 photos/s  about 4:59 left."""
+    text = _format_count(doing, pace.done, pace.total)
+    rate, left = pace.rate(), pace.seconds_left()
+    if pace.done == 0:
+        return f"{text}  starting, {_format_time(now - pace.started)}"
+    if rate is None:
+        return text
     text += f"  {rate:.1f} {doing.split()[-1]}/s"
-    if done < total:
-        return f"{text}  {_format_time((total - done) / rate)} left"
-    return f"{text}  in {_format_time(seconds)}"
+    return text if left is None else f"{text}  about {_format_time(left)} left"
+
+
+def format_end(doing: str, done: int, total: int, seconds: float) -> str:
+    """A line such as: embedding photos  9,525 / 9,525  100 %  in 5:37."""
+    return f"{_format_count(doing, done, total)}  in {_format_time(seconds)}"
+
+
+def _format_count(doing: str, done: int, total: int) -> str:
+    return f"{doing}  {done:,} / {total:,}  {100 * done // max(total, 1)} %"
 
 
 def _format_time(seconds: float) -> str:

@@ -86,7 +86,7 @@ def test_there_are_no_more_processes_than_memory_has_room_for(
     memory(n_bytes)
     assert choose_execution(arguments, MANY).n_workers == n_workers
     assert bool(caplog.messages) == (n_workers < 64)
-    assert not caplog.messages or f"{n_workers} worker processes instead of 64" in caplog.text
+    assert not caplog.messages or f"workers are {n_workers}, not 64" in caplog.text
 
 
 def test_threads_of_one_process_share_its_memory(memory):
