@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv with facecluster and the named extras (cpu or gpu, test); when it is there, does nothing.
+# Makes .venv with facecluster, the formats extra, and the extras named (cpu or gpu, test); when it is
+# there, does nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-extras=$(IFS=,; echo "$*")
+extras=formats,$(IFS=,; echo "$*")
 stamp=.venv/prepared-$extras
 wanted=$(cat setup.py constraints.txt | cksum)
 if [ "$(cat "$stamp" 2> /dev/null)" = "$wanted" ]; then exit; fi

@@ -43,6 +43,7 @@ setup(
     extras_require={
         "cpu": ["tensorflow>=2.20", "keras>=3.10", "faiss-cpu>=1.11"],
         "gpu": ["tensorflow[and-cuda]>=2.20", "keras>=3.10", "faiss-gpu>=1.11"],
+        "formats": ["pillow-jxl-plugin>=1.3.4", "rawpy>=0.27"],  # JPEG XL, RAW
         "gcp": ["apache-beam[gcp]"],
         "aws": ["apache-beam[aws]"],
         "torch": ["torch>=2.6"],

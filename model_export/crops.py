@@ -18,12 +18,12 @@ import numpy as np
 from facecluster.errors import InputError
 from facecluster.transforms.inputs.containers import (
     GZIP_MAGIC,
-    PHOTO_SUFFIXES,
     UNSUPPORTED_COMPRESSIONS,
     is_photo,
 )
 from facecluster.transforms.inputs.listing import list_photos
 from facecluster.transforms.inputs.paths import open_file
+from facecluster.transforms.inputs.photo_suffixes import readable_suffixes
 from facecluster.transforms.inputs.sources import DamagedError
 from facecluster.transforms.inputs.tfrecord import list_records, parse_example
 
@@ -277,7 +277,7 @@ def _parse_crop(path: str, number: int, offset: int, record: bytes) -> tuple[str
             "and image/class/text or image/class/label: add them"
         )
     name = PurePosixPath(filename[0].decode(errors="replace") if filename else f"{number:08d}")
-    stem = name.stem if name.suffix.lower() in PHOTO_SUFFIXES else name.name
+    stem = name.stem if name.suffix.lower() in readable_suffixes() else name.name
     # The message stores the image's bytes unchanged, so they can be read without parsing it.
     return stem, person, Location(path, offset + record.index(encoded[0]), len(encoded[0]))
 

@@ -97,12 +97,12 @@ def test_the_output_has_no_other_files(some_crops):
 def test_what_facecluster_wrote_below_an_input_is_not_read(labeled_photos, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(labeled_photos, folder)
-    shutil.copy(folder / "Nobody" / "gray.png", folder / "raw.dng")
+    shutil.copy(folder / "Nobody" / "gray.png", folder / "raw.psd")
     run = ["run", "--input", folder, "--exclude", "broken.*", "--output", folder / "2024" / "run"]
     first = facecluster(*run)
     assert first.returncode == 0, first.stderr
     assert line_of(first, "passed over") == (
-        "2  (excluded 1, not named like photos 1)  (photo formats that are not read: .dng 1)"
+        "2  (excluded 1, not named like photos 1)  (photo formats that are not read: .psd 1)"
     )
     cut = facecluster("crops", "--run", run[-1], "--output", folder / "crops")
     assert cut.returncode == 0, cut.stderr

@@ -28,6 +28,7 @@ from facecluster.transforms.inputs.parquet import (
 )
 from facecluster.transforms.inputs.passed_over import EXCLUDED, NOT_NAMED
 from facecluster.transforms.inputs.paths import open_file, uri_of_path
+from facecluster.transforms.inputs.photo_suffixes import KNOWN_SUFFIXES, readable_suffixes
 from facecluster.transforms.inputs.sources import (
     SEPARATOR,
     Container,
@@ -36,20 +37,6 @@ from facecluster.transforms.inputs.sources import (
 )
 from facecluster.transforms.own_output import JOB_FILES
 
-PHOTO_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"),
-    *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm", ".mpo"),
-}
-# Photos in formats that are not read, named when they are passed over: raw data of cameras, JPEG XL
-# and XR, Photoshop, OpenEXR, GIMP, Photo CD and others. Drawings and videos are not photos.
-UNREAD_PHOTO_SUFFIXES = {
-    *(".3fr", ".arw", ".bay", ".cr2", ".cr3", ".crw", ".dcr", ".dcs", ".dng"),
-    *(".eip", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mdc", ".mef", ".mos", ".mrw"),
-    *(".nef", ".nrw", ".orf", ".ori", ".pef", ".ptx", ".pxn", ".raf", ".raw", ".rw2", ".rwl"),
-    *(".rwz", ".sr2", ".srf", ".srw", ".x3f"),
-    *(".bpg", ".exr", ".flif", ".hdp", ".hdr", ".heics", ".heifs", ".jps", ".jxl", ".jxr", ".livp"),
-    *(".pcd", ".pcx", ".pict", ".psb", ".psd", ".tga", ".wdp", ".xcf"),
-}
 # Names of containers. Of the compressed ones only gzip can be read.
 CONTAINER_NAMES = {
     "tar": re.compile(r"\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2|txz)$", re.IGNORECASE),
@@ -109,7 +96,7 @@ def is_photo(path: str) -> bool:
     # Without pathlib, which takes more time than all else in listing a folder.
     name = path.rstrip("/").rpartition("/")[2]
     _, dot, suffix = name.rpartition(".")
-    return (dot + suffix).lower() in PHOTO_SUFFIXES and not name.startswith(".")
+    return (dot + suffix).lower() in readable_suffixes() and not name.startswith(".")
 
 
 def format_from_name(path: str) -> str | None:
@@ -151,8 +138,7 @@ def format_from_content(path: str) -> str | None:
 def unread_suffix(name: str) -> str | None:
     """The suffix of a file that is named like a photo in a format that is not read."""
     suffix = os.path.splitext(name)[1].lower()
-    is_unread = suffix in UNREAD_PHOTO_SUFFIXES and suffix not in PHOTO_SUFFIXES
-    return suffix if is_unread else None
+    return suffix if suffix in KNOWN_SUFFIXES - readable_suffixes() else None
 
 
 def list_container(

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError
-from facecluster.transforms.inputs.containers import PHOTO_SUFFIXES, format_from_name
+from facecluster.transforms.inputs.containers import format_from_name
 from facecluster.transforms.inputs.folders import Rules
 from facecluster.transforms.inputs.passed_over import Excludes
 from facecluster.transforms.inputs.paths import stat_file
@@ -101,7 +101,9 @@ def list_photos(
             message += f" ({_describe(other_files, unread_photos)})"
         if collector.run_tables:
             message += f"; {min(collector.run_tables)} is a table of a run, not photos"
-        raise InputError(f"{message}; photos end in {' '.join(sorted(PHOTO_SUFFIXES))}")
+        raise InputError(
+            f"{message}; photos end in .jpg, .png, .heic or others, see docs/photos.md"
+        )
     sources = sorted(with_versions(collector.sources.values()), key=lambda source: source.uri)
     return Listing(
         tuple(sources),

@@ -1,16 +1,16 @@
 """Decodes a photo's bytes into upright RGB pixels."""
 
-import re
 import threading
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 import pillow_heif
-from PIL import AvifImagePlugin, ExifTags, Image
+from PIL import AvifImagePlugin, Image
 
-from facecluster.transforms.photos.formats import open_image, register_heif
-from facecluster.transforms.photos.jpeg import is_jpeg, load_jpeg
+from facecluster.transforms.photos.formats.exif import read_date, read_exif, read_orientation
+from facecluster.transforms.photos.formats.jpeg import is_jpeg, load_jpeg
+from facecluster.transforms.photos.formats.opening import open_image, open_photo, register_heif
 from facecluster.transforms.photos.limits import MAX_PHOTO_PIXELS
 
 MAX_FRAMES = 2**31 - 1  # that the table's column holds; a damaged file may claim more
@@ -43,17 +43,13 @@ TURNED_BY_DECODER = ("HEIF", "TIFF")
 SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height are exchanged
 
 
-class TooManyPixelsError(ValueError):
-    """A photo has more pixels than the limit."""
-
-
 class DecodedImage(NamedTuple):
     """A photo as a viewer shows it.
 
     Attributes:
       image: upright, RGB.
-      size: width and height of the upright photo in px; larger than the image's if a JPEG was
-        decoded at a reduced scale.
+      size: width and height of the upright photo in px; larger than the image's if it was decoded
+        at a reduced scale, as JPEGs and RAW photos may be.
       taken_at: date and time from EXIF, if any.
       n_frames: frames or pages of the file.
       damaged: whether the decoder made up pixels that the file lacks.
@@ -75,7 +71,7 @@ def decode_image(
     they turned it, and viewers do not turn by it.
 
     Of animations and files of several pages it decodes the first frame, of a HEIF file the primary
-    image.
+    image, and of a RAW photo the JPEG that the camera made, if that is large.
 
     Args:
       content: the file's bytes.
@@ -86,28 +82,29 @@ def decode_image(
     Raises:
       OSError: the content is not an image, or is damaged; the message says which.
       TooManyPixelsError: the photo has more than max_pixels.
+      MissingLibraryError: the photo needs a library that is not installed.
       Exception: decoders raise other errors for damaged files.
     """
-    with _decoding_settings, open_image(content) as image:
-        if image.width * image.height > max_pixels:
-            raise TooManyPixelsError(
-                f"{image.width} x {image.height} pixels are more than the limit of {max_pixels:,}"
-            )
+    with _decoding_settings, open_photo(content, max_pixels) as photo:
+        image, content = photo.image, photo.content
         n_frames = _count_frames(image, content)
-        full_size = image.size
-        is_reduced = jpeg_size is not None and _reduce_scale(image, jpeg_size)
+        if jpeg_size is not None and is_jpeg(image):
+            _reduce_scale(image, jpeg_size)
+        is_reduced = image.size != photo.size
         image.info.pop("xmp", None)  # by which Pillow would turn a TIFF while it is loaded
         pixels, damaged = load_jpeg(image, content) if is_jpeg(image) else (image, False)
         pixels.load()  # which turns a TIFF upright and removes its orientation
-        exif = _read_exif(image)
-        orientation = _read_orientation(image, exif)
+        exif = read_exif(image)
+        is_turned = image.format in TURNED_BY_DECODER
+        orientation = photo.orientation or (1 if is_turned else read_orientation(exif))
         transposition = TRANSPOSITIONS.get(orientation)
         upright = _to_rgb(pixels if transposition is None else pixels.transpose(transposition))
         size = upright.size
         if is_reduced:
-            width, height = full_size
+            width, height = photo.size
             size = (height, width) if orientation in SIDEWAYS else (width, height)
-        return DecodedImage(upright, size, _taken_at(exif), n_frames, damaged)
+        taken_at = photo.taken_at or read_date(exif)
+        return DecodedImage(upright, size, taken_at, n_frames, damaged)
 
 
 class _DecodingSettings:
@@ -138,17 +135,10 @@ class _DecodingSettings:
 _decoding_settings = _DecodingSettings()
 
 
-def _reduce_scale(image: Image.Image, jpeg_size: int) -> bool:
-    """Makes the decoder of a JPEG halve the sides as often as jpeg_size allows.
-
-    Returns:
-      Whether the image will be smaller than the file's.
-    """
-    full_size = image.size
-    if image.format in ("JPEG", "MPO"):
-        is_wide = image.width >= image.height
-        image.draft(None, (jpeg_size, 1) if is_wide else (1, jpeg_size))
-    return image.size != full_size
+def _reduce_scale(image: Image.Image, jpeg_size: int) -> None:
+    """Makes the decoder of a JPEG halve the sides as often as jpeg_size allows."""
+    is_wide = image.width >= image.height
+    image.draft(None, (jpeg_size, 1) if is_wide else (1, jpeg_size))
 
 
 def _count_frames(image: Image.Image, content: bytes) -> int:
@@ -189,51 +179,3 @@ def _floats_to_gray(values: np.ndarray) -> np.ndarray:
     if low >= 0 and high <= 255:
         low, high = 0.0, 1.0 if high <= 1 else 255.0
     return np.round((values - low) * (255 / ((high - low) or 1))).astype(np.uint8)
-
-
-def _read_exif(image: Image.Image) -> Image.Exif:
-    """The EXIF of a loaded image, empty if it is damaged: a photo is usable without it.
-
-    `Image.getexif` is not used, because it takes an orientation from XMP if EXIF has none.
-    """
-    exif = Image.Exif()
-    try:
-        if image.format == "TIFF":
-            return image.getexif()
-        content = image.info.get("exif")
-        if content is None:  # ImageMagick writes it to a PNG as text, after three lines
-            text = image.info.get("Raw profile type exif", "")
-            content = bytes.fromhex("".join(text.split("\n")[3:]))
-        exif.load(content)
-    except Exception:  # Pillow raises many types for damaged EXIF
-        return Image.Exif()
-    return exif
-
-
-def _read_orientation(image: Image.Image, exif: Image.Exif) -> int:
-    """The orientation of the decoded pixels: 1, upright, unless EXIF says 2 to 8."""
-    if image.format in TURNED_BY_DECODER:
-        return 1
-    orientation = _read_tag(exif, ExifTags.Base.Orientation)
-    return orientation if isinstance(orientation, int) and orientation in TRANSPOSITIONS else 1
-
-
-def _taken_at(exif: Image.Exif) -> datetime | None:
-    for text in (
-        _read_tag(exif, ExifTags.Base.DateTimeOriginal, ExifTags.IFD.Exif),
-        _read_tag(exif, ExifTags.Base.DateTime),
-    ):
-        if isinstance(text, str) and re.match(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d", text):
-            try:
-                return datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
-            except ValueError:  # cameras without a set clock write 0000:00:00 00:00:00
-                continue
-    return None
-
-
-def _read_tag(exif: Image.Exif, tag: int, directory: int | None = None) -> Any:
-    """A value in EXIF; None also if it is damaged, which Pillow finds out when asked for it."""
-    try:
-        return (exif if directory is None else exif.get_ifd(directory)).get(tag)
-    except Exception:  # see above
-        return None

@@ -14,6 +14,18 @@ DECODE_BYTES_PER_PIXEL = 40
 DECODE_BASE_BYTES = 256 << 20
 
 
+class TooManyPixelsError(ValueError):
+    """A photo has more pixels than the limit."""
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raises TooManyPixelsError if a photo has more than max_pixels."""
+    if width * height > max_pixels:
+        raise TooManyPixelsError(
+            f"{width} x {height} pixels are more than the limit of {max_pixels:,}"
+        )
+
+
 @dataclass(frozen=True)
 class DecodeLimits:
     """What a photo may cost. A photo over a limit becomes a failure.

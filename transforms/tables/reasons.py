@@ -25,6 +25,7 @@ FAILURE_REASONS = {
     "decode": {
         "UnidentifiedImageError": "not an image",
         "TooManyPixelsError": "too many pixels",
+        "MissingLibraryError": "needs a library that is not installed",
         "DecoderCrashed": "crashed the decoder",
         "DecoderHung": "takes too long to decode",
         "MemoryError": "needs too much memory",

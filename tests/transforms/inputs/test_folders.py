@@ -62,7 +62,7 @@ def names_below(listing: Listing, folder: str | Path) -> list[str]:
 NAMES = ["a", "2019", ".hidden", "@eaDir", "#recycle", "thumbs", "upload", "cache", "thumbnails",
          "A.photoslibrary", "originals", "resources"]  # fmt: skip
 FOLDERS = st.lists(st.sampled_from(NAMES), max_size=4)
-FILES = st.sampled_from(["x.jpg", "y.PNG", ".z.jpg", "notes.txt", "raw.nef", "b.jxl"])
+FILES = st.sampled_from(["x.jpg", "y.PNG", ".z.jpg", "notes.txt", "raw.xcf", "b.psd"])
 PATTERNS = st.lists(
     st.sampled_from(["*.jpg", "!x.jpg", "/a", "a/2019", "2019/", "**/upload/**", "!a", "*", "!*/"]),
     max_size=3,
@@ -114,7 +114,7 @@ def judge(
     reasons = {path: reason_of(path) for path in sorted(files)}
     photos = [path for path, reason in reasons.items() if reason is None]
     other = [path for path, reason in reasons.items() if reason == "not named like photos"]
-    unread = Counter(path[-4:] for path in other if path.endswith((".nef", ".jxl")))
+    unread = Counter(path[-4:] for path in other if path.endswith((".xcf", ".psd")))
     return photos, Counter(filter(None, reasons.values())), unread
 
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from facecluster.errors import InputError
-from facecluster.transforms.inputs.containers import PHOTO_SUFFIXES
 from facecluster.transforms.inputs.listing import Listing, list_photos, locate_photos
+from facecluster.transforms.inputs.photo_suffixes import readable_suffixes
 from facecluster.transforms.photos.read import read_photo, read_photos
 from facecluster.transforms.photos.shards import split_into_shards
 from facecluster.transforms.records import Photo, Shard
@@ -51,7 +51,7 @@ def test_photos_in_a_folder_and_its_subfolders(tmp_path):
     assert listing.n_other_files == 7
 
 
-@pytest.mark.parametrize("suffix", sorted(PHOTO_SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(readable_suffixes()))
 def test_every_suffix_counts_in_upper_and_lower_case(tmp_path, suffix):
     photos = make(tmp_path, f"a{suffix}", f"b{suffix.upper()}")
     assert list_photos([str(tmp_path)]).uris == tuple(photos)
@@ -145,11 +145,11 @@ def test_folders_without_photos(tmp_path):
     make(tmp_path, "a.txt")
     with pytest.raises(InputError, match=r"\(its only file is not named like photos\); photos end"):
         list_photos([str(tmp_path)])
-    make(tmp_path, "b.mov", "c.DNG", "d.jxl", "e.dng")
+    make(tmp_path, "b.mov", "c.PSD", "d.xcf", "e.psd")
     with pytest.raises(InputError) as raised:
         list_photos([str(tmp_path)])
     assert (
-        "(all 5 files are not named like photos; formats that are not read: .dng 2, .jxl 1)"
+        "(all 5 files are not named like photos; formats that are not read: .psd 2, .xcf 1)"
     ) in str(raised.value)
     make(tmp_path, ".e/a.jpg", ".e/b.jpg")
     with pytest.raises(InputError) as raised:

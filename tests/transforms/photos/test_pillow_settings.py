@@ -97,16 +97,16 @@ def test_settings_stay_while_any_thread_decodes(monkeypatch):
     entered = {"first": threading.Event(), "second": threading.Event()}
     may_leave = {"first": threading.Event(), "second": threading.Event()}
     seen = {}
-    open_image = module.open_image
+    open_photo = module.open_photo
 
-    def open_and_wait(content):
+    def open_and_wait(*args):
         name = threading.current_thread().name
         entered[name].set()
         assert may_leave[name].wait(60)
         seen[name] = current_settings()
-        return open_image(content)
+        return open_photo(*args)
 
-    monkeypatch.setattr(module, "open_image", open_and_wait)
+    monkeypatch.setattr(module, "open_photo", open_and_wait)
     threads = {
         name: threading.Thread(target=decode_image, args=(encode_png(9, 9),), name=name)
         for name in ("first", "second")

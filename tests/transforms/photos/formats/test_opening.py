@@ -3,6 +3,7 @@
 import gzip
 import io
 import re
+import sys
 import zipfile
 
 import numpy as np
@@ -10,17 +11,83 @@ import pillow_heif
 import pytest
 from PIL import Image, UnidentifiedImageError
 
+from facecluster.transforms.inputs.listing import list_photos
+from facecluster.transforms.inputs.photo_suffixes import SUFFIXES_OF_MODULES, readable_suffixes
 from facecluster.transforms.photos.decode_image import decode_image
-from facecluster.transforms.photos.formats import FORMATS
+from facecluster.transforms.photos.formats.opening import FORMATS, MissingLibraryError
+from tests.transforms.photos.formats.dng import write_dng
 
 pillow_heif.register_heif_opener()  # to write HEIF
 
 
-def encode(file_format: str) -> bytes:
+# How files of each suffix are written: the format, the mode if it is not RGB, and options.
+TWO_FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (32, 32))]}
+WRITERS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp"), "JPEG"),
+    **dict.fromkeys((".mpo", ".jps"), ("MPO", "RGB", TWO_FRAMES)),
+    ".png": "PNG", ".apng": ("PNG", "RGB", TWO_FRAMES), ".webp": "WEBP", ".gif": "GIF",
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"), ".bmp": "BMP", ".dib": "DIB",
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIF"),
+    **dict.fromkeys((".heics", ".heifs"), ("HEIF", "RGB", TWO_FRAMES)),
+    ".avif": "AVIF", ".avifs": ("AVIF", "RGB", TWO_FRAMES),
+    **dict.fromkeys((".jp2", ".jpf", ".jpx"), "JPEG2000"),
+    **dict.fromkeys((".j2k", ".j2c", ".jpc"), ("JPEG2000", "RGB", {"no_jp2": True})),
+    **dict.fromkeys((".ppm", ".pnm"), "PPM"),
+    ".pgm": ("PPM", "L", {}), ".pbm": ("PPM", "1", {}), ".pfm": ("PPM", "F", {}),
+    ".jxl": "JXL",
+}  # fmt: skip
+
+
+def encode(file_format: str, mode: str = "RGB", options: dict | None = None) -> bytes:
     file = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    Image.fromarray(pixels).save(file, file_format)
+    Image.fromarray(pixels).convert(mode).save(file, file_format, **options or {})
     return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", sorted(readable_suffixes()))
+def test_a_file_of_each_suffix_is_listed_and_read(tmp_path, suffix):
+    if suffix == ".jxl":
+        pytest.importorskip("pillow_jxl")  # lets Pillow write it
+    writer = WRITERS.get(suffix, ())
+    writer = (writer,) if isinstance(writer, str) else writer
+    if suffix in SUFFIXES_OF_MODULES["rawpy"]:  # each maker has a format; all are read by LibRaw
+        content = write_dng(np.zeros((32, 32, 3), np.uint8))
+    else:
+        content = encode(*writer)
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    assert len(list_photos([str(tmp_path)]).sources) == 1
+    found = decode_image(content)
+    assert found.size == (32, 32)
+    assert found.n_frames == (2 if TWO_FRAMES in writer else 1)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "brand"),
+    [("HEIF", b"mif1"), ("HEIF", b"miaf"), ("HEIF", b"msf1"), ("AVIF", b"mif1"), ("AVIF", b"miaf")],
+)
+def test_a_general_brand_in_front_of_the_special_one(file_format, brand):
+    content = encode(file_format)
+    length = int.from_bytes(content[:4], "big")
+    special = {"HEIF": b"heic", "AVIF": b"avif"}[file_format]
+    assert special in content[12:length]
+    found = decode_image(content[:8] + brand + content[12:])
+    expected = decode_image(content)
+    np.testing.assert_array_equal(np.asarray(found.image), np.asarray(expected.image))
+
+
+@pytest.mark.parametrize(
+    ("module", "content", "message"),
+    [
+        ("rawpy", write_dng(np.zeros((32, 32, 3), np.uint8)), r"^RAW photo, but rawpy is not"),
+        ("pillow_jxl", b"\xff\x0a" + bytes(20), r"^JPEG XL, but pillow-jxl-plugin is not"),
+    ],
+)
+def test_a_missing_library_is_named(monkeypatch, module, content, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingLibraryError, match=message) as caught:
+        decode_image(content)
+    assert str(caught.value).endswith("is not installed: pip install 'facecluster[formats]'")
 
 
 def zip_file() -> bytes:

@@ -13,10 +13,10 @@ from PIL import Image
 
 from facecluster.transforms.photos.decode import decode_photo
 from facecluster.transforms.photos.decode_image import DecodedImage, decode_image
-from facecluster.transforms.photos.jpeg import END, SCAN, _find_markers
+from facecluster.transforms.photos.formats.jpeg import END, SCAN, _find_markers
 from facecluster.transforms.records import Photo, Shard
 
-SHARED = Path(os.environ.get("FACECLUSTER_SHARED", Path(__file__).parents[4] / "shared"))
+SHARED = Path(os.environ.get("FACECLUSTER_SHARED", Path(__file__).parents[5] / "shared"))
 KINDS = {
     "baseline": {"quality": 90, "subsampling": 0},
     "4:2:0": {"quality": 80, "subsampling": 2},
