@@ -18,6 +18,12 @@ REASONS = {
     "score": "perhaps no face",
     "pose": "turned away",
 }
+# What the detector finds in a blur, a mask or the back of a head has scores of 0.9 to 0.98, and so
+# has one in 500 of the faces that LFW's photos are named after. Those are sharper than this; and of
+# the others with such a score, half are as blurred or as small (benchmarks/face_quality.py).
+DOUBTFUL_SCORE = 0.98
+DOUBTFUL_MIN_SHARPNESS, DOUBTFUL_MIN_PX = 0.12, 32
+
 # Of the faces table.
 FILTER_COLUMNS = ("embedding", "size_px", "sharpness", "detection_score", "yaw")
 
@@ -27,17 +33,20 @@ def find_left_out_reasons(faces: pa.Table, options: FaceFilterOptions) -> pa.Arr
 
     Args:
       faces: columns FILTER_COLUMNS.
-      options: the limits, in the columns' units; a face exactly at a limit is grouped. A size,
-        sharpness or score that is missing or NaN fails its limit.
+      options: the limits, in the columns' units; a face exactly at a limit is grouped. A value
+        that is missing, NaN or impossible fails its limit.
     """
     size, sharpness, score, yaw = (faces[name].to_numpy() for name in FILTER_COLUMNS[1:])
     fails = {
         "vector": ~find_usable(stored_vectors(faces["embedding"])),
-        "size": ~(size >= np.float32(options.min_face_px)),
-        "sharpness": ~(sharpness >= np.float32(options.min_sharpness)),
-        "score": ~(score >= np.float32(options.min_detection_score)),
-        "pose": np.abs(yaw) > np.float32(options.max_yaw),
+        "size": ~((size >= np.float32(options.min_face_px)) & (size < np.inf)),
+        "sharpness": ~((sharpness >= np.float32(options.min_sharpness)) & (sharpness <= 1)),
+        "score": ~((score >= np.float32(options.min_detection_score)) & (score <= 1)),
+        "pose": ~(np.abs(yaw) <= np.float32(options.max_yaw)),
     }
+    if options.min_detection_score:
+        poor = (sharpness < np.float32(DOUBTFUL_MIN_SHARPNESS)) | (size < DOUBTFUL_MIN_PX)
+        fails["score"] |= (score < np.float32(DOUBTFUL_SCORE)) & poor
     reasons = pa.nulls(len(faces), pa.string())
     for reason, holds in reversed(fails.items()):
         reasons = pc.if_else(pa.array(holds), reason, reasons)

@@ -26,8 +26,8 @@ class FaceFilterOptions:
         "0: no limit", type=between(0, 1),
     )  # fmt: skip
     min_detection_score: float = option(
-        0.9, "faces with a lower detection score are not grouped; 0: no limit",
-        type=between(0, 1),
+        0.9, "faces with a lower detection score are not grouped, nor are those below 0.98 that "
+        "are less sharp than 0.12 or smaller than 32 px; 0: no limit", type=between(0, 1),
     )  # fmt: skip
     max_yaw: float = option(
         60.0, "faces turned further to either side are not grouped, degrees; 90: no limit",

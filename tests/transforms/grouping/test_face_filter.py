@@ -36,14 +36,16 @@ def vectors_of(values, kind=np.float32) -> pa.FixedSizeListArray:
     ("face", "reason"),
     [
         ((100, 0.2, 0.99, 0), None),
-        ((24, 0.08, 0.9, 60), None),  # exactly at each limit
-        ((24, 0.08, 0.9, -60), None),
+        ((24, 0.08, 0.98, 60), None),  # exactly at each limit
+        ((24, 0.08, 0.98, -60), None),
+        ((32, 0.12, 0.9, 0), None),
+        ((32, 0.119, 0.97, 0), "score"),
+        ((31.9, 0.12, 0.97, 0), "score"),
         ((23.9, 0.2, 0.99, 0), "size"),
         ((100, 0.079, 0.99, 0), "sharpness"),
         ((100, 0.2, 0.899, 0), "score"),
         ((100, 0.2, 0.99, 60.1), "pose"),
         ((100, 0.2, 0.99, -60.1), "pose"),
-        ((100, 0.2, 0.99, np.nan), None),  # the pose is unknown
         ((1, 0, 0, 90), "size"),
         ((100, 0, 0, 90), "sharpness"),
         ((100, 0.2, 0, 90), "score"),
@@ -78,16 +80,18 @@ def test_each_face_is_checked_independently_and_by_every_limit(faces, options):
                 assert first != reason
 
 
-@pytest.mark.parametrize(("place", "reason"), enumerate(["size", "sharpness", "score"]))
-def test_a_damaged_measure_fails_its_limit(place, reason):
+@pytest.mark.parametrize(("place", "reason"), enumerate(["size", "sharpness", "score", "pose"]))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_damaged_measure_fails_its_limit(place, reason, value):
     row = [100.0, 0.2, 0.99, 0.0]
-    row[place] = np.nan
+    row[place] = value
     table = faces_table([row, (100, 0.2, 0.99, 0)])
     missing = table.set_column(
         place + 1, FILTER_COLUMNS[place + 1], pa.array([None, row[place - 1]], pa.float32())
     )
     for faces in (table, missing):
-        assert find_left_out_reasons(faces, LIMITS)[0].as_py() == reason
+        for limits in (LIMITS, EVERY_FACE):
+            assert find_left_out_reasons(faces, limits)[0].as_py() == reason
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
