@@ -151,6 +151,9 @@ def _input_warnings(
         inputs = _count(counts.inputs_missing, "input", "inputs")
         were = "was" if counts.inputs_missing == 1 else "were"
         yield f"{inputs} of an unfinished earlier command {were} not given again and left out"
+    if counts.unusable_suffixes:
+        suffixes = format_reasons(counts.unusable_suffixes)
+        yield f"no photo of these kinds could be read, see failures/: {suffixes}"
     if counts.no_longer_there:
         photos = _count(counts.no_longer_there, "photo", "photos")
         are, them = ("is", "it") if counts.no_longer_there == 1 else ("are", "them")

@@ -42,7 +42,7 @@ from facecluster.transforms.records import Shard
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.codec import Codec, make_codec
 from facecluster.transforms.tables.distinct import distinct_rows
-from facecluster.transforms.tables.reasons import count_failure_reasons
+from facecluster.transforms.tables.reasons import count_failure_reasons, count_unusable_suffixes
 
 # Small inputs get smaller shards than the option says, so that every worker has some and progress
 # is visible. Shards below the second number are not worth a file of their own.
@@ -148,6 +148,7 @@ class EmbedJob:
             failures=len(failures),
             new_failures=self.run.count_rows("failures", done_now),
             failure_reasons=count_failure_reasons(failures),
+            unusable_suffixes=self._count_unusable_suffixes(failures),
             inputs_done_before=len(listing.sources) - sum(shard.n_photos for shard, _ in shards),
             inputs_missing=n_missing,
             changed=len(changes.changed),
@@ -274,6 +275,12 @@ class EmbedJob:
                 self._check_failures(pa.concat_tables(failures), plan.n_inputs)
 
         return check
+
+    def _count_unusable_suffixes(self, failures: pa.Table) -> dict[str, int]:
+        if not len(failures):
+            return {}
+        photos, _ = self.run.read_shards("photos", ["uri"])
+        return count_unusable_suffixes(failures, photos["uri"])
 
     def _check_failures(self, failures: pa.Table, n_inputs: int) -> None:
         if self.max_failures is None:

@@ -41,6 +41,7 @@ class EmbedCounts:
       failures: inputs that could not be used.
       new_failures: of these, how many this job has tried.
       failure_reasons: the number of failures for each reason, in words.
+      unusable_suffixes: the number of failures for each suffix of which no photo could be decoded.
       inputs_done_before: inputs of this job that an earlier one had finished.
       inputs_missing: inputs that an earlier job had planned and that this one was not given.
       changed: inputs whose bytes are others than before, and which were read again.
@@ -61,6 +62,7 @@ class EmbedCounts:
     failures: int = 0
     new_failures: int = 0
     failure_reasons: dict[str, int] = field(default_factory=dict)
+    unusable_suffixes: dict[str, int] = field(default_factory=dict)
     inputs_done_before: int = 0
     inputs_missing: int = 0
     changed: int = 0

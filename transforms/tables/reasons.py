@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line is parsed without PyArrow
@@ -58,6 +59,29 @@ def count_failure_reasons(failures: "pa.Table") -> dict[str, int]:
     rows = failures.select(["step", "error"]).to_pylist()
     counts = Counter(failure_reason(row["step"], row["error"]) for row in rows)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def count_unusable_suffixes(failures: "pa.Table", uris: "pa.ChunkedArray") -> dict[str, int]:
+    """Photos that could not be decoded, by suffix, where no photo of the same suffix could.
+
+    All photos of a camera fail if its format is newer than the decoder.
+
+    Args:
+      failures: columns uri and step.
+      uris: those of the photos that were decoded.
+    """
+    import pyarrow.compute as pc
+
+    rows = failures.select(["uri", "step"]).to_pylist()
+    counts = Counter(
+        PurePosixPath(row["uri"]).suffix.lower() for row in rows if row["step"] == "decode"
+    )
+    counts.pop("", None)
+    return {
+        suffix: n
+        for suffix, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        if not pc.any(pc.ends_with(uris, suffix, ignore_case=True)).as_py()  # pyright: ignore[reportAttributeAccessIssue]
+    }
 
 
 def format_reasons(counts: Mapping[str, int]) -> str:

@@ -312,3 +312,11 @@ def test_a_search_that_missed_neighbors_is_noted():
         "about 97.31% of nearest faces were found: --probes 0 finds all, slowly"
     ]
     assert "99.99%" in warnings(recall=0.9999)[0]
+
+
+def test_damaged_photos_and_formats_that_could_not_be_read():
+    lines = embed_summary(damaged=2, unusable_suffixes={".cr3": 1, ".jxl": 3})
+    assert words(lines[0]) == "photos 1,234 (2 damaged)"
+    assert lines[-1] == (
+        "note          no photo of these kinds could be read, see failures/: .jxl 3, .cr3 1"
+    )

@@ -13,6 +13,7 @@ from facecluster.transforms.photos.read import read_photo
 from facecluster.transforms.records import Photo, Shard, failure_of
 from facecluster.transforms.tables.reasons import (
     count_failure_reasons,
+    count_unusable_suffixes,
     failure_reason,
     format_reasons,
 )
@@ -66,3 +67,12 @@ def test_failures_are_counted_by_reason_the_most_frequent_first():
     assert format_reasons({"few": 1, "none": 0, "many": 1200}) == "many 1,200, few 1"
     assert count_failure_reasons(failures[:0]) == {}
     assert format_reasons({}) == ""
+
+
+def test_suffixes_of_which_no_photo_could_be_decoded():
+    decode = ["/a/1.CR3", "/a/2.cr3", "/a/3.jpg", "tar!/4.jxl", "/a/no suffix", "/a.b/5.JPG"]
+    failures = pa.table({"uri": [*decode, "/a/6.png"], "step": ["decode"] * len(decode) + ["read"]})
+    uris = pa.chunked_array([["/a/7.Jpg", "/a/cr3"], ["/a/8.cr2"]])
+    assert count_unusable_suffixes(failures, uris) == {".cr3": 2, ".jxl": 1}
+    none = pa.chunked_array([], pa.string())
+    assert count_unusable_suffixes(failures, none) == {".cr3": 2, ".jpg": 2, ".jxl": 1}
