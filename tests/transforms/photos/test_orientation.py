@@ -235,6 +235,20 @@ def test_a_photo_is_turned_though_the_rest_of_its_exif_is_damaged(file_format):
     assert_shows(content, 6)
 
 
+@pytest.mark.parametrize("kind", [b"eXIf", b"iTXt", b"tEXt"])
+def test_a_png_is_read_though_its_metadata_are_damaged(kind):
+    options = {"pnginfo": PngImagePlugin.PngInfo(), "exif": exif_block(SHORT, 6)}
+    options["pnginfo"].add_text("Title", "a photo")
+    options["pnginfo"].add_itxt("Author", "somebody")
+    content = bytearray(save(marked(), "PNG", None, **options))
+    place = content.index(kind)
+    content[place + 10] ^= 255
+    assert_shows(bytes(content), 1 if kind == b"eXIf" else 6)
+    content[content.index(b"IHDR") + 7] ^= 255  # what the pixels need may not be damaged
+    with pytest.raises(OSError, match=r"^PNG, but broken PNG file"):
+        decode_image(bytes(content))
+
+
 def test_of_two_exif_segments_the_first_counts():
     content = save(marked(), "JPEG", None, exif=exif_block(SHORT, 6), **FORMATS["JPEG"])
     for second in (exif_block(SHORT, 3), b"http://ns.adobe.com/xap/1.0/\0" + ELEMENT.encode()):

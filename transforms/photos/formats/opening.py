@@ -10,6 +10,7 @@ import pillow_heif
 from PIL import Image, UnidentifiedImageError
 
 from facecluster.transforms.inputs.photo_suffixes import JPEG_XL_MODULE, RAW_MODULE, is_installed
+from facecluster.transforms.photos.formats import png
 from facecluster.transforms.photos.formats.jpeg_xl import decode_jpeg_xl, is_jpeg_xl, read_size
 from facecluster.transforms.photos.formats.raw import is_raw, read_raw
 from facecluster.transforms.photos.limits import check_size
@@ -136,10 +137,22 @@ def open_image(content: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises many types for damaged files
-        if "Invalid Exif payload" not in str(error):
+        repaired = _without_damaged_metadata(content, str(error))
+        if repaired == content:
             raise _explain(content) from error
-    # libavif refuses a photo for its EXIF. It ignores an item that it does not know.
-    return Image.open(io.BytesIO(EXIF_ITEM.sub(rb"\1none", content)), formats=("AVIF",))
+    try:
+        return Image.open(io.BytesIO(repaired), formats=tuple(FORMATS))
+    except Exception as error:  # see above
+        raise _explain(content) from error
+
+
+def _without_damaged_metadata(content: bytes, error: str) -> bytes:
+    """A photo that decoders refuse, without metadata that may be the reason."""
+    if content.startswith(png.START):
+        return png.drop_damaged_chunks(content)
+    if "Invalid Exif payload" in error:  # libavif; it ignores an item that it does not know
+        return EXIF_ITEM.sub(rb"\1none", content)
+    return content
 
 
 def register_heif() -> None:
