@@ -242,3 +242,45 @@ def test_a_beam_pipeline_of_ones_own_with_two_of_the_transforms(photos):
         if counter.key.metric.namespace == "facecluster"
     }
     assert counters["photos_read"] == counters["photos_decoded"] == len(uris) == 16
+
+
+def test_people_keep_their_ids_when_photos_change(copy_people, lfw_images, tmp_path):
+    photos, output = tmp_path / "photos", tmp_path / "run"
+    photos.mkdir()
+    copy_people(photos, 3, 5)
+    edited, deleted, *_ = sorted(min(photos.iterdir()).iterdir())
+    run = facecluster.run(photos, output)
+    by_face = dict(
+        zip(*(run.assignments[n].to_pylist() for n in ("face_id", "person_id")), strict=True)
+    )
+
+    other = next(p for p in sorted(lfw_images.glob("*/*_0001.jpg")) if p.parent.name > "M")
+    edited.write_bytes(other.read_bytes())
+    deleted.unlink()
+    max(photos.iterdir()).rename(photos / "renamed")
+    crops = facecluster.crops(tmp_path / "crops", of_run=output)
+    assert crops.counts["failures"] == 7
+    messages = pq.read_table(tmp_path / "crops" / "failures")["message"].to_pylist()
+    assert sum("bring the run up to date with `facecluster run`" in text for text in messages) == 1
+
+    run = facecluster.embed(photos, output, forget_removed=True)
+    counts = run.manifest.embed.counts
+    assert (counts.changed, counts.moved, counts.forgotten) == (1, 5, 1)
+    gone = set(by_face) - set(run.faces["face_id"].to_pylist())
+    assert len(gone) >= 2
+    person = next(by_face[face] for face in gone if by_face[face])
+    with pytest.raises(UsageError, match="group again with `facecluster cluster`"):
+        run.faces_of(person)
+    with pytest.raises(UsageError, match="group again with `facecluster cluster`"):
+        run.thumbnail(min(gone))
+    with pytest.raises(InputError, match="run `facecluster cluster` again"):
+        facecluster.crops(tmp_path / "other", of_run=output)
+
+    run = facecluster.cluster(output)
+    after = dict(
+        zip(*(run.assignments[n].to_pylist() for n in ("face_id", "person_id")), strict=True)
+    )
+    for face in after.keys() & by_face.keys():
+        assert after[face] == by_face[face]
+    assert len(run.faces_of(person)) < list(by_face.values()).count(person)
+    assert facecluster.crops(tmp_path / "other", of_run=output).counts["failures"] == 0

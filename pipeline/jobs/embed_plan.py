@@ -148,7 +148,11 @@ class EmbedPlan:
         pending = _not(is_in(self.rows["shard"], self.complete))
         missing = pc.and_(pending, _not(is_in(self.rows["uri"], listed_uris(listing))))
         broken = pc.unique(self.rows["shard"].filter(missing))
-        return replace(self, rows=self.rows.filter(_not(is_in(self.rows["shard"], broken))))
+        if not len(broken):
+            return self
+        plan = replace(self, rows=self.rows.filter(_not(is_in(self.rows["shard"], broken))))
+        plan.save()
+        return plan
 
     def with_versions(self, listing: Listing, changed: pa.Array) -> "EmbedPlan":
         """Takes over sizes and versions from the listing, of all inputs but the changed ones.

@@ -110,13 +110,19 @@ class Run:
         """The faces of a person with their assignments, highest probability first.
 
         Raises:
-          UsageError: there is no such person.
+          UsageError: there is no such person, or faces of theirs have left the run since they were
+            grouped.
         """
         theirs = self.assignments.filter(pc.equal(self.assignments["person_id"], person_id))
         if not len(theirs):
             raise UsageError(f"{self.path} has no person {person_id!r}: see its people table")
         theirs = theirs.sort_by([("probability", "descending"), ("face_id", "ascending")])
         rows = pc.index_in(theirs["face_id"], self.faces["face_id"].combine_chunks())
+        if rows.null_count:
+            raise UsageError(
+                f"{self.path} no longer has {rows.null_count:,} of the {len(theirs):,} faces of "
+                f"{person_id}: group again with `facecluster cluster`"
+            )
         faces = self.faces.take(rows)
         for name in ("person_id", "probability", "distance", "repeated_in_photo"):
             faces = faces.append_column(theirs.schema.field(name), theirs[name])
@@ -130,7 +136,10 @@ class Run:
         """
         row = pc.index(self._shard_index["face_id"], face_id).as_py()
         if row < 0:
-            raise UsageError(f"{self.path} has no face {face_id!r}: see its faces table")
+            raise UsageError(
+                f"{self.path} has no face {face_id!r}: see its faces table; if its people have the "
+                "face, group again with `facecluster cluster`"
+            )
         thumbnails = self._thumbnails(self._shard_index["shard"][row].as_py())
         return Image.open(io.BytesIO(thumbnails[face_id]))
 
