@@ -6,7 +6,8 @@ was.
 
     sample      GROUP   keys of some shards' faces; some embeddings       -> numbers, search setup
     partition   GROUP   the normalized faces that probe each block of cells
-    neighbors   BLOCK   the neighbors of the faces assigned to its cells  -> limits, shots
+    neighbors   BLOCK   the neighbors of the faces assigned to its cells  -> shots
+    contract    BLOCK   its graph, with one face of each shot             -> limits
     lists       BLOCK   the neighbor lists that other blocks need
     forests     BLOCK   the spanning forest of its weighed edges          -> one forest, groups
     flows       BLOCK   the weight of its lists between groups            -> people
@@ -41,6 +42,7 @@ from facecluster.pipeline.distributed.task_layout import (
 from facecluster.pipeline.distributed.task_runner import TaskRunner
 from facecluster.pipeline.distributed.tasks import (
     BuildForest,
+    ContractBlock,
     PartitionFaces,
     SampleFaces,
     SearchBlock,
@@ -53,11 +55,12 @@ from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.grouping.cannot_links import CannotLinks
 from facecluster.transforms.grouping.edges import choose_edge_limits
 from facecluster.transforms.grouping.group_faces import (
+    Shots,
     Stopwatch,
     choose_search_distance,
+    join_pairs,
     label_forest,
     label_people,
-    label_shots,
     make_diagnostics,
 )
 from facecluster.transforms.grouping.hdbscan_labels import NOISE
@@ -69,6 +72,7 @@ from facecluster.transforms.grouping.spanning_forest import CombineForests, Edge
 from facecluster.transforms.people.names import name_people
 from facecluster.transforms.people.summary import MOST_NAMED, combine_summaries
 from facecluster.transforms.similarity.normalization import SAMPLE_FACES, fit_normalization
+from facecluster.transforms.similarity.shots import first_of_shots, match_near_duplicates
 from facecluster.transforms.tables.codec import unit_rows
 from facecluster.transforms.tables.files import list_files
 from facecluster.transforms.tables.parquet_files import read_table
@@ -124,6 +128,9 @@ def group_on_workers(
     watch.lap("normalization")
     progress(f"finding neighbors of {n:,} faces")
     run_tasks("neighbors", SearchBlock(layout), layout.blocks)
+    if not layout.work.names("shots"):
+        _write_shots(layout, setup)
+    run_tasks("contract", ContractBlock(layout), layout.blocks)
     watch.lap("neighbors")
     if not layout.work.names("limits"):
         _write_limits(layout, setup)
@@ -135,7 +142,7 @@ def group_on_workers(
     watch.lap("forest")
     progress(f"grouping {n:,} faces")
     if not layout.work.names("groups"):
-        links, _ = _read_links(layout, n)
+        links = _read_links(layout, n)[0].of_shots(layout.read_shots())
         groups, apart = label_forest(_read_forest(layout), n, links, options)
         layout.work.write("groups", "groups", groups=groups, apart=apart)
     run_tasks("flows", SumBlockFlows(layout), layout.blocks)
@@ -209,37 +216,56 @@ def _write_setup(layout: TaskLayout, n: int, kind: str) -> None:
     _, distinct = np.unique(sampled, return_index=True)  # by key, as the faces are numbered
     stored = np.concatenate([file["stored"] for file in files])[distinct]
     normalization = fit_normalization(stored[:SAMPLE_FACES], layout.run.read_cohort())
-    vectors, scores = normalization.apply(stored)
+    vectors, _ = normalization.apply(stored)
     cells = fit_cells(vectors[: training_size(n)], n, layout.options.probes)
-    max_distance = choose_search_distance(normalization, scores[:SAMPLE_FACES], n)
+    max_distance = choose_search_distance(normalization, n)
     queries = unit_rows(vectors[: min(RECALL_FACES, n)])
     layout.write_setup(SearchSetup(n, normalization, cells, max_distance, queries))
 
 
-def _write_limits(layout: TaskLayout, setup: SearchSetup) -> None:
+def _write_shots(layout: TaskLayout, setup: SearchSetup) -> None:
     """Collects what grouping needs of all blocks' neighbors.
 
-    The limits of the edges; and as `shots`, the shot of each face, the first face with an equal
-    vector, and the edges of the faces whose recall is measured.
+    As `shots`, the first face of each face's shot; as `pairs`, the pairs of faces of one shot; and
+    as `measured`, the edges of the faces whose recall is measured.
     """
-    n, normalization = setup.n, setup.normalization
     parts = [layout.work.read("neighbors", block) for block in layout.blocks]
-    edges = {name: np.concatenate([part[name] for part in parts])
-             for name in parts[0] if name != "n_not_lonely"}  # fmt: skip
-    near = edges["near_faces"], edges["near_ids"], edges["near_distances"]
-    first_equal = np.arange(n)
-    is_equal = near[2] == 0
-    first_equal[near[0][is_equal]] = near[1][is_equal]
-    layout.work.write(
-        "shots",
-        "shots",
-        shots=label_shots(*near, normalization, n),
-        first_equal=first_equal,
-        faces=edges["measured_faces"],
-        ids=edges["measured_ids"],
+    edges = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    photos = np.empty(setup.n, np.int64)
+    for group, numbers in _read_numbers(layout):
+        photos[numbers] = layout.work.read("links", group)["photos"]
+    twins = match_near_duplicates(
+        edges["twin_faces"], edges["twin_ids"], edges["twin_similarity"], photos
     )
-    n_lonely = n - sum(int(part["n_not_lonely"]) for part in parts)
-    layout.write_limits(choose_edge_limits(n, n_lonely, normalization, layout.options.wrong_share))
+    pairs = join_pairs([(edges["near_faces"], edges["near_ids"]), twins])
+    layout.work.write("pairs", "pairs", faces=pairs[0], ids=pairs[1])
+    layout.work.write(
+        "measured", "measured", faces=edges["measured_faces"], ids=edges["measured_ids"]
+    )
+    layout.work.write("shots", "shots", shots=first_of_shots(*pairs, setup.n))
+
+
+def _write_limits(layout: TaskLayout, setup: SearchSetup) -> None:
+    """Chooses the limits of the edges."""
+    n_shots = len(np.unique(layout.read_shots()))
+    parts = [layout.work.read("contract", block) for block in layout.blocks]
+    n_lonely = n_shots - sum(int(part["n_not_lonely"]) for part in parts)
+    wrong_share = layout.options.wrong_share
+    layout.write_limits(choose_edge_limits(n_shots, n_lonely, setup.normalization, wrong_share))
+
+
+def _read_shots(layout: TaskLayout, photos: np.ndarray, originals: np.ndarray) -> Shots:
+    """The shots of all faces.
+
+    Args:
+      photos, originals: (n,) int64, see `group_faces`.
+    """
+    first, n = layout.read_shots(), len(photos)
+    pairs = layout.work.read("pairs", "pairs")
+    more = [layout.work.read("contract", block) for block in layout.blocks]
+    more = [(part["near_faces"], part["near_ids"]) for part in more]
+    seen = first_of_shots(*join_pairs([(pairs["faces"], pairs["ids"]), *more]), n)
+    return Shots(first, seen, photos, originals)
 
 
 def _combine_forests(layout: TaskLayout, runner: TaskRunner) -> None:
@@ -272,17 +298,25 @@ def _read_numbers(layout: TaskLayout) -> Iterator[tuple[str, np.ndarray]]:
                 yield group, numbers
 
 
-def _read_links(layout: TaskLayout, n: int) -> tuple[CannotLinks, np.ndarray]:
-    """The cannot-links of all faces, and their (n,) float32 cohort scores."""
-    photos, repeated, collages = np.empty(n, np.int64), np.empty(n, bool), []
-    scores = np.empty(n, np.float32)
+def _read_links(layout: TaskLayout, n: int) -> tuple[CannotLinks, dict[str, np.ndarray]]:
+    """The cannot-links of all faces; and their cohort scores, photos and originals, (n,) each."""
+    columns = {
+        "repeated": np.empty(n, bool),
+        "appearances": np.empty(n, np.int64),
+        "scores": np.empty(n, np.float32),
+        "photos": np.empty(n, np.int64),
+        "originals": np.empty(n, np.int64),
+    }
+    lists = {name: [np.empty(0, np.int64)] for name in ("linked", "linked_photos", "collages")}
     for group, numbers in _read_numbers(layout):
         part = layout.work.read("links", group)
-        photos[numbers], repeated[numbers] = part["photos"], part["repeated"]
-        scores[numbers] = part["scores"]
-        collages.append(part["collages"])
-    collages = np.sort(np.concatenate([np.empty(0, np.int64), *collages]))
-    return CannotLinks(photos, repeated, collages), scores
+        for name, values in columns.items():
+            values[numbers] = part[name]
+        for name, values in lists.items():
+            values.append(part[name])
+    faces, photos, collages = map(np.concatenate, lists.values())
+    repeated, appearances = columns.pop("repeated"), columns.pop("appearances")
+    return CannotLinks(faces, photos, repeated, appearances, np.sort(collages)), columns
 
 
 def _collage_photos(layout: TaskLayout) -> list[str]:
@@ -294,8 +328,10 @@ def _collage_photos(layout: TaskLayout) -> list[str]:
 def _write_labels(layout: TaskLayout, setup: SearchSetup) -> None:
     """Labels all faces and names all people, from the groups."""
     n, limits, options = setup.n, layout.read_limits(), layout.options
-    links, scores = _read_links(layout, n)
-    forest, graph = _read_forest(layout), layout.work.read("shots", "shots")
+    links, faces = _read_links(layout, n)
+    shots = _read_shots(layout, faces["photos"], faces["originals"])
+    links = links.of_shots(shots.first)
+    forest = _read_forest(layout)
     groups, apart = (layout.work.read("groups", "groups")[name] for name in ("groups", "apart"))
     n_groups = int(groups.max(initial=-1)) + 1
     parts = (SumBlockFlows(layout).read(block, n_groups) for block in layout.blocks)
@@ -304,31 +340,34 @@ def _write_labels(layout: TaskLayout, setup: SearchSetup) -> None:
         for group, numbers in _read_numbers(layout):
             yield numbers, layout.work.read("vectors", group)["vectors"]
 
-    labels, n_apart = label_people(
+    people = label_people(
         groups,
         apart,
         combine_flows(parts, groups),
-        graph["shots"],
-        graph["first_equal"],
+        shots,
         links,
         vectors,
-        scores,
+        faces["scores"],
         setup.normalization,
         limits,
         options,
     )
     recall = 1.0
     if n and not setup.cells.is_exact:
+        measured = layout.work.read("measured", "measured")
         nearest = (layout.work.read("links", group) for group, _ in _read_numbers(layout))
         recall = recall_of_edges(
             ((part["near"], part["found"]) for part in nearest),
-            graph["faces"],
-            graph["ids"],
-            graph["first_equal"],
+            measured["faces"],
+            measured["ids"],
+            shots.first,
             options.n_neighbors,
             setup.max_distance,
         )
-    diagnostics = make_diagnostics(setup.normalization, limits, links, n_apart, recall, forest, n)
+    diagnostics = make_diagnostics(
+        setup.normalization, limits, links, people, recall, forest, shots.first
+    )
+    labels = people.labels
     diagnostics["collage_photos"] = _collage_photos(layout)
     names = _name_people(layout, labels.labels)
     for group in layout.groups:
@@ -342,7 +381,12 @@ def _write_labels(layout: TaskLayout, setup: SearchSetup) -> None:
             repeated=links.repeated[numbers],
         )
     for part, (low, high) in zip(layout.parts, layout.label_ranges(len(names)), strict=True):
-        layout.work.write("names", part, names=np.array(names[low:high].to_pylist(), dtype=np.str_))
+        layout.work.write(
+            "names",
+            part,
+            names=np.array(names[low:high].to_pylist(), dtype=np.str_),
+            n_photos=people.n_photos[low:high],
+        )
     layout.work.write(
         "grouped", "grouped",
         diagnostics=np.array(json.dumps(diagnostics)),

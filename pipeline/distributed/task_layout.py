@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from facecluster.pipeline.distributed.work_folder import WorkFolder
 from facecluster.pipeline.run.directory import RunDirectory
-from facecluster.transforms.grouping.edges import EdgeLimits, NeighborGraph, end_of_lists
+from facecluster.transforms.grouping.edges import EdgeLimits, NeighborGraph
+from facecluster.transforms.grouping.group_faces import lowest_in_lists
 from facecluster.transforms.grouping.neighbors import Cells
 from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.similarity.cohort import Cohort
@@ -52,7 +53,7 @@ class SearchSetup:
     @property
     def lowest(self) -> float:
         """The similarity at which neighbor lists end."""
-        return end_of_lists(self.n, self.normalization.impostors)
+        return lowest_in_lists(self.normalization, self.n)
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class TaskLayout:
             Impostors(*map(float, file["impostors"])),
             float(file["same_person"]),
             bool(file["few_people"]),
+            float(file["distinct"]),
         )
         return SearchSetup(
             int(file["n"]), normalization, cells, float(file["max_distance"]), file["queries"]
@@ -128,6 +130,7 @@ class TaskLayout:
             impostors=np.array([impostors.median, impostors.width]),
             same_person=np.array(normalization.same_person),
             few_people=np.array(normalization.few_people),
+            distinct=np.array(normalization.distinct),
             max_distance=np.array(setup.max_distance),
             queries=setup.queries,
         )
@@ -141,8 +144,12 @@ class TaskLayout:
         self.work.write("limits", "limits", **values)
 
     def read_graph(self, block: str) -> NeighborGraph:
-        """The neighbors of the faces of a block, sorted by face."""
+        """The neighbors of the first faces of a block's shots, sorted by face."""
         return NeighborGraph(**self.work.read("graph", block))
+
+    def read_shots(self) -> np.ndarray:
+        """(n,) int64: the first face of each face's shot."""
+        return self.work.read("shots", "shots")["shots"]
 
     def label_ranges(self, n_people: int) -> list[tuple[int, int]]:
         """The labels [low, high) of the people in each part of the tables."""

@@ -28,7 +28,12 @@ from facecluster.transforms.grouping.edges import (
     weigh_edges,
 )
 from facecluster.transforms.grouping.face_filter import FILTER_COLUMNS, find_left_out_reasons
-from facecluster.transforms.grouping.group_faces import one_shot_distance
+from facecluster.transforms.grouping.group_faces import (
+    find_filled_lists,
+    find_one_shot_pairs,
+    find_twin_edges,
+    replace_lists,
+)
 from facecluster.transforms.grouping.hdbscan_labels import NOISE, Labels
 from facecluster.transforms.grouping.merge_groups import Flows, sum_flows
 from facecluster.transforms.grouping.neighbors import search_cell
@@ -45,6 +50,7 @@ NO_PROBING = {
     "scores": np.empty(0, np.float32),
     "probed": np.empty((0, 1), np.int32),
     "home": np.empty(0, np.int64),
+    "originals": np.empty(0, np.int64),
 }
 NO_ROWS = {
     "numbers": np.empty(0, np.int64),
@@ -108,6 +114,7 @@ class PartitionFaces:
         if len(numbers):
             vectors, scores = setup.normalization.apply(stored_vectors(faces["embedding"]))
             probed = cells.probed_by(unit_rows(vectors))
+            originals = _number_ids(self.layout.run.find_originals(faces["photo_id"]))
             block_of = probed.astype(np.int64) * self.layout.n_blocks // len(cells.centroids)
             for number, block in enumerate(self.layout.blocks):
                 in_block = block_of == number
@@ -121,6 +128,7 @@ class PartitionFaces:
                         scores=scores[rows],
                         probed=np.where(in_block[rows], probed[rows], -1),
                         home=block_of[rows, 0],
+                        originals=originals[rows],
                     )
             # A photo is identified by the lowest number of its faces.
             lowest = np.full(photo.max() + 1, np.iinfo(np.int64).max)
@@ -135,8 +143,12 @@ class PartitionFaces:
                 "links",
                 group,
                 scores=scores,
-                photos=links.photos,
+                photos=lowest[photo],
+                originals=originals,
+                linked=numbers[links.faces],
+                linked_photos=links.photos,
                 repeated=links.repeated,
+                appearances=numbers[links.appearances],
                 collages=links.collages,
                 collage_photos=np.array(in_collage.to_pylist(), np.str_),
                 near=near,
@@ -145,87 +157,161 @@ class PartitionFaces:
         work.write("partition", group)
 
 
+def _number_ids(photo_ids: pa.Array) -> np.ndarray:
+    """(n,) int64: a number for each photo id, the same in every task: its first 15 digits."""
+    encoded = photo_ids.dictionary_encode()
+    numbers = [int(name[:15], 16) for name in encoded.dictionary.to_pylist()]
+    return np.array(numbers, np.int64)[encoded.indices.to_numpy()]
+
+
 @dataclass(frozen=True)
 class SearchBlock:
     """Finds the neighbors of the faces assigned to a block's cells, among those that probe them.
 
-    Writes their graph; to each other block, which of its faces are neighbors here; and, as
-    `neighbors`, the few edges that the launching process needs.
+    Writes their graph and, as `neighbors`, the few edges that the launching process needs.
     """
 
     layout: TaskLayout
 
     def __call__(self, block: str) -> None:
         work, setup = self.layout.work, self.layout.read_setup()
-        probing = self._read_probing(block)
-        faces, ids, distances = self._search(probing, setup)
-        scores, numbers, home = (probing[name] for name in ("scores", "numbers", "home"))
+        probing = read_probing(self.layout, block)
+        numbers, scores = probing["numbers"], probing["scores"]
+        every = np.ones(len(numbers), bool)
         # Positions among the probing faces, whose order is that of the numbers.
+        faces, ids, distances, cut = search_block(self.layout, setup, probing, every, every)
         graph = make_neighbor_graph(faces, ids, distances, scores[faces], scores[ids], setup.lowest)
-        self._write_wanted(block, graph, numbers, home)
+        twins = find_twin_edges(graph, probing["originals"], setup.normalization.impostors)
         graph = NeighborGraph(numbers[graph.faces], numbers[graph.ids], graph.similarity)
-        work.write("graph", block, faces=graph.faces, ids=graph.ids, similarity=graph.similarity)
+        work.write("found", block, cut=numbers[cut], **vars(graph))
+        work.write("homes", block, numbers=numbers, home=probing["home"])
         faces, ids = numbers[faces], numbers[ids]
         is_measured = (faces < RECALL_FACES) | (ids < RECALL_FACES)
-        is_near = (distances == 0) | (distances < one_shot_distance(setup.normalization))
-        lonely = similarity_at_impostors(LONELY_BELOW, setup.n, setup.normalization.impostors)
+        near_faces, near_ids = find_one_shot_pairs(faces, ids, distances, setup.normalization)
         work.write(
             "neighbors",
             block,
-            near_faces=faces[is_near],
-            near_ids=ids[is_near],
-            near_distances=distances[is_near],
+            near_faces=near_faces,
+            near_ids=near_ids,
+            twin_faces=numbers[twins[0]],
+            twin_ids=numbers[twins[1]],
+            twin_similarity=twins[2],
             measured_faces=faces[is_measured],
             measured_ids=ids[is_measured],
+        )
+
+
+def read_probing(layout: TaskLayout, block: str) -> dict[str, np.ndarray]:
+    """The faces that probe the block, in the order of their numbers."""
+    groups = layout.work.names(f"probing/{block}")
+    if not groups:
+        return NO_PROBING
+    probing = layout.work.read_concatenated(f"probing/{block}", groups)
+    order = np.argsort(probing["numbers"])
+    return {name: values[order] for name, values in probing.items()}
+
+
+def search_block(
+    layout: TaskLayout,
+    setup: SearchSetup,
+    probing: dict[str, np.ndarray],
+    searching: np.ndarray,
+    among: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Finds the neighbors of some of a block's faces.
+
+    Args:
+      layout, setup: of the grouping.
+      probing: as `read_probing` gives them, v faces.
+      searching, among: (v,) bool, the faces whose neighbors are searched, and those that may be
+        neighbors.
+
+    Returns:
+      (faces, ids, distances, cut): the edges, as positions among the probing faces, by face; and
+      the faces whose lists are full.
+    """
+    k, probed = layout.options.n_neighbors, probing["probed"]
+    edges = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
+    cut = [np.empty(0, np.int64)]
+    for cell in np.unique(probed[searching & (probed[:, 0] >= 0), 0]):
+        faces = np.flatnonzero((probed == cell).any(axis=1) & among)
+        # A face is assigned to the first cell that it probes.
+        assigned = np.flatnonzero((probed[faces, 0] == cell) & searching[faces])
+        row, hit, distances, is_cut = search_cell(
+            assigned, probing["vectors"][faces], setup.cells, k, setup.max_distance
+        )
+        edges.append((faces[assigned[row]], faces[hit], distances))
+        cut.append(faces[assigned[is_cut]])
+    faces, ids, distances = (np.concatenate(part) for part in zip(*edges, strict=True))
+    order = np.argsort(faces, kind="stable")
+    return faces[order], ids[order], distances[order], np.concatenate(cut)
+
+
+@dataclass(frozen=True)
+class ContractBlock:
+    """Keeps one face of each shot in a block's graph, and fills the lists that this empties.
+
+    Writes the graph; to each other block, which of its faces are neighbors here; and, as
+    `contract`, what the launching process needs.
+    """
+
+    layout: TaskLayout
+
+    def __call__(self, block: str) -> None:
+        work, setup = self.layout.work, self.layout.read_setup()
+        shots, found = self.layout.read_shots(), work.read("found", block)
+        is_first, is_cut = shots == np.arange(setup.n), np.zeros(setup.n, bool)
+        is_cut[found.pop("cut")] = True
+        graph = NeighborGraph(**found)
+        again = find_filled_lists(graph, is_cut, is_first)
+        graph = graph.part(is_first[graph.faces] & is_first[graph.ids])
+        near = np.empty(0, np.int64), np.empty(0, np.int64)
+        if len(again):
+            filled, near = self._search_again(block, setup, again, is_first)
+            graph = replace_lists(graph, again, filled)
+        self._write_wanted(block, graph)
+        work.write("graph", block, **vars(graph))
+        n_shots = int(np.count_nonzero(is_first))
+        lonely = similarity_at_impostors(LONELY_BELOW, n_shots, setup.normalization.impostors)
+        work.write(
+            "contract",
+            block,
+            near_faces=near[0],
+            near_ids=near[1],
             n_not_lonely=np.array(len(np.unique(graph.faces[graph.similarity > lonely]))),
         )
 
-    def _read_probing(self, block: str) -> dict[str, np.ndarray]:
-        """The faces that probe the block, in the order of their numbers."""
-        work = self.layout.work
-        groups = work.names(f"probing/{block}")
-        if not groups:
-            return NO_PROBING
-        probing = work.read_concatenated(f"probing/{block}", groups)
-        order = np.argsort(probing["numbers"])
-        for name in probing:
-            probing[name] = probing[name][order]
-        return probing
+    def _search_again(
+        self, block: str, setup: SearchSetup, again: np.ndarray, is_first: np.ndarray
+    ) -> tuple[NeighborGraph, tuple[np.ndarray, np.ndarray]]:
+        """The neighbors of some faces among first faces, and those of them of one shot."""
+        probing = read_probing(self.layout, block)
+        numbers, scores = probing["numbers"], probing["scores"]
+        searching = np.isin(numbers, again)
+        faces, ids, distances, _ = search_block(
+            self.layout, setup, probing, searching, is_first[numbers]
+        )
+        graph = make_neighbor_graph(faces, ids, distances, scores[faces], scores[ids], setup.lowest)
+        graph = NeighborGraph(numbers[graph.faces], numbers[graph.ids], graph.similarity)
+        near = find_one_shot_pairs(numbers[faces], numbers[ids], distances, setup.normalization)
+        return graph, near
 
-    def _search(
-        self, probing: dict[str, np.ndarray], setup: SearchSetup
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(faces, ids, distances): the edges, as positions among the probing faces, by face."""
-        k, probed = self.layout.options.n_neighbors, probing["probed"]
-        edges = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
-        for cell in np.unique(probed[probed >= 0]):
-            faces = np.flatnonzero((probed == cell).any(axis=1))
-            # A face is assigned to the first cell that it probes.
-            assigned = np.flatnonzero(probed[faces, 0] == cell)
-            row, hit, distances = search_cell(
-                assigned, probing["vectors"][faces], setup.cells, k, setup.max_distance
-            )
-            edges.append((faces[assigned[row]], faces[hit], distances))
-        faces, ids, distances = (np.concatenate(part) for part in zip(*edges, strict=True))
-        order = np.argsort(faces, kind="stable")
-        return faces[order], ids[order], distances[order]
-
-    def _write_wanted(
-        self, block: str, graph: NeighborGraph, numbers: np.ndarray, home: np.ndarray
-    ) -> None:
+    def _write_wanted(self, block: str, graph: NeighborGraph) -> None:
         """Asks other blocks for the lists of their faces that are neighbors of this block's.
 
         With each face goes the similarity of its most similar neighbor here: how similar faces have
         to be for their lists to be compared is known when all blocks have been searched.
         """
+        homes = self.layout.work.read("homes", block)
         order = np.lexsort((-graph.similarity, graph.ids))
         order = order[np.diff(graph.ids[order], prepend=-1) != 0]
         ids, similarity = graph.ids[order], graph.similarity[order]
+        home = homes["home"][np.searchsorted(homes["numbers"], ids)]
         for number, other in enumerate(self.layout.blocks):
-            rows = np.flatnonzero(home[ids] == number)
+            rows = np.flatnonzero(home == number)
             if len(rows) and other != block:
                 self.layout.work.write(
-                    f"wanted/{other}", block, ids=numbers[ids[rows]], similarity=similarity[rows]
+                    f"wanted/{other}", block, ids=ids[rows], similarity=similarity[rows]
                 )
 
 
@@ -392,13 +478,15 @@ class WritePart:
         n_people = int(work.read("grouped", "grouped")["n_people"])
         low, _ = self.layout.label_ranges(n_people)[self.layout.parts.index(part)]
         labels = np.where(rows["labels"] == NOISE, NOISE, rows["labels"] - low)
+        names = work.read("names", part)
         people, assignments = make_people_tables(
             Labels(labels, rows["probabilities"]),
             rows["stored"],
             pa.array(rows["face_ids"].tolist(), pa.string()),
             pa.array(rows["photo_ids"].tolist(), pa.string()),
             rows["repeated"],
-            pa.array(work.read("names", part)["names"].tolist(), pa.string()),
+            pa.array(names["names"].tolist(), pa.string()),
+            names["n_photos"],
         )
         assignments = self._with_left_out(part, assignments)
         for table, content in (("people", people), ("assignments", assignments)):

@@ -75,12 +75,22 @@ def _group_in_memory(
     stored = stored_vectors(faces["embedding"])
     face_ids, photo_ids = (faces[name].combine_chunks() for name in ("face_id", "photo_id"))
     encoded = pc.dictionary_encode(photo_ids)
-    photos = encoded.indices.to_numpy(zero_copy_only=False)
-    grouping = group_faces(stored, photos.astype(np.int64), options, run.read_cohort(), progress)
+    originals = run.find_originals(photo_ids).dictionary_encode()
+    photos, originals = (
+        column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        for column in (encoded, originals)
+    )
+    grouping = group_faces(stored, photos, options, run.read_cohort(), progress, originals)
     progress(f"writing people of {len(faces):,} faces")
     names = name_people(grouping.labels.labels, face_ids, _previous_people(run, face_ids))
     people, assignments = make_people_tables(
-        grouping.labels, stored, face_ids, photo_ids, grouping.repeated, names
+        grouping.labels,
+        stored,
+        face_ids,
+        photo_ids,
+        grouping.repeated,
+        names,
+        grouping.n_photos,
     )
     assignments = add_left_out_faces(assignments, others, reasons.drop_null())
     run.write("assignments", assignments)

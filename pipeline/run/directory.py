@@ -164,6 +164,17 @@ class RunDirectory:
         counted = complete if shards is None else sorted(set(shards).intersection(complete))
         return count_rows([self.shard_path(table, shard) for shard in counted])
 
+    def find_originals(self, photo_ids: pa.Array | pa.ChunkedArray) -> pa.Array:
+        """(n,) string: the photo that each photo is a near-duplicate of, or the photo itself."""
+        if isinstance(photo_ids, pa.ChunkedArray):
+            photo_ids = photo_ids.combine_chunks()
+        if not self.exists("near_duplicates"):
+            return photo_ids
+        table = self.read("near_duplicates", ["photo_id", "original_photo_id"]).combine_chunks()
+        rows = pc.index_in(photo_ids, value_set=table["photo_id"])
+        originals = table["original_photo_id"].combine_chunks().take(rows)
+        return pc.coalesce(originals, photo_ids)
+
     def find_uris(self, photo_ids: Collection[str]) -> dict[str, str]:
         """The URI of each of some photos; of a photo with several, the first."""
         if not photo_ids:

@@ -6,7 +6,8 @@ forest from the nearest on, an edge is dropped if it would join two groups of fa
 many photos in common. Then no branch of the hierarchy holds both groups.
 """
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,7 +27,6 @@ COLLAGE_PROBABILITY, COLLAGE_PAIRS = 1e-4, 3
 # smaller group's faces. One face grouped wrongly, or one collage, should not split a person who has
 # hundreds of photos.
 TOLERANCE = 0.1
-NO_PHOTO = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,15 +34,47 @@ class CannotLinks:
     """Which faces cannot be one person because they are in one photo.
 
     Attributes:
-      photos: (n,) int64, the photo of each face; two faces of one photo cannot be linked. NO_PHOTO
-        for faces that repeat an earlier face in their photo, and for those in collages.
+      faces, photos: (m,) int64, faces that are in photos with others; two faces of one photo cannot
+        be linked. Faces that repeat an earlier face in their photo, and those in collages, are not
+        among them.
       repeated: (n,) bool, faces that repeat another face in their photo or are repeated.
-      collages: (m,) int64, the photos that look like collages, ascending.
+      appearances: (n,) int64, for a face that repeats an earlier one in its photo the first such
+        face; for other faces, and those in collages, the face.
+      collages: (c,) int64, the photos that look like collages, ascending.
     """
 
+    faces: np.ndarray
     photos: np.ndarray
     repeated: np.ndarray
+    appearances: np.ndarray
     collages: np.ndarray
+
+    def of_shots(self, shots: np.ndarray) -> "CannotLinks":
+        """The links between shots, each by its first face.
+
+        Photos in which the same shots are seen, as in the frames of a burst, count once.
+
+        Args:
+          shots: (n,) int64, as `first_of_shots` gives them.
+        """
+        if np.array_equal(shots[self.faces], self.faces):
+            return self
+        photos, faces = np.unique(np.stack([self.photos, shots[self.faces]]), axis=1)
+        _, starts = np.unique(photos, return_index=True)
+        # A photo's shots as one number: the sum of their hashes.
+        seen = np.add.reduceat(_hash_numbers(faces), starts)
+        same = np.unique(seen, return_index=True, return_inverse=True)
+        is_first = same[1][same[2]] == np.arange(len(starts))
+        kept = np.repeat(is_first, np.diff(np.append(starts, len(photos))))
+        return replace(self, faces=faces[kept], photos=photos[kept])
+
+
+def _hash_numbers(numbers: np.ndarray) -> np.ndarray:
+    """(m,) uint64: well distributed hashes of (m,) int64 (splitmix64, Steele et al. 2014)."""
+    hashes = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
+    return hashes
 
 
 def find_cannot_links(
@@ -59,8 +91,9 @@ def find_cannot_links(
     same_person = impostors.similarity_at(COLLAGE_PROBABILITY)
     order = np.argsort(photos, kind="stable")
     _, starts, counts = np.unique(photos[order], return_index=True, return_counts=True)
-    constrained = np.full(len(photos), NO_PHOTO, np.int64)
+    constrained = [np.empty(0, np.int64)]
     repeated = np.zeros(len(photos), bool)
+    appearances = np.arange(len(photos))
     collages = []
     for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True):
         faces = order[start : start + count]
@@ -73,12 +106,16 @@ def find_cannot_links(
         if n_pairs >= max(COLLAGE_PAIRS, count / 2):
             collages.append(photos[order[start]])
             continue
-        first = ~np.tril(near).any(axis=1)  # not near any earlier face
-        constrained[faces[first]] = photos[faces[first]]
-    return CannotLinks(constrained, repeated, np.array(collages, np.int64))
+        earlier = np.tril(near)
+        first = ~earlier.any(axis=1)
+        for later in np.flatnonzero(~first):
+            appearances[faces[later]] = appearances[faces[np.argmax(earlier[later])]]
+        constrained.append(faces[first])
+    linked = np.concatenate(constrained)
+    return CannotLinks(linked, photos[linked], repeated, appearances, np.array(collages, np.int64))
 
 
-def apply_cannot_links(forest: Edges, photos: np.ndarray) -> tuple[Edges, Edges]:
+def apply_cannot_links(forest: Edges, n: int, links: CannotLinks) -> tuple[Edges, Edges]:
     """Drops the edges that would join people who are in photos together.
 
     Edges are taken in the order of their weights. An edge is dropped if the groups of faces that it
@@ -86,25 +123,31 @@ def apply_cannot_links(forest: Edges, photos: np.ndarray) -> tuple[Edges, Edges]
 
     Args:
       forest: as `minimum_spanning_forest` gives it.
-      photos: (n,) int64, as `find_cannot_links` gives them.
+      n: number of faces.
+      links: between them.
 
     Returns:
       The edges that are kept, and those that are dropped.
     """
-    component = component_labels(forest, len(photos))
-    affected = np.flatnonzero(_has_cannot_link(component, photos)[component[forest.i]])
+    component = component_labels(forest, n)
+    holds = _has_cannot_link(component, links)
+    affected = np.flatnonzero(holds[component[forest.i]])
     if not len(affected):
         return forest, NO_EDGES
     affected = affected[np.argsort(forest.weight[affected], kind="stable")]
     is_dropped = np.zeros(len(forest.i), bool)
     parent: dict[int, int] = {}
     size: dict[int, int] = {}
-    seen: dict[int, set[int]] = {}
+    seen: defaultdict[int, set[int]] = defaultdict(set)
+    linked = np.flatnonzero(holds[component[links.faces]])
+    for face, photo in zip(
+        links.faces[linked].tolist(), links.photos[linked].tolist(), strict=True
+    ):
+        seen[face].add(photo)
 
     def root(face: int) -> int:
         if face not in parent:
             parent[face], size[face] = face, 1
-            seen[face] = {int(photos[face])} - {NO_PHOTO}
         while parent[face] != face:
             parent[face] = parent[parent[face]]
             face = parent[face]
@@ -128,13 +171,11 @@ def count_common_photos(
     """(m,) int64: the number of photos in which both label a and label b have a face.
 
     Args:
-      labels: (n,) int64 from 0.
-      photos: (n,) int64, -1 for none.
+      labels, photos: (k,) int64 from 0, the label and the photo of each of some faces.
       a, b: (m,) labels.
     """
-    faces = np.flatnonzero(photos != NO_PHOTO)
     n_photos = int(photos.max(initial=0)) + 1
-    keys = np.unique(labels[faces].astype(np.int64) * n_photos + photos[faces])
+    keys = np.unique(labels.astype(np.int64) * n_photos + photos)
     starts = {label: np.searchsorted(keys, np.stack([of, of + 1]) * n_photos)
               for label, of in (("a", a), ("b", b))}  # fmt: skip
     # The photos of the label that has fewer are searched for among the other's.
@@ -147,11 +188,11 @@ def count_common_photos(
     return np.bincount(pair[np.isin(wanted, keys)], minlength=len(a))
 
 
-def _has_cannot_link(component: np.ndarray, photos: np.ndarray) -> np.ndarray:
+def _has_cannot_link(component: np.ndarray, links: CannotLinks) -> np.ndarray:
     """(n_components,) bool: which components contain two faces in one photo."""
-    faces = np.flatnonzero(photos != NO_PHOTO)
-    keys = component[faces].astype(np.int64) * (photos.max(initial=0) + 1) + photos[faces]
+    n_photos = links.photos.max(initial=0) + 1
+    keys = component[links.faces].astype(np.int64) * n_photos + links.photos
     keys, counts = np.unique(keys, return_counts=True)
     holds = np.zeros(component.max(initial=-1) + 1, bool)
-    holds[keys[counts > 1] // (photos.max(initial=0) + 1)] = True
+    holds[keys[counts > 1] // n_photos] = True
     return holds

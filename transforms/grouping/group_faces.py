@@ -1,14 +1,15 @@
 """Groups embeddings into people, in memory; Beam's workers share the steps from the forest on."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from facecluster.transforms.grouping.cannot_links import (
-    NO_PHOTO,
+    COLLAGE_PROBABILITY,
     CannotLinks,
     apply_cannot_links,
     find_cannot_links,
@@ -41,9 +42,13 @@ from facecluster.transforms.grouping.merge_groups import (
 )
 from facecluster.transforms.grouping.neighbors import (
     EXACT_UP_TO,
-    first_equal_faces,
+    CellMembers,
+    Cells,
+    Neighbors,
+    assign_cells,
     fit_cells,
     nearest_neighbors,
+    search_members,
     training_size,
 )
 from facecluster.transforms.grouping.options import ClusterOptions
@@ -56,10 +61,17 @@ from facecluster.transforms.grouping.spanning_forest import (
     component_labels,
 )
 from facecluster.transforms.similarity.cohort import Cohort
+from facecluster.transforms.similarity.impostors import Impostors
 from facecluster.transforms.similarity.normalization import (
     SAMPLE_FACES,
     Normalization,
     fit_normalization,
+)
+from facecluster.transforms.similarity.shots import (
+    count_photos,
+    first_of_shots,
+    match_near_duplicates,
+    one_shot_distance,
 )
 from facecluster.transforms.tables.codec import find_usable, row_slices
 
@@ -68,9 +80,6 @@ ENTRIES_PER_STEP = 20_000_000
 # A face with a low cohort score has neighbors at larger distances than others. The search reaches
 # far enough for all but this fraction of the faces.
 LOW_SCORES = 0.25
-# Two photos nearer than this are one shot: a burst, a copy, another size. The fraction of
-# `same_person` that is missing from a cosine of 1.
-ONE_SHOT = 0.11
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +88,14 @@ class Grouping:
 
     Attributes:
       labels: the person of each face.
+      n_photos: (n_people,) int64, the photos of each person, see `count_photos`.
       repeated: (n,) bool, faces that repeat another face in their photo or are repeated in it.
       collages: (m,) int64, the photos that look like collages, ascending.
       diagnostics: how it went, as plain numbers.
     """
 
     labels: Labels
+    n_photos: np.ndarray
     repeated: np.ndarray
     collages: np.ndarray
     diagnostics: dict[str, Any]
@@ -96,8 +107,11 @@ def group_faces(
     options: ClusterOptions,
     cohort: Cohort | None = None,
     progress: Callable[[str], None] = lambda message: None,
+    originals: np.ndarray | None = None,
 ) -> Grouping:
     """Groups faces in memory.
+
+    One face of each shot goes through all steps, and the others get its label.
 
     Args:
       stored: (n, d) embeddings of any numeric type, vectors of any length above 0. Their order must
@@ -108,10 +122,15 @@ def group_faces(
       options: how faces become people.
       cohort: of the embedding space, if there is one.
       progress: called with a short description of the current step.
+      originals: (n,) int64, the photo that each face's photo is a near-duplicate of, or its photo;
+        None: there are no near-duplicates.
     """
+    originals = photos if originals is None else originals
     usable = np.flatnonzero(find_usable(stored))
     if len(usable) < len(stored):
-        found = group_faces(stored[usable], photos[usable], options, cohort, progress)
+        found = group_faces(
+            stored[usable], photos[usable], options, cohort, progress, originals[usable]
+        )
         return _expand(found, usable, len(stored))
     n = len(stored)
     watch = Stopwatch()
@@ -121,40 +140,49 @@ def group_faces(
     watch.lap("normalization")
     exact_up_to = EXACT_UP_TO if options.probes else n
     cells = fit_cells(vectors[: training_size(n)], n, options.probes, exact_up_to)
-    max_distance = choose_search_distance(normalization, scores[:SAMPLE_FACES], n)
-    neighbors = nearest_neighbors(
-        vectors,
-        cells,
-        options.n_neighbors,
-        max_distance,
-        in_tenths(lambda done: progress(f"finding neighbors of {n:,} faces: {done:.0%}")),
+    max_distance = choose_search_distance(normalization, n)
+    search = _Search(vectors, scores, cells, options.n_neighbors, max_distance)
+    neighbors = search.find(
+        in_tenths(lambda done: progress(f"finding neighbors of {n:,} faces: {done:.0%}"))
     )
     watch.lap("neighbors")
     progress(f"grouping {n:,} faces")
+    lowest = lowest_in_lists(normalization, n)
+    graph = search.graph(neighbors, lowest)
+    pairs = find_one_shot_pairs(neighbors.rows(), neighbors.ids, neighbors.distances, normalization)
+    twins = find_twin_edges(graph, originals, normalization.impostors)
+    pairs = join_pairs([pairs, match_near_duplicates(*twins, photos)])
+    shots = first_of_shots(*pairs, n)
     recall = 1.0
     if n and not cells.is_exact:
-        recall = measure_recall(neighbors, vectors, options.n_neighbors, max_distance)
-    first_equal = first_equal_faces(neighbors)
-    faces, ids, distances = neighbors.rows(), neighbors.ids, neighbors.distances
-    shots = label_shots(faces, ids, distances, normalization, n)
-    lowest = end_of_lists(n, normalization.impostors)
-    graph = make_neighbor_graph(faces, ids, distances, scores[faces], scores[ids], lowest)
-    del faces, ids, distances, neighbors
-    lonely = similarity_at_impostors(LONELY_BELOW, n, normalization.impostors)
-    n_lonely = n - np.count_nonzero(count_neighbors(graph, n, lonely))
-    limits = choose_edge_limits(n, n_lonely, normalization, options.wrong_share)
+        recall = measure_recall(neighbors, vectors, shots, options.n_neighbors, max_distance)
+    is_first = shots == np.arange(n)
+    again = find_filled_lists(graph, neighbors.is_cut, is_first)
+    del neighbors
+    graph = graph.part(is_first[graph.faces] & is_first[graph.ids])
+    if len(again):
+        found = search.find(searching=again, among=is_first)
+        graph = replace_lists(graph, again, search.graph(found, lowest))
+        more = find_one_shot_pairs(found.rows(), found.ids, found.distances, normalization)
+        shots_seen = first_of_shots(*join_pairs([pairs, more]), n)
+    else:
+        shots_seen = shots
+    n_shots = int(np.count_nonzero(is_first))
+    lonely = similarity_at_impostors(LONELY_BELOW, n_shots, normalization.impostors)
+    n_lonely = n_shots - np.count_nonzero(count_neighbors(graph, n, lonely))
+    limits = choose_edge_limits(n_shots, n_lonely, normalization, options.wrong_share)
     forest = _build_forest(graph, lowest, n, limits, normalization)
     watch.lap("forest")
-    links = find_cannot_links(photos, vectors, scores, normalization.impostors)
+    found = find_cannot_links(photos, vectors, scores, normalization.impostors)
+    links = found.of_shots(shots)
     groups, apart = label_forest(forest, n, links, options)
     parts = (graph.part(s) for s in row_slices(len(graph.faces), ENTRIES_PER_STEP))
     flows = combine_flows((sum_flows(part, lowest, groups) for part in parts), groups)
-    labels, n_apart = label_people(
+    people = label_people(
         groups,
         apart,
         flows,
-        shots,
-        first_equal,
+        Shots(shots, shots_seen, photos, originals),
         links,
         lambda: ((s, vectors[s]) for s in row_slices(n)),
         scores,
@@ -163,9 +191,9 @@ def group_faces(
         options,
     )
     watch.lap("people")
-    diagnostics = make_diagnostics(normalization, limits, links, n_apart, recall, forest, n)
+    diagnostics = make_diagnostics(normalization, limits, links, people, recall, forest, shots)
     diagnostics["seconds"] = watch.seconds
-    return Grouping(labels, links.repeated, links.collages, diagnostics)
+    return Grouping(people.labels, people.n_photos, links.repeated, links.collages, diagnostics)
 
 
 def _expand(found: Grouping, faces: np.ndarray, n: int) -> Grouping:
@@ -174,7 +202,7 @@ def _expand(found: Grouping, faces: np.ndarray, n: int) -> Grouping:
     repeated = np.zeros(n, bool)
     labels[faces], probabilities[faces] = found.labels.labels, found.labels.probabilities
     repeated[faces] = found.repeated
-    return Grouping(Labels(labels, probabilities), repeated, found.collages, found.diagnostics)
+    return replace(found, labels=Labels(labels, probabilities), repeated=repeated)
 
 
 class Stopwatch:
@@ -203,39 +231,137 @@ def in_tenths(report: Callable[[float], None]) -> Callable[[float], None]:
     return report_tenth
 
 
-def choose_search_distance(normalization: Normalization, scores: np.ndarray, n: int) -> float:
+def lowest_in_lists(normalization: Normalization, n: int) -> float:
+    """The similarity at which the neighbor lists of n faces end.
+
+    Impostors are counted by shots, whose number is estimated from the sample.
+    """
+    return end_of_lists(max(round(n * normalization.distinct), 1), normalization.impostors)
+
+
+def choose_search_distance(normalization: Normalization, n: int) -> float:
     """The Euclidean distance of normalized vectors within which neighbors of n faces are searched.
 
     Args:
       normalization: of the collection.
-      scores: cohort scores of a random sample of the faces.
       n: number of faces.
     """
-    lowest = end_of_lists(n, normalization.impostors)
-    if len(scores):
+    lowest = lowest_in_lists(normalization, n)
+    if normalization.cohort and len(normalization.sample):
+        scores = normalization.cohort.scores(normalization.sample)
         lowest += float(np.quantile(scores, LOW_SCORES))
     return float(np.sqrt(2 - 2 * np.clip(lowest, -1, 1)))
 
 
-def one_shot_distance(normalization: Normalization) -> float:
-    """The Euclidean distance of normalized vectors below which two photos are one shot."""
-    return float(np.sqrt(2 * ONE_SHOT * normalization.same_person))
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """The search for neighbors in a collection."""
+
+    vectors: np.ndarray
+    scores: np.ndarray
+    cells: Cells
+    k: int
+    max_distance: float
+
+    @cached_property
+    def members(self) -> CellMembers:
+        return assign_cells(self.vectors, self.cells)
+
+    def find(
+        self,
+        progress: Callable[[float], None] = lambda fraction: None,
+        searching: np.ndarray | None = None,
+        among: np.ndarray | None = None,
+    ) -> Neighbors:
+        """The neighbors of all faces, or of those numbered `searching`, among (n,) bool."""
+        n = len(self.vectors)
+        if not n:
+            return nearest_neighbors(self.vectors, self.cells, self.k, self.max_distance)
+        is_searching = np.ones(n, bool)
+        if searching is not None:
+            is_searching = np.zeros(n, bool)
+            is_searching[searching] = True
+        among = np.ones(n, bool) if among is None else among
+        return search_members(
+            self.vectors,
+            self.cells,
+            self.members,
+            self.k,
+            self.max_distance,
+            is_searching,
+            among,
+            progress,
+        )
+
+    def graph(self, neighbors: Neighbors, lowest: float) -> NeighborGraph:
+        faces, ids, scores = neighbors.rows(), neighbors.ids, self.scores
+        return make_neighbor_graph(
+            faces, ids, neighbors.distances, scores[faces], scores[ids], lowest
+        )
 
 
-def label_shots(
-    faces: np.ndarray,
-    ids: np.ndarray,
-    distances: np.ndarray,
-    normalization: Normalization,
-    n: int,
-) -> np.ndarray:
-    """(n,) int32: the shot that each of n faces is from.
+Pairs = tuple[np.ndarray, np.ndarray]  # (m,) int64, faces
+
+
+def find_one_shot_pairs(
+    faces: np.ndarray, ids: np.ndarray, distances: np.ndarray, normalization: Normalization
+) -> Pairs:
+    """The edges (faces, ids, distances), (m,) each, that are so short that both ends are one shot.
+
+    Equal vectors are at distance 0.
+    """
+    near = (distances == 0) | (distances < one_shot_distance(normalization.same_person))
+    return faces[near], ids[near]
+
+
+def find_twin_edges(
+    graph: NeighborGraph, originals: np.ndarray, impostors: Impostors
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The edges within near-duplicates of a photo that are as similar as only one person's.
 
     Args:
-      faces, ids, distances: (m,) the edges of the neighbor graph, or of all that may be one shot.
+      graph: of some of the faces.
+      originals: (n,) int64, see `group_faces`.
+      impostors: of the collection.
+
+    Returns:
+      (faces, ids, similarity) for `match_near_duplicates`; it drops those within one photo.
     """
-    near = distances < one_shot_distance(normalization)
-    return component_labels(Edges(faces[near], ids[near], distances[near]), n)
+    alike = graph.similarity > impostors.similarity_at(COLLAGE_PROBABILITY)
+    alike &= originals[graph.faces] == originals[graph.ids]
+    edges = graph.part(alike)
+    return edges.faces, edges.ids, edges.similarity
+
+
+def join_pairs(parts: Iterable[Pairs]) -> Pairs:
+    first, second = zip(*parts, strict=True)
+    return np.concatenate(first), np.concatenate(second)
+
+
+def find_filled_lists(graph: NeighborGraph, is_cut: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+    """(m,) int64: the first faces of shots whose full lists hold further frames of a shot.
+
+    They are searched again, among first faces only.
+
+    Args:
+      graph: of some of the faces.
+      is_cut: (n,) bool, whose lists are full.
+      is_first: (n,) bool, which are the first of their shot.
+    """
+    filled = is_first[graph.faces] & is_cut[graph.faces] & ~is_first[graph.ids]
+    return np.unique(graph.faces[filled])
+
+
+def replace_lists(graph: NeighborGraph, faces: np.ndarray, found: NeighborGraph) -> NeighborGraph:
+    """The graph, sorted by face, with the lists of some faces replaced by those in `found`."""
+    kept = graph.part(~np.isin(graph.faces, faces))
+    order = np.argsort(np.concatenate([kept.faces, found.faces]), kind="stable")
+    return NeighborGraph(
+        *(
+            np.concatenate([getattr(kept, name), getattr(found, name)])[order]
+            for name in ("faces", "ids", "similarity")
+        )
+    )
 
 
 def _build_forest(
@@ -273,73 +399,108 @@ def label_forest(
     """
     apart = NO_EDGES
     if not options.ignore_photos:
-        forest, apart = apply_cannot_links(forest, links.photos)
+        forest, apart = apply_cannot_links(forest, n, links)
     groups = separate_noise(forest_labels(forest, n, 2, LARGEST_DISTANCE)).labels
     return groups, np.stack([apart.i, apart.j])
+
+
+@dataclass(frozen=True, eq=False)
+class Shots:
+    """The shots of n faces.
+
+    Attributes:
+      first: (n,) int64, as `first_of_shots` gives them; only the first faces have neighbors.
+      seen: (n,) int64, the same, where frames that only the second search found count as well.
+      photos, originals: (n,) int64, see `group_faces`.
+    """
+
+    first: np.ndarray
+    seen: np.ndarray
+    photos: np.ndarray
+    originals: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class LabeledPeople:
+    """People, and how many pairs of them only photos keep apart.
+
+    Attributes:
+      labels: the person of each face.
+      n_photos: (n_people,) int64.
+      n_apart: pairs of people of whom faces, or groups of faces, would have been joined if they had
+        no photos in common. An unassigned face is a person here.
+    """
+
+    labels: Labels
+    n_photos: np.ndarray
+    n_apart: int
 
 
 def label_people(
     groups: np.ndarray,
     apart: np.ndarray,
     flows: Flows,
-    shots: np.ndarray,
-    first_equal: np.ndarray,
+    shots: Shots,
     links: CannotLinks,
     vectors: Vectors,
     scores: np.ndarray,
     normalization: Normalization,
     limits: EdgeLimits,
     options: ClusterOptions,
-) -> tuple[Labels, int]:
+) -> LabeledPeople:
     """Labels faces with people.
 
     Args:
       groups, apart: (n,) and (2, m) int64, as `label_forest` gives them.
       flows: between these groups.
-      shots: (n,) the shot that each face is from.
-      first_equal: (n,) int64, for each face the lowest-numbered face with an equal vector; only
-        these have neighbors.
-      links: the faces that cannot be linked.
+      shots: of the faces.
+      links: the shots that cannot be linked.
       vectors: reads the normalized vectors.
       scores: (n,) float32, the cohort scores.
       normalization: of the collection.
       limits: of the collection.
       options: how faces become people.
-
-    Returns:
-      The labels, and how many pairs of people are kept apart by photos alone: faces of the two, or
-      groups of them, would have been joined if they had no photos in common. An unassigned face is
-      a person here.
     """
-    photos = np.full(len(groups), NO_PHOTO) if options.ignore_photos else links.photos
-    groups, refused = merge_groups(groups, flows, vectors, photos, normalization, limits)
-    first_of_refused = np.unique(groups, return_index=True)
-    refused = first_of_refused[1][np.searchsorted(first_of_refused[0], refused)]  # a face of each
-    groups = np.unique(groups[first_equal], return_inverse=True)[1]
-    group_of_shot = np.unique(np.stack([groups, shots]), axis=1)[0]
-    is_person = np.bincount(group_of_shot) >= options.min_cluster_size
+    is_first = shots.first == np.arange(len(groups))
+    n_shots = int(np.count_nonzero(is_first))
+    appearances = links.appearances
+    if options.ignore_photos:
+        links = replace(links, faces=links.faces[:0], photos=links.photos[:0])
+        appearances = np.arange(len(groups))
+    groups, refused = merge_groups(groups, flows, vectors, links, normalization, limits, n_shots)
+    names, faces = np.unique(groups, return_index=True)
+    refused = faces[np.searchsorted(names, refused)]  # a face of each
+    groups = np.unique(groups[shots.first], return_inverse=True)[1]
+    n_photos = count_photos(groups, shots.seen, appearances, shots.photos, shots.originals)
+    is_person = n_photos >= options.min_cluster_size
     number = np.where(is_person, np.cumsum(is_person) - 1, NOISE)
     labels = number[groups]
     pairs = np.sort(groups[np.concatenate([apart, refused], axis=1)], axis=0)
     pairs = pairs[:, pairs[0] != pairs[1]]
-    probabilities = assignment_probabilities(labels, vectors, scores, normalization)
-    return Labels(labels, probabilities), len(np.unique(pairs, axis=1).T)
+    of_first = np.where(is_first, labels, NOISE)
+    probabilities = assignment_probabilities(of_first, vectors, scores, normalization)
+    return LabeledPeople(
+        Labels(labels, probabilities[shots.first]),
+        n_photos[is_person],
+        len(np.unique(pairs, axis=1).T),
+    )
 
 
 def make_diagnostics(
     normalization: Normalization,
     limits: EdgeLimits,
     links: CannotLinks,
-    n_apart: int,
+    people: LabeledPeople,
     recall: float,
     forest: Edges,
-    n: int,
+    shots: np.ndarray,
 ) -> dict[str, Any]:
     """How the grouping of n faces went, as plain numbers.
 
-    *components* counts the connected components of several faces.
+    *components* counts the connected components of several faces. `shots` is (n,) int64, the first
+    face of each face's shot.
     """
-    sizes = np.bincount(component_labels(forest, n))
+    sizes = np.bincount(component_labels(forest, len(shots))[shots])
     return {
         "cohort": normalization.cohort is not None,
         "few_people": normalization.few_people,
@@ -347,7 +508,7 @@ def make_diagnostics(
         "impostor_width": round(normalization.impostors.width, 4),
         "singles": round(limits.singles, 4),
         "collages": len(links.collages),
-        "kept_apart_by_photos": n_apart,
+        "kept_apart_by_photos": people.n_apart,
         "recall": round(recall, 4),
         "components": int((sizes > 1).sum()),
         "largest_component": int(sizes.max(initial=0)),

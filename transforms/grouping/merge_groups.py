@@ -15,7 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import expit, log_ndtr, logit, ndtri
 
-from facecluster.transforms.grouping.cannot_links import NO_PHOTO, TOLERANCE, count_common_photos
+from facecluster.transforms.grouping.cannot_links import (
+    TOLERANCE,
+    CannotLinks,
+    count_common_photos,
+)
 from facecluster.transforms.grouping.edges import (
     LARGE_COLLECTION,
     EdgeLimits,
@@ -115,7 +119,7 @@ class _Groups:
     """Groups that may merge, numbered from 0. Merging moves faces and sums.
 
     Attributes:
-      of_face: (k,) the group of each of their faces; photos: (k,) the photos of these.
+      of_face, photos: (k,) the group and the photo of each face that has cannot-links.
       sums: (g, d) of the faces' normalized unit vectors; size: (g,).
       flows: between them.
       refused: pairs (small, large) that would have merged but for their common photos, (m,) each.
@@ -143,9 +147,10 @@ def merge_groups(
     group: np.ndarray,
     flows: Flows,
     vectors: Vectors,
-    photos: np.ndarray,
+    links: CannotLinks,
     normalization: Normalization,
     limits: EdgeLimits,
+    n: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Merges groups of faces.
 
@@ -153,10 +158,10 @@ def merge_groups(
       group: (n,) int64 from 0; faces alone are groups of one.
       flows: between the groups.
       vectors: reads the faces' normalized vectors.
-      photos: (n,) int64, as `find_cannot_links` gives them; groups that have too many photos in
-        common are not merged, see cannot_links.py.
+      links: groups that have too many photos in common are not merged, see cannot_links.py.
       normalization: of the collection.
       limits: of the collection.
+      n: number of shots.
 
     Returns:
       (group, refused): (n,) int64, the groups after merging, numbers of merged groups are missing;
@@ -171,16 +176,16 @@ def merge_groups(
     number = np.full(len(size), -1)
     number[candidates] = np.arange(len(candidates))
     of_face = number[group]
-    faces = np.flatnonzero(of_face >= 0)
+    linked = of_face[links.faces] >= 0
     groups = _Groups(
-        of_face[faces],
-        photos[faces],
+        of_face[links.faces[linked]],
+        links.photos[linked],
         group_sums(vectors(), of_face, len(candidates)),
         size[candidates],
         Flows(number[source], number[target], flows.weight[can_merge], flows.total[candidates]),
     )
     # The more faces there are, the more candidates that are not the same person.
-    least_probability = LEAST_PROBABILITY * max(1.0, len(group) / LARGE_COLLECTION) ** 0.5
+    least_probability = LEAST_PROBABILITY * max(1.0, n / LARGE_COLLECTION) ** 0.5
     n_groups = max(int(np.count_nonzero(size > 1)), 2)
     context = _Context(normalization, limits, n_groups, min(least_probability, 0.5))
     merged = np.arange(len(candidates))
@@ -194,8 +199,7 @@ def merge_groups(
         into[small] = large
         groups.merge(small, large, into)
         merged = into[merged]
-    group = group.copy()
-    group[faces] = candidates[merged[of_face[faces]]]
+    group = np.where(of_face >= 0, candidates[merged[of_face]], group)
     pairs = np.concatenate([NO_PAIRS, *map(np.stack, groups.refused)], axis=1)
     return group, candidates[merged[pairs]]
 
@@ -368,7 +372,7 @@ def _without_common_photos(groups, small, large, value):
     target[small] = large
     rank = np.full(len(groups.size), len(small))
     rank[small[np.argsort(-value, kind="stable")]] = np.arange(len(small))
-    faces = np.flatnonzero((target[groups.of_face] >= 0) & (groups.photos != NO_PHOTO))
+    faces = np.flatnonzero(target[groups.of_face] >= 0)
     source = groups.of_face[faces]
     order = np.lexsort((rank[source], groups.photos[faces], target[source]))
     source, photo = source[order], groups.photos[faces[order]]

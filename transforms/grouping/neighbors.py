@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix
 
 from facecluster.transforms.cores import map_in_threads
 from facecluster.transforms.tables.codec import row_slices, unit_rows
@@ -40,11 +40,13 @@ class Neighbors:
       starts: (n + 1,) int64, where each face's row begins in the other two.
       ids: (m,) int64, the neighbors.
       distances: (m,) float32, Euclidean between unit vectors.
+      is_cut: (n,) bool, rows that may lack further neighbors because they are full.
     """
 
     starts: np.ndarray
     ids: np.ndarray
     distances: np.ndarray
+    is_cut: np.ndarray
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -126,7 +128,7 @@ def search_cell(
     cells: Cells,
     k: int,
     max_distance: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Finds the nearest of a cell's probing faces for each of its assigned faces.
 
     Args:
@@ -137,12 +139,13 @@ def search_cell(
       max_distance: faces at this distance and farther are left out.
 
     Returns:
-      (row, neighbor, distance): positions in `assigned` and in `probing`, (p,) int64, and float32,
-      sorted by row and distance. A face with the vector of an earlier face has that one as its only
-      neighbor, see `Neighbors`.
+      (row, neighbor, distance, is_cut): positions in `assigned` and in `probing`, (p,) int64, and
+      float32, sorted by row and distance; and (m,) bool, see `Neighbors`. A face with the vector of
+      an earlier face has that one as its only neighbor.
     """
+    is_cut = np.zeros(len(assigned), bool)
     if not len(assigned):  # then there may be no probing face either
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), is_cut
     first_equal = find_first_equal(probing)
     distinct = np.flatnonzero(first_equal == np.arange(len(probing)))
     vectors = unit_rows(probing[distinct])
@@ -153,7 +156,10 @@ def search_cell(
     own = position[assigned[searching]]
     points = cells.reduced(vectors)
     near, found = knn(points[own], points, min(k + 1, len(distinct)))
-    row, column = np.nonzero(near < max_distance**2 + 1e-6)
+    is_near = near < max_distance**2 + 1e-6
+    if k + 1 < len(distinct):
+        is_cut[searching] = is_near[:, -1]
+    row, column = np.nonzero(is_near)
     hit = found[row, column]
     is_other = hit != own[row]
     row, hit = row[is_other], hit[is_other]
@@ -174,7 +180,7 @@ def search_cell(
     row, hit, distance = row[order], hit[order], distance[order]
     rank = np.arange(len(row)) - np.searchsorted(row, row)
     kept = rank < k
-    return row[kept], hit[kept], distance[kept].astype(np.float32)
+    return row[kept], hit[kept], distance[kept].astype(np.float32), is_cut
 
 
 def find_first_equal(stored: np.ndarray) -> np.ndarray:
@@ -195,6 +201,29 @@ def hash_rows(stored: np.ndarray) -> np.ndarray:
     return (words * (factors | np.uint64(1))).sum(axis=1, dtype=np.uint64)  # modulo 2**64
 
 
+@dataclass(frozen=True, eq=False)
+class CellMembers:
+    """Which of n faces probe each cell.
+
+    Attributes:
+      probing: (n, n_cells) sparse, not 0 where a face probes a cell.
+      cell_of: (n,) int32, the cell that each face is assigned to.
+    """
+
+    probing: csc_matrix
+    cell_of: np.ndarray
+
+
+def assign_cells(stored: np.ndarray, cells: Cells) -> CellMembers:
+    """Finds the cells of (n, d) embeddings, n at least 1."""
+    n = len(stored)
+    probed = np.concatenate([cells.probed_by(unit_rows(stored[s])) for s in row_slices(n)])
+    starts = np.arange(0, probed.size + 1, probed.shape[1])
+    shape = (n, len(cells.centroids))
+    probing = csr_matrix((np.ones(probed.size, np.int8), probed.ravel(), starts), shape).tocsc()
+    return CellMembers(probing, probed[:, 0].copy())
+
+
 def nearest_neighbors(
     stored: np.ndarray,
     cells: Cells,
@@ -211,46 +240,66 @@ def nearest_neighbors(
       max_distance: faces at this distance and farther are no neighbors.
       progress: called with the fraction of faces that are done.
     """
-    n = len(stored)
-    if n == 0:
-        return Neighbors(np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    probed = np.concatenate([cells.probed_by(unit_rows(stored[s])) for s in row_slices(n)])
-    starts = np.arange(0, probed.size + 1, probed.shape[1])
-    shape = (n, len(cells.centroids))
-    probing = csr_matrix((np.ones(probed.size, np.int8), probed.ravel(), starts), shape).tocsc()
-    cell_of = probed[:, 0].copy()
-    del probed
-    n_done = 0
+    every = np.ones(len(stored), bool)
+    if not len(stored):
+        empty = np.empty(0, np.int64)
+        return Neighbors(np.zeros(1, np.int64), empty, np.empty(0, np.float32), every)
+    members = assign_cells(stored, cells)
+    return search_members(stored, cells, members, k, max_distance, every, every, progress)
+
+
+def search_members(
+    stored: np.ndarray,
+    cells: Cells,
+    members: CellMembers,
+    k: int,
+    max_distance: float,
+    searching: np.ndarray,
+    among: np.ndarray,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> Neighbors:
+    """Finds the k nearest other faces of some faces, among some faces.
+
+    Args:
+      members: as `assign_cells` found them for these faces.
+      searching, among: (n,) bool, the faces whose neighbors are searched, all of which are among
+        those that may be neighbors. The rows of other faces are empty.
+      stored, cells, k, max_distance, progress: see `nearest_neighbors`.
+    """
+    n, n_done, n_searching = len(stored), 0, np.count_nonzero(searching)
+    probing = members.probing
 
     def search(cell: int):
         faces = probing.indices[probing.indptr[cell] : probing.indptr[cell + 1]]
-        assigned = np.flatnonzero(cell_of[faces] == cell)
-        row, hit, distance = search_cell(assigned, stored[faces], cells, k, max_distance)
-        return faces[assigned[row]], faces[hit], distance, len(assigned)
+        faces = faces[among[faces]]
+        assigned = np.flatnonzero((members.cell_of[faces] == cell) & searching[faces])
+        near = stored[faces] if len(assigned) else stored[:0]
+        row, hit, distance, is_cut = search_cell(assigned, near, cells, k, max_distance)
+        return faces[assigned[row]], faces[hit], distance, faces[assigned[is_cut]], len(assigned)
 
     found = []
     for *edges, n_assigned in _map_cells(search, len(cells.centroids)):
         found.append(edges)
         n_done += n_assigned
-        progress(n_done / n)
+        progress(n_done / max(n_searching, 1))
     return neighbors_from_edges(n, *(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
 def neighbors_from_edges(
-    n: int, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray
+    n: int, rows: np.ndarray, ids: np.ndarray, distances: np.ndarray, cut: np.ndarray
 ) -> Neighbors:
-    """The graph of edges (face, neighbor, distance), sorted within each face but not by face."""
+    """The graph of edges (face, neighbor, distance), sorted within each face but not by face.
+
+    Args:
+      n: number of faces.
+      rows, ids, distances: (m,) the edges.
+      cut: the faces whose row may lack further neighbors.
+    """
     order = np.argsort(rows, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
-    return Neighbors(starts, ids[order].astype(np.int64), distances[order])
-
-
-def first_equal_faces(neighbors: Neighbors) -> np.ndarray:
-    """(n,) int64: for each face, the lowest-numbered face with an equal vector."""
-    first_equal = np.arange(len(neighbors))
-    is_equal = neighbors.distances == 0
-    first_equal[neighbors.rows()[is_equal]] = neighbors.ids[is_equal]
-    return first_equal
+    is_cut = np.zeros(n, bool)
+    is_cut[cut] = True
+    return Neighbors(starts, ids[order].astype(np.int64), distances[order], is_cut)
 
 
 def knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,6 @@ import numpy as np
 
 from facecluster.transforms.grouping.neighbors import (
     Neighbors,
-    first_equal_faces,
     knn,
     row_slices,
 )
@@ -15,7 +14,9 @@ from facecluster.transforms.tables.codec import unit_rows
 RECALL_FACES = 1000  # the first faces, each compared with all others
 
 
-def measure_recall(neighbors: Neighbors, stored: np.ndarray, k: int, max_distance: float) -> float:
+def measure_recall(
+    neighbors: Neighbors, stored: np.ndarray, shots: np.ndarray, k: int, max_distance: float
+) -> float:
     """The fraction of the first faces' true k nearest neighbors that the graph holds.
 
     See `recall_of_edges`.
@@ -27,10 +28,7 @@ def measure_recall(neighbors: Neighbors, stored: np.ndarray, k: int, max_distanc
     )
     rows = neighbors.rows()
     touches = (rows < RECALL_FACES) | (neighbors.ids < RECALL_FACES)
-    first_equal = first_equal_faces(neighbors)
-    return recall_of_edges(
-        parts, rows[touches], neighbors.ids[touches], first_equal, k, max_distance
-    )
+    return recall_of_edges(parts, rows[touches], neighbors.ids[touches], shots, k, max_distance)
 
 
 def find_nearest(
@@ -60,7 +58,7 @@ def recall_of_edges(
     parts: Iterable[tuple[np.ndarray, np.ndarray]],
     faces: np.ndarray,
     ids: np.ndarray,
-    first_equal: np.ndarray,
+    shots: np.ndarray,
     k: int,
     max_distance: float,
 ) -> float:
@@ -72,7 +70,7 @@ def recall_of_edges(
     Args:
       parts: the results of `find_nearest` for parts that make up the collection.
       faces, ids: the edges that touch those faces.
-      first_equal: (n,) as `first_equal_faces` gives it: edges stand for all equal faces.
+      shots: (n,) int64, the shot of each face: edges stand for all faces of two shots.
       k: neighbors of each face.
       max_distance: Euclidean, between unit vectors.
     """
@@ -80,9 +78,10 @@ def recall_of_edges(
     order = np.argsort(near, axis=1, kind="stable")[:, : k + 1]
     near, found = (np.take_along_axis(part, order, axis=1) for part in (near, found))
     row, column = np.nonzero((near < max_distance**2) & (found != np.arange(len(near))[:, None]))
-    a, b = first_equal[row], first_equal[found[row, column]]
-    n = len(first_equal)
-    is_held = (a == b) | np.isin(_pair_numbers(a, b, n), _pair_numbers(faces, ids, n))
+    a, b = shots[row], shots[found[row, column]]
+    n = len(shots)
+    held = _pair_numbers(shots[faces], shots[ids], n)
+    is_held = (a == b) | np.isin(_pair_numbers(a, b, n), held)
     return float(is_held.mean()) if len(is_held) else 1.0
 
 

@@ -35,12 +35,19 @@ def summarize_people(people: pa.Table, assignments: pa.Table) -> dict[str, Any]:
         "diagnostics": {
             "left_out": {reason: reasons[reason] for reason in REASONS},
             "damaged_vectors": _damaged_vectors(assignments)[:MOST_NAMED],
-            "same_photo_violations": int((size - people["n_photos"].to_numpy()).sum()),
+            "same_photo_violations": _count_again_in_photo(assignments),
             "repeated_in_photo": pc.sum(assignments["repeated_in_photo"]).as_py() or 0,
             "doubtful_people": len(doubtful),
             "most_doubtful": [list(person) for person in doubtful[:MOST_NAMED]],
         },
     }
+
+
+def _count_again_in_photo(assignments: pa.Table) -> int:
+    """How many faces are of a person who has another face in the same photo, beyond the first."""
+    assigned = assignments.filter(pc.is_valid(assignments["person_id"]))
+    in_photos = assigned.group_by(["person_id", "photo_id"]).aggregate([])
+    return len(assigned) - len(in_photos)
 
 
 def rank_doubtful_people(people: pa.Table) -> list[tuple[str, float]]:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from facecluster.transforms.grouping.hdbscan_labels import NOISE, Labels
 from facecluster.transforms.similarity.group_sums import group_sums
@@ -17,6 +16,7 @@ def make_people_tables(
     photo_ids: pa.Array,
     repeated: np.ndarray,
     names: pa.Array,
+    n_photos: np.ndarray,
 ) -> tuple[pa.Table, pa.Table]:
     """Builds the table of people, largest first, and the assignments of the grouped faces.
 
@@ -26,6 +26,7 @@ def make_people_tables(
       face_ids, photo_ids: (n,) string.
       repeated: (n,) bool, see `Grouping`.
       names: (n_people,) string, the person id of each cluster.
+      n_photos: (n_people,) int64, see `Grouping`.
 
     Returns:
       (people, assignments), see schema.py.
@@ -43,13 +44,11 @@ def make_people_tables(
 
     by_person = assigned[np.lexsort((distances[assigned], numbers[assigned]))]
     first = by_person[np.searchsorted(numbers[by_person], np.arange(len(names)))]
-    photo = pc.dictionary_encode(photo_ids).indices.to_numpy(zero_copy_only=False)
-    shown = np.unique(np.stack([numbers[assigned], photo[assigned].astype(np.int64)]), axis=1)
     people = pa.table(
         {
             "person_id": names,
             "size": pa.array(size, pa.int32()),
-            "n_photos": pa.array(np.bincount(shown[0], minlength=len(names)), pa.int32()),
+            "n_photos": pa.array(n_photos, pa.int32()),
             "representative_face_id": face_ids.take(first),
             "confidence": pa.array(right / np.maximum(size, 1), pa.float32()),
             "spread": pa.array(_spread(np.linalg.norm(sums, axis=1), size), pa.float32()),

@@ -7,13 +7,14 @@ its vector, which removes what the faces have in common without being one person
 resolution. Then half of each face's cohort score (cohort.py) is subtracted from the cosine.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from facecluster.transforms.cores import map_in_threads
 from facecluster.transforms.similarity.cohort import Cohort
 from facecluster.transforms.similarity.impostors import Impostors, fit_impostors
+from facecluster.transforms.similarity.shots import first_of_shots, one_shot_distance
 from facecluster.transforms.tables.codec import row_slices, unit_rows
 
 SAMPLE_FACES = 2048
@@ -42,13 +43,14 @@ class Normalization:
     """What the normalization of one collection was fitted to.
 
     Attributes:
-      sample: (m, d) float32 unit vectors of faces drawn at random; m may be 0.
+      sample: (m, d) float32 unit vectors of faces drawn at random, one of each shot; m may be 0.
       excluded_from: cosines above this do not count for the mean around a face.
       cohort: of the embedding space, if the model has one.
       impostors: the distribution of normalized similarities.
       same_person: the typical normalized similarity of two photos of one person.
       few_people: whether so many pairs of the sample show one person that impostors are the model's
         typical ones.
+      distinct: the share of the faces drawn that are the first of their shot.
     """
 
     sample: np.ndarray
@@ -57,6 +59,7 @@ class Normalization:
     impostors: Impostors
     same_person: float
     few_people: bool = False
+    distinct: float = 1.0
 
     def apply(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Normalizes faces.
@@ -97,12 +100,33 @@ def similarities(cosines: np.ndarray, first: np.ndarray, second: np.ndarray) -> 
 def fit_normalization(stored: np.ndarray, cohort: Cohort | None) -> Normalization:
     """Fits the normalization to a collection.
 
+    Of the frames of a shot, one counts: it is fitted a second time, without the other frames that
+    the first fit tells.
+
     Args:
       stored: (m, d) embeddings of faces drawn at random; the first SAMPLE_FACES are used.
       cohort: of the embedding space. None: similarities are not corrected for the single face, and
         what is typical of one person is estimated from the sample.
     """
     sample = unit_rows(stored[:SAMPLE_FACES])
+    fitted = _fit_normalization(sample, cohort)
+    is_first = _is_first_of_shot(sample, fitted)
+    if is_first.all():
+        return fitted
+    return replace(_fit_normalization(sample[is_first], cohort), distinct=float(is_first.mean()))
+
+
+def _is_first_of_shot(sample: np.ndarray, normalization: Normalization) -> np.ndarray:
+    """(m,) bool: which of (m, d) unit vectors are the first faces of their shots."""
+    vectors = unit_rows(normalization.apply(sample)[0])
+    cosine = 1 - one_shot_distance(normalization.same_person) ** 2 / 2
+    faces, others = np.nonzero(np.triu(vectors @ vectors.T > cosine, 1))
+    first = first_of_shots(faces, others, len(sample))
+    return first == np.arange(len(sample))
+
+
+def _fit_normalization(sample: np.ndarray, cohort: Cohort | None) -> Normalization:
+    """Fits the normalization to (m, d) unit vectors of faces, each of another shot."""
     if len(sample) < 2:
         same_person = cohort.same_person if cohort else 0.7
         return Normalization(sample, 1.0, cohort, Impostors(0.0, 0.1), same_person)

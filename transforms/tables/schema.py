@@ -80,7 +80,8 @@ PHOTO_IDS = pa.schema(
 # The quality of a face (see quality.py): px, fractions, degrees.
 QUALITY_COLUMNS = ("size_px", "sharpness", "brightness", "yaw", "pitch", "roll")
 
-# A person. size counts faces; representative_face_id is the face nearest to the mean direction.
+# A person. size counts faces, n_photos the photos, of which those of one shot count once (see
+# shots.py). representative_face_id is the face nearest to the mean direction.
 # confidence is the mean of the faces' probabilities. spread is the root mean square of the
 # Euclidean distances between any two of the faces' unit vectors.
 PEOPLE = pa.schema(

@@ -226,6 +226,38 @@ def test_with_every_codec(tmp_path, monkeypatch, dimensions, codec):
     assert len(run.read("people")) > 3
 
 
+def bursts(photos, n_frames, rng):
+    """Further frames of every fifth photo, and smaller copies, which embed differently."""
+    frames, rows = [], []
+    for number, photo in enumerate(photos[::5]):
+        vectors = np.array([face.embedding for face in photo.faces]).reshape(-1, DIMENSIONS)
+        noise = rng.normal(size=(n_frames, *vectors.shape)) / np.sqrt(DIMENSIONS)
+        frames += [photo_of(f"{number}/{i}.jpg", vectors + 0.1 * x) for i, x in enumerate(noise)]
+        copy = photo_of(f"{number}/copy.jpg", vectors + 0.5 * noise[0])
+        frames.append(copy)
+        rows.append((copy.photo_id, photo.photo_id, 1))
+    names = schema.NEAR_DUPLICATES.names
+    rows = [dict(zip(names, row, strict=True)) for row in sorted(rows)]
+    return frames, pa.Table.from_pylist(rows, schema.stamped(schema.NEAR_DUPLICATES))
+
+
+@pytest.mark.parametrize("n_neighbors", [4, 64])
+def test_bursts_and_near_duplicates(tmp_path, small_workers, many_cells, n_neighbors):
+    photos = album(60, repeat=False)
+    frames, near_duplicates = bursts(photos, 9, np.random.default_rng(0))
+    options, found = ClusterOptions(n_neighbors=n_neighbors), []
+    for distribute in (False, True):
+        run = write_run(tmp_path / str(distribute), [*photos, *frames])
+        run.write("near_duplicates", near_duplicates)
+        entry = cluster(run, options, distribute)
+        entry["diagnostics"].pop("seconds")
+        found.append((tables_of(run), entry["diagnostics"]))
+    assert_same(found[1][0], found[0][0])
+    assert found[1][1] == found[0][1]
+    people = found[0][0][0]
+    assert pc.max(pc.subtract(people["size"], people["n_photos"])).as_py() > 20
+
+
 def test_recall_is_measured_if_not_all_cells_are_probed(tmp_path, many_cells):
     run = write_run(tmp_path, album(90))
     options = ClusterOptions(probes=1)
@@ -629,7 +661,7 @@ def test_searching_a_block_reads_only_its_own_files(partitioned):
         assert own
         assert read == own | {work.path("setup", "setup.npz")}
         assert not any(path.endswith(".parquet") for path in opened)
-        assert len(work.read("graph", block)["faces"])
+        assert len(work.read("found", block)["faces"])
 
 
 # ---- messages ----

@@ -397,6 +397,37 @@ def test_tables_are_plain_parquet_files(tmp_path):
     assert leftovers == []
 
 
+# ---- shots ----
+
+
+@pytest.mark.parametrize("distribute", [False, True])
+def test_frames_and_near_duplicates_count_as_one_photo(tmp_path, distribute):
+    others = [photo(f"b/{i}.jpg", [i % 8]) for i in range(40)]
+    first, stranger = photo("burst/0.jpg", [9]), photo("stranger.jpg", [20])
+    frames = [
+        photo_of(f"burst/{i}.jpg", [unit(first.faces[0].embedding + 0.1 * face_of(i, [i]))])
+        for i in range(10, 30)
+    ]
+    second = photo("second.jpg", [9])
+    small = unit(stranger.faces[0].embedding + 0.5 * face_of(40, 1))
+    thumbnail = photo_of("thumbnail.jpg", [small])
+    run = write_run(tmp_path, [*others, first, *frames, second, stranger, thumbnail])
+    workers, people = WorkerOptions(distribute=distribute), []
+    for near_duplicates in (False, True):
+        if near_duplicates:
+            row = (thumbnail.photo_id, stranger.photo_id, 1)
+            row = dict(zip(schema.NEAR_DUPLICATES.names, row, strict=True))
+            stamped = schema.stamped(schema.NEAR_DUPLICATES)
+            run.write("near_duplicates", pa.Table.from_pylist([row], stamped))
+        cluster_run(run, ClusterOptions(), lambda words: None, workers)
+        assigned, rows = people_of(run)
+        burst = rows[assigned[schema.face_id(first.photo_id, 0)]]
+        assert (burst["size"], burst["n_photos"]) == (22, 2)
+        people.append([assigned[schema.face_id(p.photo_id, 0)] for p in (stranger, thumbnail)])
+    assert people[0][0] == people[0][1] is not None
+    assert people[1] == [None, None]
+
+
 # ---- damaged rows ----
 
 

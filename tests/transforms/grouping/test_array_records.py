@@ -27,10 +27,10 @@ LABELS = Labels(np.zeros(3, np.int64), np.ones(3))
 RECORDS = [
     LABELS,
     Edges(np.zeros(3, int), np.ones(3, int), np.ones(3)),
-    Neighbors(np.arange(4), np.arange(3), np.ones(3, np.float32)),
+    Neighbors(np.arange(4), np.arange(3), np.ones(3, np.float32), np.zeros(3, bool)),
     Cells(np.eye(3), None, 1),
-    Grouping(LABELS, np.zeros(3, bool), np.zeros(1, np.int64), {}),
-    CannotLinks(np.zeros(3, np.int64), np.zeros(3, bool), np.zeros(1, np.int64)),
+    Grouping(LABELS, np.ones(1, int), np.zeros(3, bool), np.zeros(1, int), {}),
+    CannotLinks(np.arange(3), np.zeros(3, int), np.zeros(3, bool), np.arange(3), np.zeros(1, int)),
     Cohort(np.eye(10), 0.1, 0.7),
     Normalization(np.eye(3), 1.0, None, Impostors(0.0, 0.1), 0.7),
 ]

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from facecluster.transforms.grouping.cannot_links import (
     COLLAGE_PAIRS,
     COLLAGE_PROBABILITY,
-    NO_PHOTO,
     SAME_FACE_PROBABILITY,
     TOLERANCE,
+    CannotLinks,
     apply_cannot_links,
     count_common_photos,
     find_cannot_links,
@@ -20,6 +20,7 @@ from facecluster.transforms.tables.codec import unit_rows
 # ---- finding cannot-links ----
 
 IMPOSTORS = Impostors(0.0, 0.1)
+NO_PHOTO = -1
 SAME_FACE = IMPOSTORS.similarity_at(SAME_FACE_PROBABILITY)  # about 0.57
 SAME_PERSON = IMPOSTORS.similarity_at(COLLAGE_PROBABILITY)  # about 0.41
 
@@ -35,9 +36,23 @@ def find(photos, vectors, scores=None):
     return find_cannot_links(np.array(photos), vectors, scores, IMPOSTORS)
 
 
+def photos_of(links):
+    """The photo of each face that has cannot-links, NO_PHOTO for the others."""
+    photos = np.full(len(links.repeated), NO_PHOTO)
+    photos[links.faces] = links.photos
+    return photos
+
+
+def apply(forest, photos):
+    """Applies cannot-links, given each face's photo or NO_PHOTO."""
+    linked, n = np.flatnonzero(photos != NO_PHOTO), len(photos)
+    links = CannotLinks(linked, photos[linked], np.zeros(n, bool), np.arange(n), linked[:0])
+    return apply_cannot_links(forest, n, links)
+
+
 def test_a_face_alone_in_its_photo_has_no_cannot_link():
     found = find([4, 7, 4, 2], at(1, 1, 0.2, 1))
-    assert found.photos.tolist() == [4, NO_PHOTO, 4, NO_PHOTO]
+    assert photos_of(found).tolist() == [4, NO_PHOTO, 4, NO_PHOTO]
     assert found.repeated.tolist() == [False] * 4
     assert found.collages.tolist() == []
 
@@ -46,7 +61,7 @@ def test_a_face_alone_in_its_photo_has_no_cannot_link():
 def test_of_a_repeated_face_only_the_first_has_cannot_links(kind):
     # 0 and 2 are one face twice in a photo, 1 is another person in it.
     found = find([5, 5, 5], (100 * at(1, 0.1, 0.9)).astype(kind))
-    assert found.photos.tolist() == [5, 5, NO_PHOTO]
+    assert photos_of(found).tolist() == [5, 5, NO_PHOTO]
     assert found.repeated.tolist() == [True, False, True]
 
 
@@ -56,7 +71,7 @@ def test_the_similarity_at_which_two_faces_in_a_photo_are_one(similarity, scores
     found = find([0, 0], at(1, similarity + np.mean(scores)), scores)
     same = similarity > SAME_FACE
     assert found.repeated.tolist() == [same, same]
-    assert found.photos.tolist() == [0, NO_PHOTO if same else 0]
+    assert photos_of(found).tolist() == [0, NO_PHOTO if same else 0]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 25))
@@ -81,7 +96,12 @@ def test_cannot_links_are_those_of_the_definition(seed, n):
             assert found.repeated[face] == any(similar[face, i] > SAME_FACE for i in others)
             repeats = any(similar[face, i] > SAME_FACE for i in others if i < face)
             free = is_collage or not others or repeats
-            assert found.photos[face] == (NO_PHOTO if free else photo)
+            assert photos_of(found)[face] == (NO_PHOTO if free else photo)
+            if is_collage or not repeats:
+                assert found.appearances[face] == face
+            else:
+                first = next(i for i in others if similar[face, i] > SAME_FACE)
+                assert found.appearances[face] == found.appearances[first]
     assert found.collages.tolist() == sorted(collages)
 
 
@@ -94,9 +114,31 @@ def test_a_photo_of_many_similar_faces_is_a_collage():
         collage[2 * person + 1, [person, 6 + person]] = similar
     family[1, :2] = similar
     found = find([1] * 6 + [2] * 6, np.concatenate([collage, family]))
-    assert found.photos.tolist() == [NO_PHOTO] * 6 + [2] * 6
+    assert photos_of(found).tolist() == [NO_PHOTO] * 6 + [2] * 6
     assert found.collages.tolist() == [1]
     assert not found.repeated.any()
+
+
+# ---- shots ----
+
+
+def test_frames_of_a_burst_are_one_photo():
+    # Two people in three frames of a burst (photos 1 to 3), with a third in the last; and again,
+    # without being of the burst, in photo 4. Shots 0, 1 and 6.
+    photos = np.array([1, 1, 2, 2, 3, 3, 3, 4, 4])
+    shots = np.array([0, 1, 0, 1, 0, 1, 6, 7, 8])
+    links = CannotLinks(np.arange(9), photos, np.zeros(9, bool), np.arange(9), photos[:0])
+    found = links.of_shots(shots)
+    assert found.faces.tolist() == [0, 1, 0, 1, 6, 7, 8]
+    assert found.photos.tolist() == [1, 1, 3, 3, 3, 4, 4]
+    assert links.of_shots(np.arange(9)) is links
+
+
+def test_one_face_twice_in_the_photos_of_a_shot_has_no_link_with_itself():
+    links = CannotLinks(np.arange(4), np.array([5, 5, 6, 6]), np.zeros(4, bool), np.arange(4),
+                        np.empty(0, int))  # fmt: skip
+    found = links.of_shots(np.zeros(4, int))
+    assert set(found.faces.tolist()) <= {0}
 
 
 # ---- applying cannot-links to a forest ----
@@ -138,7 +180,7 @@ def test_edges_are_taken_in_the_order_of_their_weights(seed, n, n_photos):
     weights = random.uniform(0.6, 0.9, random.choice([2, 100]))
     forest = random_forest(random, n, weights)
     photos = np.where(random.random(n) < 0.3, NO_PHOTO, random.integers(0, n_photos, n))
-    kept, dropped = apply_cannot_links(forest, photos)
+    kept, dropped = apply(forest, photos)
     expected, rows = kruskal(forest, photos.tolist()), rows_of(forest)
     assert rows_of(kept) == [row for e, row in enumerate(rows) if e in expected]
     assert rows_of(dropped) == [row for e, row in enumerate(rows) if e not in expected]
@@ -147,9 +189,9 @@ def test_edges_are_taken_in_the_order_of_their_weights(seed, n, n_photos):
 def test_two_faces_in_a_photo_are_separated_at_the_longest_edge_between_them():
     # A chain 0 - 1 - 2 - 3; 0 and 3 are in one photo.
     forest = Edges(np.arange(3), np.arange(1, 4), np.array([0.65, 0.8, 0.7]))
-    kept, _ = apply_cannot_links(forest, np.array([9, NO_PHOTO, NO_PHOTO, 9]))
+    kept, _ = apply(forest, np.array([9, NO_PHOTO, NO_PHOTO, 9]))
     assert rows_of(kept) == [(0, 1, 0.65), (2, 3, 0.7)]
-    assert apply_cannot_links(forest, np.array([9, NO_PHOTO, NO_PHOTO, 8]))[0] is forest
+    assert apply(forest, np.array([9, NO_PHOTO, NO_PHOTO, 8]))[0] is forest
 
 
 @pytest.mark.parametrize(("n", "common", "joined"), [
@@ -163,16 +205,16 @@ def test_large_groups_may_have_a_tenth_of_their_photos_in_common(n, common, join
     weight = np.concatenate([np.full(n + 98, 0.65), [0.8]])
     photos = np.full(n + 100, NO_PHOTO)
     photos[:common] = photos[n : n + common] = np.arange(common)
-    kept, _ = apply_cannot_links(Edges(chain, to, weight), photos)
+    kept, _ = apply(Edges(chain, to, weight), photos)
     assert len(kept.i) == n + 98 + joined
 
 
 def test_without_edges_or_photos_nothing_changes():
     nothing = Edges(np.empty(0, int), np.empty(0, int), np.empty(0))
     for n in (0, 1, 3):
-        assert rows_of(apply_cannot_links(nothing, np.zeros(n, int))[0]) == []
+        assert rows_of(apply(nothing, np.zeros(n, int))[0]) == []
     pair = Edges(np.array([0]), np.array([1]), np.array([0.7]))
-    assert rows_of(apply_cannot_links(pair, np.full(2, NO_PHOTO))[0]) == [(0, 1, 0.7)]
+    assert rows_of(apply(pair, np.full(2, NO_PHOTO))[0]) == [(0, 1, 0.7)]
 
 
 # ---- photos in common ----
@@ -183,8 +225,8 @@ def test_common_photos_are_counted_as_with_sets(seed, n, n_labels, n_pairs):
     random = np.random.default_rng(seed)
     labels = random.integers(0, n_labels, n)
     labels[-1:] = n_labels - 1  # the last label has a face
-    photos = random.integers(NO_PHOTO, 10, n)
+    photos = random.integers(0, 10, n)
     a, b = random.integers(0, n_labels if n else 1, (2, n_pairs))
-    held = [set(photos[labels == label]) - {NO_PHOTO} for label in range(n_labels)]
+    held = [set(photos[labels == label]) for label in range(n_labels)]
     common = count_common_photos(labels, photos, a, b)
     assert common.tolist() == [len(held[i] & held[j]) for i, j in zip(a, b, strict=True)]

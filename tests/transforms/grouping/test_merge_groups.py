@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logit
 
-from facecluster.transforms.grouping.cannot_links import NO_PHOTO
+from facecluster.transforms.grouping.cannot_links import CannotLinks
 from facecluster.transforms.grouping.edges import (
     EdgeLimits,
     NeighborGraph,
@@ -59,6 +59,7 @@ def test_flows_are_sums_of_list_weights_in_any_parts(seed, n, n_groups, n_parts)
 # ---- merging ----
 
 D = 64
+NO_PHOTO = -1
 
 
 def people(random, sizes, noise=0.7):
@@ -87,9 +88,11 @@ def merged_and_refused(vectors, group, photos=None, singles=0.05, margin=0.0):
     graph = make_neighbor_graph(faces, ids, distances, scores[faces], scores[ids], lowest)
     flows = combine_flows([sum_flows(graph, lowest, group)], group)
     photos = np.full(n, NO_PHOTO) if photos is None else photos
+    linked, none = np.flatnonzero(photos != NO_PHOTO), np.empty(0, int)
+    links = CannotLinks(linked, photos[linked], np.zeros(n, bool), np.arange(n), none)
     limits = EdgeLimits(singles, lowest, 0.0, margin)
     return merge_groups(
-        group, flows, lambda: [(slice(None), normalized)], photos, normalization, limits
+        group, flows, lambda: [(slice(None), normalized)], links, normalization, limits, n
     )
 
 

@@ -7,11 +7,13 @@ from scipy.spatial.distance import cdist
 from facecluster.transforms.grouping.neighbors import (
     Cells,
     Neighbors,
+    assign_cells,
     find_first_equal,
     fit_cells,
     nearest_neighbors,
     neighbors_from_edges,
     search_cell,
+    search_members,
     training_size,
 )
 from facecluster.transforms.grouping.recall import RECALL_FACES, measure_recall
@@ -214,6 +216,27 @@ def test_progress_ends_at_one():
         assert fractions[-1] == 1
 
 
+def test_a_search_of_some_faces_among_some_is_that_of_a_smaller_collection():
+    stored = faces_of_people(40, 12, 32, noise=0.7)
+    for exact_up_to in (50_000, 10):
+        cells = fit_cells(stored, 480, 0, exact_up_to)
+        members, among = assign_cells(stored, cells), np.random.default_rng(0).random(480) < 0.5
+        searching = among & (np.arange(480) % 3 == 0)
+        found = search_members(stored, cells, members, 7, 0.9, searching, among)
+        rows = np.flatnonzero(among)
+        smaller = as_lists(nearest_neighbors(stored[rows], cells, 7, 0.9))
+        expected = {row: [(rows[i], d) for i, d in smaller[at]] for at, row in enumerate(rows)}
+        assert as_lists(found) == [expected[face] if searching[face] else [] for face in range(480)]
+
+
+@pytest.mark.parametrize(("k", "max_distance"), [(3, EVERYWHERE), (5, 0.9), (60, 0.9), (79, 2.5)])
+def test_full_lists_are_marked(k, max_distance):
+    stored = faces_of_people(8, 10, 16, noise=0.6)
+    found = search(stored, k, max_distance)
+    nearer = (true_distances(stored) < max_distance).sum(axis=1)
+    assert np.array_equal(found.is_cut, (nearer >= k) & (k + 1 < len(stored)))
+
+
 # ---- equal vectors ----
 
 
@@ -259,7 +282,7 @@ def test_only_equal_vectors(probes):
     stored = np.tile(np.array([[3, -4, 5]], np.int8), (300, 1))
     found = search(stored, 5, probes=probes, exact_up_to=10)
     assert as_lists(found) == [[], *[[(0, 0)]] * 299]
-    assert measure_recall(found, stored, 5, EVERYWHERE) == 1
+    assert recall_of(found, stored, 5, EVERYWHERE) == 1
 
 
 @pytest.mark.parametrize("probes", [1, 2])
@@ -290,11 +313,11 @@ def test_few_probes_find_nearly_all_neighbors():
     for probes in (1, 4, 16):
         found = search(stored, k, limit, probes=probes, exact_up_to=1000)
         check_form(found, len(stored), k, limit)
-        recalls.append(measure_recall(found, stored, k, limit))
+        recalls.append(recall_of(found, stored, k, limit))
     assert recalls == sorted(recalls)
     assert recalls[0] < 0.9  # some neighbors are in other cells
     assert recalls[2] >= 0.98
-    assert measure_recall(exact, stored, k, limit) == 1
+    assert recall_of(exact, stored, k, limit) == 1
 
 
 def test_a_face_is_assigned_to_the_cell_of_its_nearest_centroid():
@@ -326,21 +349,22 @@ def test_threads_find_what_a_loop_over_cells_finds(n_dimensions):
     for cell in range(len(cells.centroids)):
         faces = np.flatnonzero((probed == cell).any(axis=1))
         assigned = np.flatnonzero(probed[faces, 0] == cell)
-        row, hit, distance = search_cell(assigned, stored[faces], cells, 8, 1.0)
-        found.append((faces[assigned[row]], faces[hit], distance))
+        row, hit, distance, is_cut = search_cell(assigned, stored[faces], cells, 8, 1.0)
+        found.append((faces[assigned[row]], faces[hit], distance, faces[assigned[is_cut]]))
     one_by_one = neighbors_from_edges(
         1000, *(np.concatenate(part) for part in zip(*found, strict=True))
     )
     for _ in range(2):
         in_threads = nearest_neighbors(stored, cells, 8, 1.0)
         assert as_lists(in_threads) == as_lists(one_by_one)
+        assert np.array_equal(in_threads.is_cut, one_by_one.is_cut)
 
 
 WHOLE = Cells(np.zeros((1, 1), np.float32), None, 1)
 
 
 def found_in_cell(assigned, probing, k, max_distance=EVERYWHERE):
-    row, hit, distance = search_cell(np.array(assigned, int), probing, WHOLE, k, max_distance)
+    row, hit, distance, _ = search_cell(np.array(assigned, int), probing, WHOLE, k, max_distance)
     assert np.array_equal(row, np.sort(row))
     return list(zip(row.tolist(), hit.tolist(), distance.tolist(), strict=True))
 
@@ -387,12 +411,14 @@ def test_equal_probing_faces_are_found_once():
 
 def test_a_graph_from_unsorted_edges():
     found = neighbors_from_edges(
-        4, np.array([2, 0, 2]), np.array([1, 3, 0]), np.array([0.1, 0.2, 0.3], "f")
+        4, np.array([2, 0, 2]), np.array([1, 3, 0]), np.array([0.1, 0.2, 0.3], "f"), np.array([2])
     )
+    assert found.is_cut.tolist() == [False, False, True, False]
     assert as_lists(found) == [
         [(3, np.float32(0.2))], [], [(1, np.float32(0.1)), (0, np.float32(0.3))], [],
     ]  # fmt: skip
-    empty = neighbors_from_edges(2, np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))
+    nothing = np.empty(0, int)
+    empty = neighbors_from_edges(2, nothing, nothing, np.empty(0, np.float32), nothing)
     assert as_lists(empty) == [[], []]
 
 
@@ -403,8 +429,14 @@ def without(neighbors, dropped):
     """The graph without the entries of a (m,) mask."""
     rows = neighbors.rows()[~dropped]
     return neighbors_from_edges(
-        len(neighbors), rows, neighbors.ids[~dropped], neighbors.distances[~dropped]
+        len(neighbors), rows, neighbors.ids[~dropped], neighbors.distances[~dropped], rows[:0]
     )
+
+
+def recall_of(neighbors, stored, k, max_distance):
+    """The measured recall, where equal vectors are one shot."""
+    shots = find_first_equal(stored)
+    return measure_recall(neighbors, stored, shots, k, max_distance)
 
 
 def counted_recall(neighbors, stored, k, max_distance):
@@ -426,7 +458,7 @@ def test_recall_is_the_fraction_of_true_neighbors(fraction):
     exact = search(stored, 7, 0.9)
     dropped = np.random.default_rng(0).random(len(exact.ids)) < fraction
     found = without(exact, dropped)
-    measured = measure_recall(found, stored, 7, 0.9)
+    measured = recall_of(found, stored, 7, 0.9)
     assert measured == pytest.approx(counted_recall(found, stored, 7, 0.9), abs=1e-9)
     assert (measured == 1) == (fraction == 0)
     assert (measured == 0) == (fraction == 1)
@@ -434,19 +466,21 @@ def test_recall_is_the_fraction_of_true_neighbors(fraction):
 
 def test_an_edge_counts_in_both_directions():
     stored = np.array([[5, 0], [4, 3]], np.int8)
-    one_sided = Neighbors(np.array([0, 1, 1]), np.array([1]), np.array([0.6], np.float32))
-    assert measure_recall(one_sided, stored, 1, EVERYWHERE) == 1
+    one_sided = Neighbors(
+        np.array([0, 1, 1]), np.array([1]), np.array([0.6], np.float32), np.zeros(2, bool)
+    )
+    assert recall_of(one_sided, stored, 1, EVERYWHERE) == 1
     nothing = without(one_sided, np.array([True]))
-    assert measure_recall(nothing, stored, 1, EVERYWHERE) == 0
-    assert measure_recall(nothing, stored, 1, 0.5) == 1  # there are no neighbors to find
+    assert recall_of(nothing, stored, 1, EVERYWHERE) == 0
+    assert recall_of(nothing, stored, 1, 0.5) == 1  # there are no neighbors to find
 
 
 def test_an_edge_counts_for_all_equal_vectors():
     vectors = faces_of_people(20, 6, 16, noise=0.5)
     stored = np.concatenate([vectors, vectors[:50], vectors[:50]])
     found = search(stored, 8, 1.0)
-    assert measure_recall(found, stored, 8, 1.0) == 1
-    assert measure_recall(without(found, found.distances > 0), stored, 8, 1.0) < 0.9
+    assert recall_of(found, stored, 8, 1.0) == 1
+    assert recall_of(without(found, found.distances > 0), stored, 8, 1.0) < 0.9
 
 
 def test_recall_is_that_of_the_first_faces():
@@ -456,4 +490,4 @@ def test_recall_is_that_of_the_first_faces():
     dropped = exact.rows() // 6 % 3 == 0
     assert np.array_equal(dropped, exact.ids // 6 % 3 == 0)
     whole = np.arange(RECALL_FACES) // 6 % 3 > 0
-    assert measure_recall(without(exact, dropped), stored, 5, 0.8) == pytest.approx(whole.mean())
+    assert recall_of(without(exact, dropped), stored, 5, 0.8) == pytest.approx(whole.mean())

@@ -34,6 +34,7 @@ def tables(labels, vectors, photo_ids=None, repeated=None):
         pa.array(photo_ids, pa.string()),
         np.zeros(len(labels), bool) if repeated is None else np.array(repeated),
         pa.array([f"person {k}" for k in range(labels.max(initial=NOISE) + 1)], pa.string()),
+        10 + np.arange(labels.max(initial=NOISE) + 1),
     )
     return people, assignments, ids
 
@@ -74,7 +75,7 @@ def test_tables_agree_with_the_labels(rows, kind):
         members = [i for i, name in enumerate(names) if name == person["person_id"]]
         assert len({labels[i] for i in members}) == 1
         assert person["size"] == len(members)
-        assert person["n_photos"] == len({photos[i] for i in members})
+        assert person["n_photos"] == 10 + labels[members[0]]
         assert person["confidence"] == 0.75
         assert person["spread"] == pytest.approx(spread(vectors[members]), abs=2e-3)
         center = vectors[members].astype(np.float64).sum(axis=0)
@@ -98,6 +99,7 @@ def test_confidence_is_the_mean_probability():
         *[pa.array(face_ids(5), pa.string())] * 2,
         np.zeros(5, bool),
         pa.array(["a", "b"]),
+        np.array([3, 1]),
     )
     assert people["person_id"].to_pylist() == ["a", "b"]
     assert people["confidence"].to_pylist() == [0.75, 0.25]
