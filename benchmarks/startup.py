@@ -2,8 +2,9 @@
 
     python benchmarks/startup.py [--n 5] [--photo FILE]
 
-The baseline is `python -c "import tensorflow, apache_beam"`. Each of the n rounds times it and every
-command once; shown are medians of the seconds, and of the ratios to the baseline of the same round.
+The baseline is `python -c "import tensorflow, apache_beam"`. Each of the n rounds times it and
+every command once. Shown are medians of the seconds, and of the ratios to the baseline of the same
+round.
 """
 
 import argparse
