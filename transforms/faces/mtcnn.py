@@ -30,8 +30,8 @@ from facecluster.transforms.faces.pyramid import (
 )
 from facecluster.transforms.faces.saved_model import CROPS_MULTIPLE, SavedModel
 from facecluster.transforms.faces.second_look import (
+    LIKELY_SCORE,
     SURE_SCORE,
-    TURNED_SCORE,
     choose_turns,
     merge_detections,
     search_with_border,
@@ -100,11 +100,11 @@ class Detector:
             (found,) = self._search_copies(reductions, copies)
         else:
             found = upright
-        if found.best_score < SURE_SCORE:
+        if found.best_score < LIKELY_SCORE:
             found = merge_detections(found, search_with_border(self.search, image))
         if not turn:
             return found
-        surer = found.best_score >= max(TURNED_SCORE, upright.best_score)
+        surer = found.best_score >= max(LIKELY_SCORE, upright.best_score)
         return found.turned_back(turn, image.size) if surer else upright
 
     def _propose(self, images, min_face_size):

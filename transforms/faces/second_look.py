@@ -21,7 +21,7 @@ from facecluster.transforms.faces.turns import TURNS, turn_image
 # 1 % of their turned copies (benchmarks/detection.py).
 SURE_SCORE = 0.995
 SHEET_SCORE = 0.9  # of a face on a sheet whose orientation is searched
-TURNED_SCORE = 0.98  # of the best face of a turned photo
+LIKELY_SCORE = 0.98  # of the best face of a turned photo; and of one that needs no border
 BORDERED_SCORE = 0.95  # of a face that is found only with a border
 
 SHEET_REDUCTION = 5  # the sheet then costs a third of the first look
