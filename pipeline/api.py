@@ -204,7 +204,8 @@ def crops(
     Args:
       output: the crops' folder.
       options: size, margin and file format of the crops, and how photos are labeled.
-      inputs, exclude: labeled photos, as for `embed`; or else
+      exclude: patterns of files and folders below the inputs to pass over, as for `embed`.
+      inputs: labeled photos, as for `embed`; or else
       of_run: a run, whose faces are cut out of its photos and labeled with its people.
       beam_arguments: options for Beam.
       progress: where to report progress; by default nowhere.

@@ -14,7 +14,7 @@ LOG_NAME, LOCK_NAME = "facecluster.log", "run.lock"
 MARKERS = frozenset((MANIFEST_NAME, CROPS_MANIFEST_NAME, CARD_NAME, SETTINGS_NAME))
 # A job writes these first of all, also into a folder that it then refuses. They mark nothing.
 JOB_FILES = frozenset((LOG_NAME, LOCK_NAME))
-MAX_MARKER_BYTES = 1 << 18  # of a file that is read to check it; facecluster's have a few KiB
+MAX_MARKER_BYTES = 1 << 20  # of a file that is read to check it; facecluster's have some KiB
 
 
 def marks_output(name: str, content: bytes) -> bool:

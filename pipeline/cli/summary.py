@@ -10,6 +10,7 @@ from facecluster.pipeline.run.manifest import (
     Manifest,
 )
 from facecluster.transforms.grouping.face_filter import format_left_out_counts
+from facecluster.transforms.inputs.photo_suffixes import how_to_read
 from facecluster.transforms.tables.reasons import format_reasons
 
 # A connected component of at least this fraction of the grouped faces, in a collection of at least
@@ -154,6 +155,8 @@ def _input_warnings(
     if counts.unusable_suffixes:
         suffixes = format_reasons(counts.unusable_suffixes)
         yield f"no photo of these kinds could be read, see failures/: {suffixes}"
+    if how := how_to_read(counts.unread_photos):
+        yield how
     if counts.no_longer_there:
         photos = _count(counts.no_longer_there, "photo", "photos")
         are, them = ("is", "it") if counts.no_longer_there == 1 else ("are", "them")

@@ -138,7 +138,8 @@ def format_from_content(path: str) -> str | None:
 def unread_suffix(name: str) -> str | None:
     """The suffix of a file that is named like a photo in a format that is not read."""
     suffix = os.path.splitext(name)[1].lower()
-    return suffix if suffix in KNOWN_SUFFIXES - readable_suffixes() else None
+    is_unread = suffix in KNOWN_SUFFIXES and suffix not in readable_suffixes()
+    return suffix if is_unread else None
 
 
 def list_container(

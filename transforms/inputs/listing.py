@@ -17,6 +17,7 @@ from facecluster.transforms.inputs.folders import Rules
 from facecluster.transforms.inputs.passed_over import Excludes
 from facecluster.transforms.inputs.paths import stat_file
 from facecluster.transforms.inputs.photo_collector import PhotoCollector
+from facecluster.transforms.inputs.photo_suffixes import how_to_read
 from facecluster.transforms.inputs.sources import SEPARATOR, Source
 from facecluster.transforms.tables.reasons import format_reasons
 
@@ -186,4 +187,5 @@ def _describe(other_files: Mapping[str, int], unread_photos: Mapping[str, int]) 
         text = f"none of its {n:,} files is used: {format_reasons(other_files)}"
     if unread_photos:
         text += f"; formats that are not read: {format_reasons(unread_photos)}"
-    return text
+    how = how_to_read(unread_photos)
+    return f"{text}; {how}" if how else text

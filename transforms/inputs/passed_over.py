@@ -53,7 +53,7 @@ def judge_folder(parent: str, name: str, has_sibling: Callable[[str], bool]) -> 
       has_sibling: tells whether the parent has a folder of a name.
     """
     lower = name.lower()
-    if name.startswith("."):
+    if name.startswith(".") and name != "..":  # of a tar that was made with absolute names
         return HIDDEN
     if lower in SYSTEM_FOLDERS:
         return SYSTEM

@@ -1,5 +1,6 @@
 """The suffixes of photos, and which of them can be read in this environment."""
 
+from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 
@@ -29,6 +30,12 @@ UNREAD_SUFFIXES = frozenset({
     *(".psb", ".psd", ".tga", ".wdp", ".xcf"),
 })  # fmt: skip
 KNOWN_SUFFIXES = PHOTO_SUFFIXES.union(UNREAD_SUFFIXES, *SUFFIXES_OF_MODULES.values())
+
+
+def how_to_read(suffixes: Iterable[str]) -> str:
+    """How to read those of the suffixes that another library reads; empty if there are none."""
+    readable = sorted(frozenset().union(*SUFFIXES_OF_MODULES.values()).intersection(suffixes))
+    return f"to read {', '.join(readable)}, pip install 'facecluster[formats]'" if readable else ""
 
 
 def is_installed(module: str) -> bool:

@@ -23,7 +23,7 @@ CLUSTER = ClusterEntry("done", NOON, NOON, seconds=4.2, counts=CLUSTER_COUNTS)
 PASSED_OVER = {
     "n_other_files": 1207,
     "other_files": {"excluded": 3, "hidden": 4, "not named like photos": 1200},
-    "unread_photos": {".dng": 2, ".jxl": 4},
+    "unread_photos": {".psd": 2, ".xcf": 4},
 }
 KILLED = EmbedEntry("running", NOON, options={"codec": "float32"})
 NO_WARNINGS = ClusterDiagnostics(
@@ -62,7 +62,7 @@ def test_counts_stand_in_a_column_with_notes():
         "unassigned           99",
         "failures              5  (not an image 3, damaged 2)",
         "passed over       1,207  (not named like photos 1,200, hidden 4, excluded 3)  "
-        "(photo formats that are not read: .jxl 4, .dng 2)",
+        "(photo formats that are not read: .xcf 4, .psd 2)",
         "time          embed 3,721.5 s, cluster 4.2 s",
     ]
 
@@ -145,6 +145,12 @@ def test_people_with_faces_that_are_gone_are_noted(what):
     note = "the people still have faces that are gone: run `facecluster cluster`"
     assert words(summary(embed, CLUSTER, ["embed"])[-1]) == f"note {note}"
     assert note not in summary(embed, CLUSTER)[-1]
+
+
+def test_libraries_that_read_more_formats_are_named():
+    assert embed_summary(unread_photos={".nef": 1, ".dng": 2, ".psd": 3})[-1] == (
+        "note          to read .dng, .nef, pip install 'facecluster[formats]'"
+    )
 
 
 def test_duplicates_and_near_duplicates_are_counted():

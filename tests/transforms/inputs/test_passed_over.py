@@ -56,6 +56,7 @@ from facecluster.transforms.inputs.passed_over import (
         ("a/recycle", None),
         ("a/thumbs", None),
         ("a/2019.05", None),
+        ("a/..", None),
     ],
 )
 def test_folders_by_their_names(folder, reason):

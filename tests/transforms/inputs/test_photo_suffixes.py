@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from facecluster.errors import InputError
 from facecluster.transforms.inputs.listing import list_photos
 from facecluster.transforms.inputs.photo_suffixes import (
     KNOWN_SUFFIXES,
@@ -44,6 +45,13 @@ def test_without_a_library_its_suffixes_are_not_readable(installed, tmp_path):
     listing = list_photos([str(tmp_path)])
     assert len(listing.sources) == 1
     assert listing.unread_photos == {".nef": 2, ".jxl": 1, ".dng": 1}
+    (tmp_path / "a.jpg").rename(tmp_path / "a.psd")
+    with pytest.raises(InputError) as raised:
+        list_photos([str(tmp_path)])
+    assert (
+        "formats that are not read: .nef 2, .dng 1, .jxl 1, .psd 1; to read .dng, .jxl, .nef, "
+        "pip install 'facecluster[formats]'"
+    ) in str(raised.value)
 
 
 @pytest.mark.parametrize("module", SUFFIXES_OF_MODULES)
