@@ -17,7 +17,7 @@ from facecluster.transforms.photos.shards import make_read_tasks, split_into_sha
 from facecluster.transforms.photos.write import WriteShards
 from facecluster.transforms.records import Photo
 from facecluster.transforms.tables import schema
-from facecluster.transforms.tables.files import delete_files, list_files
+from facecluster.transforms.tables.files import delete_folder, list_files
 from facecluster.transforms.tables.parquet_files import read_table, write_table
 
 # Photos in one file of results: enough files for all workers and for progress that can be seen.
@@ -82,7 +82,7 @@ def compute_photo_ids(
     with watch(count_done, len(sources), "checking photos"):
         run_pipeline(execution, build)
     photo_ids, _ = read_table(paths, schema.PHOTO_IDS.names, schema.PHOTO_IDS)
-    delete_files(paths)
+    delete_folder(folder)
     return photo_ids
 
 
