@@ -246,6 +246,7 @@ def full_run(root) -> RunDirectory:
     run.update_manifest(EmbedEntry.start().finish())
     run.write_cohort(COHORT)
     for name in ("report/index.html", "evaluation/clustering.json", "grouping/mark/abc.npz",
+                 "edits.parquet", "photo_ids/s.parquet",
                  "grouping/tables/people/part-00000-of-00001.parquet",
                  f"people/people.parquet.{32 * 'a'}.tmp"):  # fmt: skip
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -269,7 +270,14 @@ def test_all_files_of_facecluster_are_removed_and_no_others(tmp_path):
     run.remove_everything()
 
 
-@pytest.mark.parametrize("n", range(12))
+def test_what_a_killed_job_leaves_of_checked_photos_is_removed(tmp_path):
+    run = full_run(tmp_path)
+    run.remove_unfinished()
+    assert list((tmp_path / "photo_ids").iterdir()) == []
+    assert run.complete_shards() == ["s"]
+
+
+@pytest.mark.parametrize("n", range(14))
 def test_removing_everything_may_be_interrupted_anywhere(tmp_path, monkeypatch, n):
     run = full_run(tmp_path)
     remove, left = os.remove, [n]
