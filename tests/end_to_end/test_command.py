@@ -246,7 +246,7 @@ def test_the_job_fails_if_no_photo_is_usable(tmp_path):
 
 @pytest.mark.parametrize(
     ("files", "message"),
-    [((), "there are no photos in"), (("a.txt", "b.csv"), "none of its 2 files")],
+    [((), "there are no photos in"), (("a.txt", "b.csv"), "all 2 files are not named like photos")],
     ids=["empty folder", "text files"],
 )
 def test_an_input_without_photos_is_refused(tmp_path, files, message):

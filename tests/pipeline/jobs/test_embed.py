@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from facecluster.errors import InputError, JobError
+from facecluster.pipeline.beam.run import run_pipeline
 from facecluster.pipeline.failure_limit import FailureLimit
+from facecluster.pipeline.jobs import embed
 from facecluster.pipeline.jobs.embed import EmbedJob, TooManyFailures
 from facecluster.pipeline.options import EmbedOptions
 from facecluster.pipeline.run.directory import RunDirectory
@@ -53,6 +55,7 @@ def no_progress(count_done, total):
 def finished(photos, make_job, tmp_path_factory):
     """A job on two worker processes, its entry, and the manifest while it ran."""
     job = make_job(tmp_path_factory.mktemp("run"), beam_arguments=["--direct_num_workers=2"])
+    job = replace(job, options=EmbedOptions(photos_per_shard=4))
     during = []
 
     @contextlib.contextmanager
@@ -197,6 +200,20 @@ def test_photos_that_change_between_jobs(make_job, lfw_images, tmp_path):
     with pytest.raises(InputError, match="does not list any of its 2 photos in the run"):
         replace(job, forget_removed=True)(list_photos([str(other)]), show)
     assert job.run.manifest().embed == entry
+
+
+def test_a_job_has_no_more_processes_than_shards(photos, make_job, tmp_path, monkeypatch):
+    chosen = []
+
+    def run(execution, *arguments):
+        chosen.append(execution.n_workers)
+        return run_pipeline(execution, *arguments)
+
+    monkeypatch.setattr(embed, "run_pipeline", run)
+    job = make_job(tmp_path, beam_arguments=["--direct_num_workers=999"])
+    job(list_photos([str(photos)]), no_progress)
+    assert chosen == [1]  # all photos are in one shard
+    assert len(job.run.complete_shards()) == 1
 
 
 def test_too_many_failures_end_the_job_with_a_failed_entry(photos, make_job, tmp_path):

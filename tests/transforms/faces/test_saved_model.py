@@ -1,5 +1,7 @@
 """Damaged model files are refused, and the networks of a model are loaded once."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -111,3 +113,19 @@ def test_an_empty_batch_returns_empty_arrays(mtcnn_folder, facenet_folder):
         assert [output.shape for output in outputs] == [(0, width) for width in widths]
     vectors = SavedModel(facenet_folder).call("embed", np.empty((0, 160, 160, 3), np.uint8))
     assert vectors.shape == (0, 512)
+
+
+def test_loading_imports_neither_keras_nor_torch(mtcnn_folder):
+    code = """
+import os, sys
+from facecluster.transforms.faces.embed import EmbedFaces
+from facecluster.transforms.faces.saved_model import SavedModel
+SavedModel(sys.argv[1]).load()
+print(*{"tensorflow", "keras", "torch", "sklearn", "matplotlib"} & set(sys.modules))
+print(os.environ.get("TF_USE_LEGACY_KERAS"))
+import keras, tensorflow
+print(tensorflow.keras.layers.Dense is keras.layers.Dense)
+"""
+    command = [sys.executable, "-c", code, mtcnn_folder]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["tensorflow", "None", "True"], done.stderr
