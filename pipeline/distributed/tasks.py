@@ -22,18 +22,15 @@ from facecluster.transforms.grouping.edges import (
     LONELY_BELOW,
     NeighborGraph,
     count_neighbors,
+    find_filled_lists,
     make_neighbor_graph,
     neighbor_lists,
+    replace_lists,
     similarity_at_impostors,
     weigh_edges,
 )
 from facecluster.transforms.grouping.face_filter import FILTER_COLUMNS, find_left_out_reasons
-from facecluster.transforms.grouping.group_faces import (
-    find_filled_lists,
-    find_one_shot_pairs,
-    find_twin_edges,
-    replace_lists,
-)
+from facecluster.transforms.grouping.group_faces import find_one_shot_pairs, find_twin_edges
 from facecluster.transforms.grouping.hdbscan_labels import NOISE, Labels
 from facecluster.transforms.grouping.merge_groups import Flows, sum_flows
 from facecluster.transforms.grouping.neighbors import search_cell

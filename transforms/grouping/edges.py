@@ -156,6 +156,32 @@ def count_neighbors(graph: NeighborGraph, n: int, lowest: float) -> np.ndarray:
     return np.bincount(graph.faces[graph.similarity > lowest], minlength=n)
 
 
+def find_filled_lists(graph: NeighborGraph, is_cut: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+    """(m,) int64: the first faces of shots whose full lists hold further frames of a shot.
+
+    They are searched again, among first faces only.
+
+    Args:
+      graph: of some of the faces.
+      is_cut: (n,) bool, whose lists are full.
+      is_first: (n,) bool, which are the first of their shot.
+    """
+    filled = is_first[graph.faces] & is_cut[graph.faces] & ~is_first[graph.ids]
+    return np.unique(graph.faces[filled])
+
+
+def replace_lists(graph: NeighborGraph, faces: np.ndarray, found: NeighborGraph) -> NeighborGraph:
+    """The graph, sorted by face, with the lists of some faces replaced by those in `found`."""
+    kept = graph.part(~np.isin(graph.faces, faces))
+    order = np.argsort(np.concatenate([kept.faces, found.faces]), kind="stable")
+    return NeighborGraph(
+        *(
+            np.concatenate([getattr(kept, name), getattr(found, name)])[order]
+            for name in ("faces", "ids", "similarity")
+        )
+    )
+
+
 def list_weights(graph: NeighborGraph, lowest: float) -> np.ndarray:
     """(m,) float32, the weights of neighbors in lists: 0 at their end, 1 for the face itself."""
     return (graph.similarity - np.float32(lowest)) / np.float32(1 - lowest)

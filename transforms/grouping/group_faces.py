@@ -22,8 +22,10 @@ from facecluster.transforms.grouping.edges import (
     choose_edge_limits,
     count_neighbors,
     end_of_lists,
+    find_filled_lists,
     make_neighbor_graph,
     neighbor_lists,
+    replace_lists,
     similarity_at_impostors,
     weigh_edges,
 )
@@ -336,32 +338,6 @@ def find_twin_edges(
 def join_pairs(parts: Iterable[Pairs]) -> Pairs:
     first, second = zip(*parts, strict=True)
     return np.concatenate(first), np.concatenate(second)
-
-
-def find_filled_lists(graph: NeighborGraph, is_cut: np.ndarray, is_first: np.ndarray) -> np.ndarray:
-    """(m,) int64: the first faces of shots whose full lists hold further frames of a shot.
-
-    They are searched again, among first faces only.
-
-    Args:
-      graph: of some of the faces.
-      is_cut: (n,) bool, whose lists are full.
-      is_first: (n,) bool, which are the first of their shot.
-    """
-    filled = is_first[graph.faces] & is_cut[graph.faces] & ~is_first[graph.ids]
-    return np.unique(graph.faces[filled])
-
-
-def replace_lists(graph: NeighborGraph, faces: np.ndarray, found: NeighborGraph) -> NeighborGraph:
-    """The graph, sorted by face, with the lists of some faces replaced by those in `found`."""
-    kept = graph.part(~np.isin(graph.faces, faces))
-    order = np.argsort(np.concatenate([kept.faces, found.faces]), kind="stable")
-    return NeighborGraph(
-        *(
-            np.concatenate([getattr(kept, name), getattr(found, name)])[order]
-            for name in ("faces", "ids", "similarity")
-        )
-    )
 
 
 def _build_forest(
