@@ -304,3 +304,30 @@ def test_degraded_photos_differ_and_have_a_face_of_the_size_in_their_name():
     changed = (masked != pixels).any(axis=2)
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (122, 193, 75, 175)
+
+
+def test_pictures_for_detection_show_what_they_are_named_after():
+    detection = importlib.import_module("detection")
+    pixels = np.full((250, 250, 3), 255, np.uint8)
+    pixels[60:190, 75:175] = 0  # a face of 130 px that ends 15 px from either strip
+    photo = detection.Image.fromarray(pixels)
+    boxes = np.array([[75, 60, 175, 190]], np.float32)
+    found = detection.Detections.of_upright(boxes, np.zeros((1, 5, 2)), np.ones(1, np.float32))
+    random = np.random.default_rng(0)
+    pictures = detection.make_backgrounds([photo] * 2, [found] * 2, 3, random)
+    assert [picture.size for picture in pictures] == [(240, 250)] * 3
+    assert all(np.asarray(picture).all() for picture in pictures)
+    assert not np.asarray(detection.fill_with_face(photo, boxes[0], 0.6)).any()
+    whole = np.asarray(detection.fill_with_face(photo, boxes[0], 1.0))
+    assert np.mean(whole == 0) == pytest.approx(1, abs=0.02)
+    drawn = [detection.draw_picture(random) for _ in range(20)]
+    assert len({picture.tobytes() for picture in drawn}) == 20
+
+
+def test_a_vector_is_compared_with_those_of_other_photos():
+    detection = importlib.import_module("detection")
+    vectors = np.array([[1, 0], [0, 1], [np.nan, np.nan], [0.8, 0.6]], np.float32)
+    people = np.array(["a", "a", "a", "b"])
+    assert not detection.is_nearest(0, vectors[0], vectors, people)
+    assert detection.is_nearest(0, vectors[0], vectors, np.array(["a", "b", "a", "a"]))
+    assert not detection.is_nearest(2, vectors[2], vectors, people)
