@@ -17,8 +17,8 @@ from facecluster.transforms.faces.detections import Detections
 from facecluster.transforms.faces.pyramid import cut_out, list_pieces
 from facecluster.transforms.faces.turns import TURNS, turn_image
 
-# A photo whose best face has at least this score is not looked at again: 98 % of 300 photos of LFW's
-# tuning half, and at most 1 % of their turned copies.
+# A photo whose best face has at least this score is not looked at again: 98 % of 300 photos of
+# LFW's tuning half, and at most 1 % of their turned copies.
 SURE_SCORE = 0.995
 SHEET_SCORE = 0.9  # of a face on a sheet whose orientation is searched
 LIKELY_SCORE = 0.98  # of the best face of a turned photo; and of one that needs no border
