@@ -60,7 +60,7 @@ def write_run(root, photos, failures=(), n_shards=2, people=None) -> RunDirector
             face_id = schema.face_id(photo_id, index)
             picture = jpeg(color_of(face_id))
             shard["faces"].append(
-                (face_id, photo_id, [0] * 4, [0] * 10, 0.9, *[1] * 6, picture, [0.0])
+                (face_id, photo_id, [0] * 4, [0] * 10, 0, 0.9, *[1] * 6, picture, [0.0])
             )
             reason, person_id = _left_out(person_id)
             rank = len(sheets.setdefault(person_id, {}))
