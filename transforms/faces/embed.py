@@ -1,10 +1,12 @@
-"""The embed step: aligned faces to unit vectors."""
+"""The embed step: aligned faces to unit vectors, by Beam's RunInference."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from facecluster.transforms.faces.saved_model import CROPS_MULTIPLE, SavedModel
 from facecluster.transforms.metrics import count, timed
@@ -24,7 +26,7 @@ class EmbedFaces(beam.PTransform):
     the model makes a vector that cannot be compared (NaN, infinite or zero) has failed.
 
     Reports the counter `faces_embedded` and the distribution `embed_milliseconds` (of batches of
-    photos).
+    photos), besides RunInference's own metrics.
 
     Attributes:
       model: an exported embedding network. Its card names the `input_size` and `margin` with which
@@ -34,28 +36,40 @@ class EmbedFaces(beam.PTransform):
     model: SavedModel
 
     def expand(self, photos: beam.PCollection[Photo]) -> beam.PCollection[Photo]:
-        batches = photos | beam.BatchElements(PHOTOS_PER_BATCH, PHOTOS_PER_BATCH)
-        return batches | beam.ParDo(_EmbedBatch(self.model))  # pyright: ignore[reportReturnType]
+        embed = RunInference(FaceEmbedder(self.model))
+        return photos | embed  # pyright: ignore[reportReturnType]
 
 
-class _EmbedBatch(beam.DoFn):
-    """Beam's RunInference would do the same, but imports PyTorch wherever that is installed.
+class FaceEmbedder(ModelHandler[Photo, Photo, Any]):
+    """RunInference's handler of an exported embedding network.
 
-    Its TensorFlow handlers, moreover, cannot load a SavedModel under Keras 3 (apache/beam#30616),
-    and would pass the crops on downstream (apache/beam#21444).
+    Beam's own TensorFlow handlers cannot load a SavedModel under Keras 3 (apache/beam#30616), and
+    would pass the crops on downstream (apache/beam#21444).
     """
 
     def __init__(self, model: SavedModel):
+        super().__init__()
         self.model = model
 
-    def setup(self):
-        self.model.load()
+    def load_model(self) -> Any:
+        return self.model.load()
 
-    def process(self, batch: Sequence[Photo]) -> Iterator[Photo]:
+    def run_inference(
+        self, batch: Sequence[Photo], model: Any, inference_args: Mapping | None = None
+    ) -> Iterable[Photo]:
         with timed("embed"):
             photos = embed_photos(self.model, batch)
         count("faces_embedded", sum(len(photo.faces) for photo in photos))
-        yield from photos
+        return photos
+
+    def batch_elements_kwargs(self) -> Mapping[str, Any]:
+        return {"min_batch_size": PHOTOS_PER_BATCH, "max_batch_size": PHOTOS_PER_BATCH}
+
+    def get_num_bytes(self, batch: Sequence[Photo]) -> int:
+        return sum(crop.nbytes for crop in _crops(batch))
+
+    def get_metrics_namespace(self) -> str:
+        return "FaceEmbedder"
 
 
 def embed_photos(model: SavedModel, photos: Sequence[Photo]) -> list[Photo]:

@@ -13,6 +13,7 @@ from facecluster.transforms.faces.align import align_faces
 from facecluster.transforms.faces.embed import (
     CROPS_PER_CALL,
     EmbedFaces,
+    FaceEmbedder,
     embed_crops,
     embed_photos,
 )
@@ -124,6 +125,14 @@ def test_in_a_pipeline(model, faces, vectors):
     with beam.Pipeline(FnApiRunner()) as pipeline:
         embedded = pipeline | beam.Create([*photos, failed]) | EmbedFaces(model)
         assert_that(embedded, check)
+
+
+def test_the_handler_tells_beam_the_bytes_of_a_batch(model, faces):
+    handler = FaceEmbedder(model)
+    batch = [photo_of(*faces[:2]), photo_of(), photo_of(faces[2], uri="c.jpg")]
+    assert handler.get_num_bytes(batch) == 3 * 160 * 160 * 3
+    sizes = handler.batch_elements_kwargs()
+    assert sizes["min_batch_size"] == sizes["max_batch_size"]
 
 
 class DamagedNetwork(SavedModel):
