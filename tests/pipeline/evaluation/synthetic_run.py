@@ -39,7 +39,7 @@ def photos_table(photos):
 def faces_table(photos, dimensions=2):
     rows = [
         {"face_id": schema.face_id(p.photo_id, i), "photo_id": p.photo_id, "box": box,
-         "landmarks": [0] * 10, "detection_score": 1, "thumbnail": b"",
+         "landmarks": [0] * 10, "turn": 0, "detection_score": 1, "thumbnail": b"",
          **dict.fromkeys(schema.QUALITY_COLUMNS, 1),
          "embedding": [0] * dimensions if p.embeddings is None else 3 * p.embeddings[i]}
         for p in photos for i, box in enumerate(p.boxes)
