@@ -118,7 +118,6 @@ def test_an_empty_batch_returns_empty_arrays(mtcnn_folder, facenet_folder):
 def test_loading_imports_neither_keras_nor_torch(mtcnn_folder):
     code = """
 import os, sys
-from facecluster.transforms.faces.embed import EmbedFaces
 from facecluster.transforms.faces.saved_model import SavedModel
 SavedModel(sys.argv[1]).load()
 print(*{"tensorflow", "keras", "torch", "sklearn", "matplotlib"} & set(sys.modules))
