@@ -25,6 +25,7 @@ CONCENTRATION = 3.0
 # collection has too few people to learn from.
 ONE_PERSON_FROM = 0.7
 MOST_PAIRS_OF_ONE_PERSON = 0.5
+MIN_STRANGERS = 15  # pairs of different people, to tell how similar they are; six people have these
 # The similarity of two photos of one person is typically this many deviations of impostors above
 # their median; pairs that are SAME_PERSON_DEVIATIONS above it show one person in all likelihood.
 TYPICAL_DEVIATIONS = 5.3
@@ -48,8 +49,8 @@ class Normalization:
       cohort: of the embedding space, if the model has one.
       impostors: the distribution of normalized similarities.
       same_person: the typical normalized similarity of two photos of one person.
-      few_people: whether so many pairs of the sample show one person that impostors are the model's
-        typical ones.
+      few_people: whether so few pairs of the sample show different people, or so many one person,
+        that impostors are the model's typical ones.
       distinct: the share of the faces drawn that are the first of their shot.
     """
 
@@ -129,7 +130,8 @@ def _fit_normalization(sample: np.ndarray, cohort: Cohort | None) -> Normalizati
     """Fits the normalization to (m, d) unit vectors of faces, each of another shot."""
     if len(sample) < 2:
         same_person = cohort.same_person if cohort else 0.7
-        return Normalization(sample, 1.0, cohort, Impostors(0.0, 0.1), same_person)
+        typical = Impostors(0.0, same_person / TYPICAL_DEVIATIONS)
+        return Normalization(sample, 1.0, cohort, typical, same_person, few_people=True)
     pairs = np.triu_indices(len(sample), 1)
     if cohort:
         excluded_from = ONE_PERSON_FROM * cohort.same_person
@@ -154,7 +156,8 @@ def _fit_normalization(sample: np.ndarray, cohort: Cohort | None) -> Normalizati
 def _fit_among_few_people(similar: np.ndarray, same_person: float) -> tuple[Impostors, bool]:
     """Fits impostors to pairs of which many may show one person; whether too many do."""
     different = similar[similar < ONE_PERSON_FROM * same_person]
-    if len(different) < (1 - MOST_PAIRS_OF_ONE_PERSON) * len(similar):
+    fewest = max(MIN_STRANGERS, (1 - MOST_PAIRS_OF_ONE_PERSON) * len(similar))
+    if len(different) < fewest:
         return Impostors(0.0, same_person / TYPICAL_DEVIATIONS), True
     return fit_impostors(different), False
 

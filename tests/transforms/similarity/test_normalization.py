@@ -135,6 +135,9 @@ def test_too_few_people_are_noticed_with_a_cohort():
     assert one.few_people
     assert one.impostors.median == 0
     assert one.impostors.width == pytest.approx(COHORT.same_person / TYPICAL_DEVIATIONS)
+    three = fit_normalization(people(random, 3, 2), COHORT)
+    assert three.few_people
+    assert three.impostors == one.impostors
     assert not fit_normalization(people(random, 20, 5), COHORT).few_people
     assert not fit_normalization(people(random, 50, 1), COHORT).few_people
 
