@@ -1,6 +1,6 @@
 """The summary that a command prints at its end: a run's counts, times and warnings."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from facecluster.pipeline.run.manifest import (
@@ -75,14 +75,13 @@ def format_summary(
 
 
 def _photo_lines(counts: EmbedCounts, is_now: bool) -> Iterator[Line]:
-    notes = [
-        _now_and_before(counts.new_photos, counts.photos, "read") if is_now else "",
-        *_changes(counts) * is_now,
+    changes = [_now_and_before(counts.new_photos, counts.photos, "read"), *_changes(counts)]
+    kinds = [
         _count(counts.damaged, "damaged", "damaged"),
         _count(counts.duplicates, "duplicate", "duplicates"),
         _count(counts.near_duplicates, "near-duplicate", "near-duplicates"),
     ]
-    yield Line("photos", counts.photos, notes)
+    yield Line("photos", counts.photos, [_join(changes) if is_now else "", _join(kinds)])
     yield Line("faces", counts.faces)
 
 
@@ -242,6 +241,10 @@ def _format_line(line: Line, width: int) -> str:
         return f"{line.name:14}{line.value}"
     notes = "".join(f"  ({note})" for note in line.notes if note)
     return f"{line.name:14}{line.value:>{width},}{notes}"
+
+
+def _join(notes: Iterable[str]) -> str:
+    return ", ".join(filter(None, notes))
 
 
 def _now_and_before(now: int, total: int, verb: str) -> str:

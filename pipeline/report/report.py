@@ -349,7 +349,9 @@ def _summarize_steps(manifest: Manifest) -> list[StepSummary]:
 def _summarize(entry: StepEntry) -> StepSummary:
     values = {name: value for name, value in asdict(entry).items() if value is not None}
     counts, options = values.pop("counts", {}), values.pop("options")
-    numbers = {name: count for name, count in counts.items() if isinstance(count, int)}
+    numbers = {
+        name.removeprefix("n_"): count for name, count in counts.items() if isinstance(count, int)
+    }
     shown_in_header = ("started_at", "finished_at", "seconds")
     details = {name: values[name] for name in sorted(values) if name not in shown_in_header}
     return StepSummary(

@@ -121,7 +121,7 @@ def test_missing_inputs_are_noted(n, inputs, were):
 def test_what_has_become_of_photos_is_told():
     first, *_ = embed_summary(new_photos=4, changed=3, moved=2000, forgotten=1)
     assert words(first) == (
-        "photos 1,234 (4 read now, 1,230 before) (3 changed) (2,000 moved) (1 forgotten)"
+        "photos 1,234 (4 read now, 1,230 before, 3 changed, 2,000 moved, 1 forgotten)"
     )
 
 
@@ -156,11 +156,11 @@ def test_libraries_that_read_more_formats_are_named():
 def test_duplicates_and_near_duplicates_are_counted():
     counts = {"new_photos": 7, "duplicates": 3, "near_duplicates": 1200}
     assert embed_summary(**counts)[0] == (
-        "photos            1,234  (7 read now, 1,227 before)  (3 duplicates)  "
+        "photos            1,234  (7 read now, 1,227 before)  (3 duplicates, "
         "(1,200 near-duplicates)"
     )
     one = embed_summary(duplicates=1, near_duplicates=1)[0]
-    assert one.endswith("  (1 duplicate)  (1 near-duplicate)")
+    assert one.endswith("  (1 duplicate, 1 near-duplicate)")
 
 
 def test_a_count_of_zero_has_no_note():
