@@ -156,8 +156,7 @@ def test_libraries_that_read_more_formats_are_named():
 def test_duplicates_and_near_duplicates_are_counted():
     counts = {"new_photos": 7, "duplicates": 3, "near_duplicates": 1200}
     assert embed_summary(**counts)[0] == (
-        "photos            1,234  (7 read now, 1,227 before)  (3 duplicates, "
-        "(1,200 near-duplicates)"
+        "photos            1,234  (7 read now, 1,227 before)  (3 duplicates, 1,200 near-duplicates)"
     )
     one = embed_summary(duplicates=1, near_duplicates=1)[0]
     assert one.endswith("  (1 duplicate, 1 near-duplicate)")
