@@ -27,6 +27,7 @@ from facecluster.transforms.inputs.sources import Source
 from facecluster.transforms.photos.shards import split_into_shards
 from facecluster.transforms.records import Shard
 from facecluster.transforms.tables import schema
+from facecluster.transforms.tables.columns import column, is_in
 from facecluster.transforms.tables.parquet_files import read_table, write_table
 
 # A failure in this step may not occur again: a disk was not mounted, or a permission was missing.
@@ -83,13 +84,13 @@ class EmbedPlan:
         """The URIs of the listing that are in no complete shard."""
         uris = listed_uris(listing)
         done = self.rows["uri"].filter(is_in(self.rows["shard"], self.complete))
-        return uris.filter(_not(is_in(uris, done)))
+        return uris.filter(pc.invert(is_in(uris, done)))
 
     def count_missing(self, listing: Listing) -> int:
         """The number of inputs of incomplete shards that the listing lacks."""
         current = replace(self, rows=self.rows.filter(pa.array(~self._superseded())))
         listed = pa.concat_arrays([listed_uris(listing), _fully_listed(listing)])
-        return pc.sum(_not(is_in(current._pending(), listed))).as_py() or 0
+        return pc.sum(pc.invert(is_in(current._pending(), listed))).as_py() or 0
 
     def final_failures(self, listing: Listing) -> pa.Table:
         """The failures that are neither retried by a pending shard nor repaired."""
@@ -97,7 +98,7 @@ class EmbedPlan:
             "failures", schema.FAILURES.names, self.complete.to_pylist()
         )
         leaving = pa.concat_arrays([self._pending(), _fully_listed(listing)])
-        return failures.filter(_not(is_in(failures["uri"], leaving)))
+        return failures.filter(pc.invert(is_in(failures["uri"], leaving)))
 
     def without_superseded(self) -> "EmbedPlan":
         """Drops inputs from the shards they were in before, if a later shard of theirs is complete.
@@ -113,12 +114,12 @@ class EmbedPlan:
         Call it when all their photos are done: if the job is killed before, the failures are what
         makes the next job list them again.
         """
-        repaired = is_in(self.rows["uri"].combine_chunks(), _fully_listed(listing))
+        repaired = is_in(column(self.rows, "uri"), _fully_listed(listing))
         shards = pc.unique(self.rows["shard"].filter(repaired))
         shards = shards.filter(is_in(shards, self.complete)).to_pylist()
         photos, _ = self.run.read_shards("photos", ["uri"], shards)
-        was_read = is_in(self.rows["uri"].combine_chunks(), photos["uri"])
-        return self._without(pc.and_(repaired, _not(was_read)))
+        was_read = is_in(column(self.rows, "uri"), photos["uri"])
+        return self._without(pc.and_(repaired, pc.invert(was_read)))
 
     def with_edits(self, edits: pa.Table) -> "EmbedPlan":
         """Gives inputs of complete shards another URI, or removes them; see shard_edits.py."""
@@ -145,12 +146,12 @@ class EmbedPlan:
 
     def without_broken_shards(self, listing: Listing) -> "EmbedPlan":
         """Drops incomplete shards of which some inputs are missing; the others count as new."""
-        pending = _not(is_in(self.rows["shard"], self.complete))
-        missing = pc.and_(pending, _not(is_in(self.rows["uri"], listed_uris(listing))))
+        pending = pc.invert(is_in(self.rows["shard"], self.complete))
+        missing = pc.and_(pending, pc.invert(is_in(self.rows["uri"], listed_uris(listing))))
         broken = pc.unique(self.rows["shard"].filter(missing))
         if not len(broken):
             return self
-        plan = replace(self, rows=self.rows.filter(_not(is_in(self.rows["shard"], broken))))
+        plan = replace(self, rows=self.rows.filter(pc.invert(is_in(self.rows["shard"], broken))))
         plan.save()
         return plan
 
@@ -161,7 +162,7 @@ class EmbedPlan:
         """
         rows, listed = self.rows, listing.table
         at = pc.index_in(rows["uri"], listed["uri"].combine_chunks()).combine_chunks()
-        is_current = pc.and_(self._is_last(), _not(is_in(rows["uri"], changed)))
+        is_current = pc.and_(self._is_last(), pc.invert(is_in(rows["uri"], changed)))
         at = pc.if_else(is_current, at, None)
         for name in ("size", "version"):
             values = pc.coalesce(listed[name].combine_chunks().take(at), rows[name])
@@ -189,9 +190,9 @@ class EmbedPlan:
         sources, listed = listing.sources, listed_uris(listing)
         changed = pa.array([], pa.string()) if changed is None else changed
         plan = self.without_broken_shards(listing).with_versions(listing, changed)
-        new = _not(is_in(listed, plan.rows["uri"]))
+        new = pc.invert(is_in(listed, plan.rows["uri"]))
         again = pa.concat_arrays([plan._failed(retry_all), changed])
-        again = pc.and_(is_in(listed, again), _not(is_in(listed, plan._pending())))
+        again = pc.and_(is_in(listed, again), pc.invert(is_in(listed, plan._pending())))
         for chosen in (new, again):
             indices = np.flatnonzero(chosen.to_numpy(zero_copy_only=False))
             part = [sources[i] for i in indices.tolist()]
@@ -203,7 +204,7 @@ class EmbedPlan:
     def pending_shards(self, listing: Listing) -> list[tuple[Shard, tuple[Source, ...]]]:
         """The incomplete shards with their inputs."""
         sources = listing.sources
-        pending = self.rows.filter(_not(is_in(self.rows["shard"], self.complete)))
+        pending = self.rows.filter(pc.invert(is_in(self.rows["shard"], self.complete)))
         at = pc.index_in(pending["uri"], listed_uris(listing)).to_pylist()
         shards = []
         for name, rows in groupby(
@@ -217,7 +218,7 @@ class EmbedPlan:
         """Deletes the inputs of some rows from the tables, then the rows from the plan."""
         if not pc.any(rows).as_py():
             return replace(self, complete=self._without_empty_shards(self.rows))
-        old, kept = self.rows.filter(rows), self.rows.filter(_not(rows))
+        old, kept = self.rows.filter(rows), self.rows.filter(pc.invert(rows))
         # A shard that keeps no input is deleted as a whole.
         edited = pc.and_(is_in(old["shard"], self.complete), is_in(old["shard"], kept["shard"]))
         edits = old.select(["uri", "shard"]).filter(edited)
@@ -271,7 +272,7 @@ class EmbedPlan:
 
     def _without_empty_shards(self, rows: pa.Table) -> pa.Array:
         """Deletes complete shards without rows, and returns the other complete shards."""
-        empty = self.complete.filter(_not(is_in(self.complete, rows["shard"])))
+        empty = self.complete.filter(pc.invert(is_in(self.complete, rows["shard"])))
         for shard in empty.to_pylist():
             self.run.remove_shard(shard)
         return self.complete.filter(is_in(self.complete, rows["shard"]))
@@ -280,10 +281,10 @@ class EmbedPlan:
         failures, _ = self.run.read_shards("failures", ["uri", "step"], self.complete.to_pylist())
         if not in_any_step:
             failures = failures.filter(pc.equal(failures["step"], TRANSIENT_STEP))
-        return failures["uri"].combine_chunks()
+        return column(failures, "uri")
 
     def _pending(self) -> pa.Array:
-        pending = _not(is_in(self.rows["shard"], self.complete))
+        pending = pc.invert(is_in(self.rows["shard"], self.complete))
         return self.rows["uri"].filter(pending).combine_chunks()
 
     def _with_unplanned_shards(self) -> "EmbedPlan":
@@ -292,14 +293,15 @@ class EmbedPlan:
         If a URI is both a failure and a photo, the photo's row is last: it was read in a retry. If
         it is a photo in two shards, either may be the newer one, so that it counts as changed.
         """
-        unknown = self.complete.filter(_not(is_in(self.complete, self.rows["shard"]))).to_pylist()
+        is_unknown = pc.invert(is_in(self.complete, self.rows["shard"]))
+        unknown = self.complete.filter(is_unknown).to_pylist()
         planned = self.rows.filter(is_in(self.rows["shard"], self.complete))["uri"]
         rows = self.rows
         for table in ("failures", "photos"):
             parts = [schema.PLAN.empty_table()]
             for shard in unknown:
-                uris = self.run.read_shards(table, ["uri"], [shard])[0]["uri"].combine_chunks()
-                parts.append(_unversioned_rows(uris.filter(_not(is_in(uris, planned))), shard))
+                uris = column(self.run.read_shards(table, ["uri"], [shard])[0], "uri")
+                parts.append(_unversioned_rows(uris.filter(pc.invert(is_in(uris, planned))), shard))
             found = pa.concat_tables(parts)
             if table == "photos":
                 counts = pc.value_counts(found["uri"])
@@ -314,13 +316,13 @@ class EmbedPlan:
 
 def listed_uris(listing: Listing) -> pa.Array:
     """(n,) string: the URI of each input."""
-    return listing.table["uri"].combine_chunks()
+    return column(listing.table, "uri")
 
 
 def _fully_listed(listing: Listing) -> pa.Array:
     """URIs of containers, lists and folders that were listed completely."""
     whole = pa.array(sorted(listing.fully_listed), pa.string())
-    return whole.filter(_not(is_in(whole, listed_uris(listing))))
+    return whole.filter(pc.invert(is_in(whole, listed_uris(listing))))
 
 
 def _unversioned_rows(uris: pa.Array, shard: str) -> pa.Table:
@@ -337,17 +339,6 @@ def _append(rows: pa.Table, new: pa.Table) -> pa.Table:
 def _keys(rows: pa.Table) -> pa.ChunkedArray:
     """(n,) string that identifies an input in a shard."""
     return pc.binary_join_element_wise(rows["uri"], rows["shard"], "\0")
-
-
-def is_in(values: pa.ChunkedArray | pa.Array, those: pa.ChunkedArray | pa.Array) -> pa.Array:
-    if isinstance(those, pa.ChunkedArray):
-        those = those.combine_chunks()
-    found = pc.is_in(values, value_set=those)
-    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
-
-
-def _not(flags: pa.Array) -> pa.Array:
-    return pc.invert(flags)
 
 
 def _numpy(values: pa.Array | pa.ChunkedArray) -> np.ndarray:

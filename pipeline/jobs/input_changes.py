@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from facecluster.errors import InputError
-from facecluster.pipeline.jobs.embed_plan import EmbedPlan, is_in
-from facecluster.pipeline.jobs.shard_edits import count_earlier
+from facecluster.pipeline.jobs.embed_plan import EmbedPlan
 from facecluster.transforms.inputs.listing import Listing
 from facecluster.transforms.inputs.paths import path_of_uri
 from facecluster.transforms.inputs.sources import SEPARATOR, Source
 from facecluster.transforms.tables import schema
+from facecluster.transforms.tables.columns import column, count_earlier, is_in
 
 EXISTENCE_THREADS = 16
 
@@ -57,32 +57,32 @@ def find_changes(plan: EmbedPlan, listing: Listing, hash_photos: HashPhotos) -> 
       hash_photos: reads inputs.
     """
     held, listed = plan.held_rows(), listing.table
-    at = pc.index_in(held["uri"], listed["uri"].combine_chunks()).combine_chunks()
+    at = pc.index_in(held["uri"], column(listed, "uri")).combine_chunks()
     is_other = pc.or_(
         *(pc.not_equal(held[name], listed[name].take(at)) for name in ("size", "version"))
     )
     edited = held.filter(pc.fill_null(is_other, False))
     gone = held.filter(at.is_null())
     arrived = listed.filter(
-        _and(listed["version"].is_valid(), _not(is_in(listed["uri"], plan.rows["uri"])))
+        _and(listed["version"].is_valid(), pc.invert(is_in(listed["uri"], plan.rows["uri"])))
     )
     left, arrived = _find_possible_moves(gone, arrived, listing)
 
     known = _known_photo_ids(plan, pa.concat_tables([edited, left]))
     is_photo = is_in(edited["uri"], known["uri"])
-    uris = pa.concat_arrays([_column(edited.filter(is_photo), "uri"), _column(arrived, "uri")])
+    uris = pa.concat_arrays([column(edited.filter(is_photo), "uri"), column(arrived, "uri")])
     photo_ids = schema.PHOTO_IDS.empty_table()
     if len(uris):
-        rows = pc.index_in(uris, listed["uri"].combine_chunks()).to_pylist()
+        rows = pc.index_in(uris, column(listed, "uri")).to_pylist()
         photo_ids = hash_photos([listing.sources[row] for row in rows])
     same = _and(
         is_photo,
         pc.fill_null(pc.equal(_look_up(photo_ids, edited), _look_up(known, edited)), False),
     )
     moved = _match_moves(left, arrived, known, photo_ids)
-    unmoved = gone.filter(_not(is_in(gone["uri"], moved["uri"])))
-    missing = unmoved.filter(is_gone_from_listed(_column(unmoved, "uri"), listing))
-    return InputChanges(_column(edited.filter(_not(same)), "uri"), moved, _as_edits(missing))
+    unmoved = gone.filter(pc.invert(is_in(gone["uri"], moved["uri"])))
+    missing = unmoved.filter(is_gone_from_listed(column(unmoved, "uri"), listing))
+    return InputChanges(column(edited.filter(pc.invert(same)), "uri"), moved, _as_edits(missing))
 
 
 def check_removal(plan: EmbedPlan, listing: Listing, changes: InputChanges) -> None:
@@ -91,10 +91,10 @@ def check_removal(plan: EmbedPlan, listing: Listing, changes: InputChanges) -> N
     Raises:
       InputError: an input folder lists none of the inputs that the run holds of it.
     """
-    removed = _column(changes.missing, "uri")
-    leaving = pa.concat_arrays([removed, _column(changes.moved, "uri")])
+    removed = column(changes.missing, "uri")
+    leaving = pa.concat_arrays([removed, column(changes.moved, "uri")])
     held = plan.held_rows()["uri"]
-    stay = held.filter(_not(is_in(held, leaving)))
+    stay = held.filter(pc.invert(is_in(held, leaving)))
     for folder in sorted(listing.input_folders & listing.fully_listed):
         prefix = folder.rstrip("/") + "/"
         n_removed = pc.sum(pc.starts_with(removed, prefix)).as_py() or 0
@@ -160,7 +160,7 @@ def _find_possible_moves(
 ) -> tuple[pa.Table, pa.Table]:
     """The inputs that are gone and those that are new, with a size and version that are in both."""
     gone = gone.filter(_and(gone["version"].is_valid(), is_in(_pairs(gone), _pairs(arrived))))
-    gone = gone.filter(_not(_still_exist(_column(gone, "uri"), listing)))
+    gone = gone.filter(pc.invert(_still_exist(column(gone, "uri"), listing)))
     return gone, arrived.filter(is_in(_pairs(arrived), _pairs(gone)))
 
 
@@ -215,37 +215,29 @@ def _match_moves(
     _, at_old, at_new = np.intersect1d(keys[0], keys[1], return_indices=True)
     is_match = keys[0][at_old] >= 0
     at_old, at_new = at_old[is_match], at_new[is_match]
-    return _as_edits(left.take(at_old), _column(arrived, "uri").take(at_new))
+    return _as_edits(left.take(at_old), column(arrived, "uri").take(at_new))
 
 
 def _as_edits(rows: pa.Table, new_uris: pa.Array | None = None) -> pa.Table:
     new_uris = pa.nulls(len(rows), pa.string()) if new_uris is None else new_uris
-    columns = [_column(rows, "uri"), _column(rows, "shard"), new_uris]
+    columns = [column(rows, "uri"), column(rows, "shard"), new_uris]
     return pa.table(columns, schema=schema.EDITS)
 
 
 def _look_up(photo_ids: pa.Table, rows: pa.Table) -> pa.Array:
     """(n,) string: the photo_id of each row's URI, null for none."""
-    at = pc.index_in(_column(rows, "uri"), _column(photo_ids, "uri"))
-    return _column(photo_ids, "photo_id").take(at)
+    at = pc.index_in(column(rows, "uri"), column(photo_ids, "uri"))
+    return column(photo_ids, "photo_id").take(at)
 
 
 def _pairs(rows: pa.Table) -> pa.Array:
     """(n,) 16 bytes: size and version, of a null its value in memory."""
     pairs = np.empty((len(rows), 2), np.int64)
     for i, name in enumerate(("size", "version")):
-        pairs[:, i] = pc.fill_null(_column(rows, name), 0).to_numpy(zero_copy_only=False)
+        pairs[:, i] = pc.fill_null(column(rows, name), 0).to_numpy(zero_copy_only=False)
     return pa.Array.from_buffers(pa.binary(16), len(rows), [None, pa.py_buffer(pairs)])
-
-
-def _column(rows: pa.Table, name: str) -> pa.Array:
-    return rows[name].combine_chunks()
 
 
 def _and(*flags: pa.Array | pa.ChunkedArray) -> pa.Array:
     both = pc.and_(*flags)
     return both.combine_chunks() if isinstance(both, pa.ChunkedArray) else both
-
-
-def _not(flags: pa.Array) -> pa.Array:
-    return pc.invert(flags)

@@ -6,7 +6,6 @@ again, which changes nothing where it was done.
 
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
@@ -14,6 +13,7 @@ from apache_beam.io.filesystems import FileSystems
 from facecluster.pipeline.distributed.work_folder import WorkFolder
 from facecluster.pipeline.run.directory import EDITS_NAME, RunDirectory
 from facecluster.transforms.tables import schema
+from facecluster.transforms.tables.columns import column, count_earlier, is_in
 from facecluster.transforms.tables.files import delete_files
 from facecluster.transforms.tables.parquet_files import read_table, write_table
 
@@ -65,8 +65,8 @@ def _edit_shard(run: RunDirectory, shard: str, edits: pa.Table) -> None:
         left_failures = _without(failures, removed)
         if len(left_failures) < len(failures):
             write_table(run.shard_path("failures", shard), left_failures)
-    at = pc.index_in(left["uri"], edits["uri"].combine_chunks())
-    uris = pc.coalesce(edits["new_uri"].combine_chunks().take(at.combine_chunks()), left["uri"])
+    at = pc.index_in(left["uri"], column(edits, "uri"))
+    uris = pc.coalesce(column(edits, "new_uri").take(at.combine_chunks()), left["uri"])
     index = left.schema.get_field_index("uri")
     edited = left.set_column(index, left.schema.field("uri"), uris)
     if not edited.equals(photos):
@@ -78,19 +78,8 @@ def _faces_of(photos: pa.Table, faces: pa.Table) -> pa.Table:
     counts = pc.value_counts(photos["photo_id"])
     at = pc.index_in(faces["photo_id"], counts.field("values"))
     n_allowed = pc.fill_null(counts.field("counts").take(at.combine_chunks()), 0).to_numpy(False)
-    codes = faces["face_id"].combine_chunks().dictionary_encode().indices.to_numpy(False)
+    codes = column(faces, "face_id").dictionary_encode().indices.to_numpy(False)
     return faces.filter(pa.array(count_earlier(codes) < n_allowed))
-
-
-def count_earlier(values: np.ndarray) -> np.ndarray:
-    """(n,) int64: how often each of n values has occurred before it."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(values)])
-    sizes = np.diff(np.append(starts, len(values)))
-    earlier = np.empty(len(values), np.int64)
-    earlier[order] = np.arange(len(values)) - np.repeat(starts, sizes)
-    return earlier
 
 
 def _read(run: RunDirectory, table: str, shard: str, columns: Sequence[str]) -> pa.Table:
@@ -98,4 +87,4 @@ def _read(run: RunDirectory, table: str, shard: str, columns: Sequence[str]) -> 
 
 
 def _without(rows: pa.Table, uris: pa.Array) -> pa.Table:
-    return rows.filter(pc.invert(pc.is_in(rows["uri"], value_set=uris)))
+    return rows.filter(pc.invert(is_in(rows["uri"], uris)))

@@ -24,7 +24,7 @@ from facecluster.pipeline.jobs.input_changes import (
     find_changes,
     is_gone_from_listed,
 )
-from facecluster.pipeline.jobs.shard_edits import count_earlier, read_edits
+from facecluster.pipeline.jobs.shard_edits import read_edits
 from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.inputs.listing import Listing, list_photos
 from facecluster.transforms.inputs.sources import Source
@@ -520,9 +520,3 @@ def test_the_innermost_folder_or_container_decides_whether_an_input_is_gone():
     }
     flags = is_gone_from_listed(pa.array(gone), listing)
     assert dict(zip(gone, flags.to_pylist(), strict=True)) == gone
-
-
-@given(st.lists(st.integers(0, 3)))
-def test_count_earlier(values):
-    expected = [values[:i].count(value) for i, value in enumerate(values)]
-    assert count_earlier(np.array(values, np.int64)).tolist() == expected
