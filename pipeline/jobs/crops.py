@@ -43,18 +43,22 @@ from facecluster.transforms.inputs.listing import locate_photos
 from facecluster.transforms.inputs.sources import Source
 from facecluster.transforms.photos.decode import DecodePhotos
 from facecluster.transforms.photos.read import read_photos
-from facecluster.transforms.photos.shards import ReadTask, make_read_tasks, split_into_shards
+from facecluster.transforms.photos.shards import (
+    ReadTask,
+    choose_shard_size,
+    make_read_tasks,
+    split_into_shards,
+)
 from facecluster.transforms.photos.write import WriteShards
 from facecluster.transforms.records import Photo, Shard
 from facecluster.transforms.tables import schema
 from facecluster.transforms.tables.files import all_files, delete_files, list_files
 from facecluster.transforms.tables.parquet_files import read_table
 
-# A small input is split into at least this many shards, so that all workers get some, but into
-# shards of at least this many photos, because smaller files are not worth their overhead. Unlike in
-# the embed job, the number of workers does not matter: a job that is continued on another machine
-# must find its shards.
-MIN_SHARDS, MIN_PHOTOS_PER_SHARD = 64, 16
+# A small input is split into about this many shards, so that all workers get some. Unlike in the
+# embed job, the number of workers does not matter: a job that is continued on another machine must
+# find its shards.
+N_SHARDS = 64
 REQUESTS_HASH = "plan_sha256"  # the setting that identifies photos, people and boxes
 
 
@@ -202,8 +206,7 @@ class CropsJob:
             )
 
     def _shards(self, requests: Sequence[CropRequest]) -> list[tuple[Shard, tuple[Source, ...]]]:
-        evenly = -(-len(requests) // MIN_SHARDS)
-        size = min(self.options.photos_per_shard, max(evenly, MIN_PHOTOS_PER_SHARD))
+        size = choose_shard_size(len(requests), N_SHARDS, self.options.photos_per_shard)
         failures = {request.uri: request.failure for request in requests}
         located = {
             source.uri: source._replace(failure=failures[source.uri] or source.failure)

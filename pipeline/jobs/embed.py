@@ -4,7 +4,6 @@ Its steps are those of `EmbedJob._add_steps`. At the end the perceptual hashes o
 run are compared, for the table of near-duplicates.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ from facecluster.transforms.inputs.sources import Source
 from facecluster.transforms.photos.decode import DecodePhotos
 from facecluster.transforms.photos.near_duplicates import near_duplicates_table
 from facecluster.transforms.photos.read import ReadPhotos
-from facecluster.transforms.photos.shards import make_read_tasks
+from facecluster.transforms.photos.shards import choose_shard_size, make_read_tasks
 from facecluster.transforms.photos.write import ShardWriter, WriteShards
 from facecluster.transforms.records import Shard
 from facecluster.transforms.tables import schema
@@ -45,8 +44,8 @@ from facecluster.transforms.tables.distinct import distinct_rows
 from facecluster.transforms.tables.reasons import count_failure_reasons, count_unusable_suffixes
 
 # Small inputs get smaller shards than the option says, so that every worker has some and progress
-# is visible. Shards below the second number are not worth a file of their own.
-SHARDS_PER_WORKER, LEAST_PHOTOS_PER_SHARD = 16, 16
+# is visible.
+SHARDS_PER_WORKER = 16
 
 # Makes a context that shows progress, from a function that counts the photos done, their total and,
 # if they are not embedded, what is done with them.
@@ -112,10 +111,10 @@ class EmbedJob:
             self.run.write_cohort(cohort)
         plan = plan.with_edits(edits)
         n_photos = len(plan.unfinished_uris(listing)) + len(changes.changed)
-        n_workers = choose_execution(self.beam_arguments, n_photos).n_workers
+        n_shards = SHARDS_PER_WORKER * choose_execution(self.beam_arguments, n_photos).n_workers
         plan = plan.with_inputs(
             listing,
-            lambda n: self._photos_per_shard(n, n_workers),
+            lambda n: choose_shard_size(n, n_shards, self.options.photos_per_shard),
             self.retry_all,
             changes.changed,
         )
@@ -217,10 +216,6 @@ class EmbedJob:
         return compute_photo_ids(
             self.run, sources, self.options.limits().max_bytes, self.beam_arguments, watch
         )
-
-    def _photos_per_shard(self, n_photos: int, n_workers: int) -> int:
-        even = math.ceil(n_photos / (n_workers * SHARDS_PER_WORKER))
-        return min(self.options.photos_per_shard, max(even, LEAST_PHOTOS_PER_SHARD))
 
     def _embed(
         self, shards: Shards, execution: Execution, watch: Watch, check: Callable[[], None]

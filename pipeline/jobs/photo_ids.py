@@ -1,6 +1,5 @@
 """Computes the photo_ids of inputs as they are now, on Beam's workers, without embedding them."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,11 @@ from facecluster.pipeline.beam.runner import choose_execution
 from facecluster.pipeline.run.directory import PHOTO_IDS_FOLDER, RunDirectory
 from facecluster.transforms.inputs.sources import Source
 from facecluster.transforms.photos.read import ReadPhotos
-from facecluster.transforms.photos.shards import make_read_tasks, split_into_shards
+from facecluster.transforms.photos.shards import (
+    choose_shard_size,
+    make_read_tasks,
+    split_into_shards,
+)
 from facecluster.transforms.photos.write import WriteShards
 from facecluster.transforms.records import Photo
 from facecluster.transforms.tables import schema
@@ -21,7 +24,7 @@ from facecluster.transforms.tables.files import delete_folder, list_files
 from facecluster.transforms.tables.parquet_files import read_table, write_table
 
 # Photos in one file of results: enough files for all workers and for progress that can be seen.
-SHARDS_PER_WORKER, LEAST_PHOTOS, MOST_PHOTOS = 16, 16, 1024
+SHARDS_PER_WORKER, MOST_PHOTOS = 16, 1024
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,8 @@ def compute_photo_ids(
       Columns uri and photo_id, null if an input cannot be read; in any order.
     """
     folder = run.path(PHOTO_IDS_FOLDER)
-    n_workers = choose_execution(beam_arguments, len(sources)).n_workers
-    even = math.ceil(len(sources) / (n_workers * SHARDS_PER_WORKER))
-    shards = split_into_shards(sources, min(MOST_PHOTOS, max(even, LEAST_PHOTOS)))
+    n_shards = SHARDS_PER_WORKER * choose_execution(beam_arguments, len(sources)).n_workers
+    shards = split_into_shards(sources, choose_shard_size(len(sources), n_shards, MOST_PHOTOS))
     tasks = make_read_tasks(shards)
     execution = choose_execution(beam_arguments, len(sources), len(tasks))
     sizes = {shard.name: shard.n_photos for shard, _ in shards}

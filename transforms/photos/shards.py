@@ -1,6 +1,7 @@
 """Splits photos into shards, and groups shards into the tasks that workers read."""
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
@@ -9,6 +10,9 @@ from facecluster.transforms.inputs.listing import list_photos
 from facecluster.transforms.inputs.paths import Paths, path_list
 from facecluster.transforms.inputs.sources import Source
 from facecluster.transforms.records import Shard
+
+# Shards with fewer photos are not worth a file of their own.
+LEAST_PHOTOS_PER_SHARD = 16
 
 ReadTask = list[tuple[Shard, tuple[Source, ...]]]
 """Shards, with their photos, that one worker reads together."""
@@ -31,6 +35,17 @@ def read_tasks(
     """
     sources = list_photos(path_list(inputs), exclude=path_list(exclude)).sources
     return make_read_tasks(split_into_shards(sources, photos_per_shard))
+
+
+def choose_shard_size(n_photos: int, n_shards: int, most: int) -> int:
+    """Photos per shard with which there are about n_shards.
+
+    Args:
+      n_photos: photos to split.
+      n_shards: that all workers need to have some, and for progress to be visible.
+      most: photos in one shard.
+    """
+    return min(most, max(math.ceil(n_photos / n_shards), LEAST_PHOTOS_PER_SHARD))
 
 
 def split_into_shards(
