@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from facecluster.pipeline.run.manifest import (
+    STEPS,
     ClusterCounts,
     ClusterDiagnostics,
     EmbedCounts,
@@ -18,8 +19,6 @@ from facecluster.transforms.tables.reasons import format_reasons
 CHAIN_FRACTION, CHAIN_FACES = 0.8, 100
 NAMED = 3  # of doubtful people, collages, and faces with a damaged vector, in the summary
 
-STEPS = ("embed", "cluster")
-
 
 @dataclass(frozen=True)
 class Line:
@@ -31,7 +30,7 @@ class Line:
 
 
 def format_summary(
-    manifest: Manifest, steps: Collection[str] = STEPS, uris: Mapping[str, str] | None = None
+    manifest: Manifest, steps: Collection[str] = tuple(STEPS), uris: Mapping[str, str] | None = None
 ) -> str:
     """What a run holds now, and how the steps of this command went.
 
@@ -193,9 +192,8 @@ def _photo_warnings(diagnostics: ClusterDiagnostics, uris: Mapping[str, str]) ->
     """What was taken from faces being in one photo."""
     if diagnostics.collages:
         photos = _count(diagnostics.collages, "photo looks", "photos look")
-        named = [uris.get(photo, photo) for photo in diagnostics.collage_photos[:NAMED]]
-        more = ", ..." if diagnostics.collages > NAMED else ""
-        which = f": {', '.join(named)}{more}" if named else ""
+        named = [uris.get(photo, photo) for photo in diagnostics.collage_photos]
+        which = f": {_name_some(named, diagnostics.collages)}" if named else ""
         yield f"{photos} like a collage, in which a person may be more than once{which}"
     if diagnostics.kept_apart_by_photos:
         pairs = _count(diagnostics.kept_apart_by_photos, "pair of people is", "pairs of people are")
@@ -210,20 +208,18 @@ def _people_warnings(diagnostics: ClusterDiagnostics) -> Iterator[str]:
     n_doubtful = diagnostics.doubtful_people
     if n_doubtful:
         people = _count(n_doubtful, "doubtful person", "doubtful people")
-        named = ", ".join(diagnostics.most_doubtful[:NAMED])
-        more = ", ..." if n_doubtful > NAMED else ""
+        named = _name_some(diagnostics.most_doubtful, n_doubtful)
         yield (
-            f"{people}, perhaps more than one person each: {named}{more} "
+            f"{people}, perhaps more than one person each: {named} "
             "(a smaller --wrong-share splits more)"
         )
     n_damaged = diagnostics.left_out.get("vector", 0)
     if n_damaged:
         faces = _count(n_damaged, "face has", "faces have")
-        named = ", ".join(diagnostics.damaged_vectors[:NAMED])
-        more = ", ..." if n_damaged > NAMED else ""
+        named = _name_some(diagnostics.damaged_vectors, n_damaged)
         yield (
-            f"{faces} a damaged vector (NaN, infinity or zeros): {named}{more}; embed these photos "
-            "again into a new folder"
+            f"{faces} a damaged vector (NaN, infinity or zeros): {named}; embed these photos again "
+            "into a new folder"
         )
     n_again = diagnostics.same_photo_violations
     if n_again:
@@ -245,6 +241,11 @@ def _format_line(line: Line, width: int) -> str:
 
 def _join(notes: Iterable[str]) -> str:
     return ", ".join(filter(None, notes))
+
+
+def _name_some(names: Sequence[str], total: int) -> str:
+    """The first NAMED names, and dots if there are more in total."""
+    return ", ".join(names[:NAMED]) + (", ..." if total > NAMED else "")
 
 
 def _now_and_before(now: int, total: int, verb: str) -> str:

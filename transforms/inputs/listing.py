@@ -1,7 +1,6 @@
 """Lists the photos that inputs name: files, folders, globs, containers, lists, a run's failures."""
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from facecluster.transforms.inputs.paths import stat_file
 from facecluster.transforms.inputs.photo_collector import PhotoCollector
 from facecluster.transforms.inputs.photo_suffixes import how_to_read
 from facecluster.transforms.inputs.sources import SEPARATOR, Source
-from facecluster.transforms.tables.reasons import format_reasons
+from facecluster.transforms.tables.reasons import format_reasons, sort_by_count
 
 STAT_THREADS, STAT_BATCH = 16, 1000  # files that lists name; on a network disk it is mostly waiting
 
@@ -95,7 +94,7 @@ def list_photos(
         except (OSError, ValueError) as error:  # no such bucket, or no library for its scheme
             raise InputError(f"{name} cannot be listed: {error}") from error
     collector.list_containers()
-    other_files, unread_photos = map(_by_frequency, collector.count_other_files())
+    other_files, unread_photos = map(sort_by_count, collector.count_other_files())
     if not collector.sources:
         message = f"there are no photos in {', '.join(inputs)}"
         if other_files:
@@ -171,10 +170,6 @@ def absolute_uri(name: str) -> str:
         return name
     path, separator, member = name.partition(SEPARATOR)  # a member's name stays as it is
     return os.path.abspath(path) + separator + member
-
-
-def _by_frequency(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _describe(other_files: Mapping[str, int], unread_photos: Mapping[str, int]) -> str:

@@ -57,8 +57,7 @@ def count_failure_reasons(failures: "pa.Table") -> dict[str, int]:
       failures: columns step and error.
     """
     rows = failures.select(["step", "error"]).to_pylist()
-    counts = Counter(failure_reason(row["step"], row["error"]) for row in rows)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    return sort_by_count(Counter(failure_reason(row["step"], row["error"]) for row in rows))
 
 
 def count_unusable_suffixes(failures: "pa.Table", uris: "pa.ChunkedArray") -> dict[str, int]:
@@ -79,9 +78,14 @@ def count_unusable_suffixes(failures: "pa.Table", uris: "pa.ChunkedArray") -> di
     counts.pop("", None)
     return {
         suffix: n
-        for suffix, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        for suffix, n in sort_by_count(counts).items()
         if not pc.any(pc.ends_with(uris, suffix, ignore_case=True)).as_py()  # pyright: ignore[reportAttributeAccessIssue]
     }
+
+
+def sort_by_count(counts: Mapping[str, int]) -> dict[str, int]:
+    """The counts, the highest first; equal ones by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def format_reasons(counts: Mapping[str, int]) -> str:
