@@ -1,6 +1,6 @@
 """The typed records of a run's manifest.json, with its only reader and its only writer.
 
-    {"manifest_version": 1, "versions": {"python": "3.12.1", ...}, "steps": {"embed": {...}, ...}}
+    {"manifest_version": 2, "versions": {"python": "3.12.1", ...}, "steps": {"embed": {...}, ...}}
 
 An entry of `steps` has the fields of its class below, without those that are None.
 """

@@ -113,13 +113,13 @@ class FolderContents:
       files: those that are not passed over.
       passed_over: {path: reason} of the others.
       opened: the folders that were read.
-      closed: the folders that could not be read.
+      unreadable: the folders that could not be read.
     """
 
     files: list[File] = field(default_factory=list)
     passed_over: dict[str, str] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
-    closed: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
     def pass_over(self, folder: str, reason: str) -> None:
         """Adds the files of a local folder and its subfolders, without following links."""
@@ -164,7 +164,7 @@ def find_files_below(folder: str, rules: Rules, root: str | None = None) -> Fold
             with os.scandir(parent) as entries:
                 folders, files = _split_entries(entries)
         except OSError:
-            contents.closed.append(parent)
+            contents.unreadable.append(parent)
             continue
         names = [file.path.rpartition("/")[2] for file in files]
         has_marker = parent != folder and not MARKERS.isdisjoint(names)

@@ -1,4 +1,4 @@
-"""Which folders below an input are no photos to people, and what the user excludes."""
+"""Which folders below an input are passed over by their names, and what the user excludes."""
 
 import fnmatch
 import re

@@ -201,8 +201,8 @@ class PhotoCollector:
         self._passed_over |= contents.passed_over
         for file in contents.files:
             self._add_file_of_folder(file, folder)
-        for closed in contents.closed:
-            self._add_photo(closed)  # which will fail when it is read
+        for unreadable in contents.unreadable:
+            self._add_photo(unreadable)  # which will fail when it is read
 
     def _pass_over_if(self, below: FolderContents, path: str) -> bool:
         """Passes over a match of a glob with `**`, as if the folder before `**` were the input."""

@@ -8,7 +8,12 @@ import numpy as np
 import pillow_heif
 from PIL import AvifImagePlugin, Image
 
-from facecluster.transforms.photos.formats.exif import read_date, read_exif, read_orientation
+from facecluster.transforms.photos.formats.exif import (
+    SIDEWAYS,
+    read_date,
+    read_exif,
+    read_orientation,
+)
 from facecluster.transforms.photos.formats.jpeg import is_jpeg, load_jpeg
 from facecluster.transforms.photos.formats.opening import open_image, open_photo, register_heif
 from facecluster.transforms.photos.limits import MAX_PHOTO_PIXELS
@@ -40,7 +45,6 @@ TRANSPOSITIONS = {
 # Formats whose decoders turn photos: HEIF by the file's own orientation, TIFF by EXIF. That of AVIF
 # puts the file's own orientation into the EXIF.
 TURNED_BY_DECODER = ("HEIF", "TIFF")
-SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height are exchanged
 
 
 class DecodedImage(NamedTuple):

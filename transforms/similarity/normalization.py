@@ -154,7 +154,7 @@ def _fit_normalization(sample: np.ndarray, cohort: Cohort | None) -> Normalizati
 
 
 def _fit_among_few_people(similar: np.ndarray, same_person: float) -> tuple[Impostors, bool]:
-    """Fits impostors to pairs of which many may show one person; whether too many do."""
+    """Fits impostors to pairs of which many may show one person; and whether too few show two."""
     different = similar[similar < ONE_PERSON_FROM * same_person]
     fewest = max(MIN_STRANGERS, (1 - MOST_PAIRS_OF_ONE_PERSON) * len(similar))
     if len(different) < fewest:

@@ -6,6 +6,8 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height are exchanged
+
 
 def read_exif(image: Image.Image) -> Image.Exif:
     """The EXIF of a loaded image, empty if it is damaged: a photo is usable without it.

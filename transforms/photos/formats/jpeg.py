@@ -49,7 +49,7 @@ def load_jpeg(image: Image.Image, content: bytes) -> tuple[Image.Image, bool]:
     fast = _decode_strictly(image, content)
     if fast is not None:
         return fast, False
-    scale = image.size
+    size = image.size
     try:
         image.load()
     except OSError:
@@ -57,7 +57,7 @@ def load_jpeg(image: Image.Image, content: bytes) -> tuple[Image.Image, bool]:
         if whole is None:
             raise
         image = Image.open(io.BytesIO(whole), formats=("JPEG",))
-        image.draft(None, scale)
+        image.draft(None, size)
         image.load()
         return image, False
     return image, _is_damaged(_split(content))

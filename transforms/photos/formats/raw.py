@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, TiffImagePlugin
 
-from facecluster.transforms.photos.formats.exif import read_date_of_tiff
+from facecluster.transforms.photos.formats.exif import SIDEWAYS, read_date_of_tiff
 from facecluster.transforms.photos.limits import check_size
 
 # First bytes of photos by Canon, Fujifilm, Olympus, Panasonic and Leica, Sigma, Minolta, Phase One.
@@ -22,8 +22,8 @@ START = re.compile(
     rb"\0MRM|II\*\0....IIII",
     re.DOTALL,
 )
-# Those of others are TIFFs. They have a version of DNG, or pixels of one color each (CFA), or such
-# of all colors that are not developed yet (linear raw).
+# Those of others are TIFFs that have a version of DNG, or undeveloped pixels: of one color each
+# (CFA), or of all colors (linear raw).
 TIFF_START = (b"II*\0", b"MM\0*")
 DNG_VERSION, SUB_DIRECTORIES, PHOTOMETRIC = 50706, 330, 262
 CFA, LINEAR_RAW = 32803, 34892
@@ -32,7 +32,6 @@ MAX_DIRECTORIES = 20
 # size (--detection-size), and those that are found have enough pixels for the network. Photos of
 # twice this size are developed at half size.
 ENOUGH_PX = 1600
-SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height are exchanged
 UNSET_YEAR = 1970  # of a clock that was not set
 # The orientations in EXIF of LibRaw's flips, of which each bit exchanges something: left and right,
 # top and bottom, rows and columns.
