@@ -19,7 +19,7 @@ from facecluster.pipeline.beam.run import JobMetrics, run_pipeline
 from facecluster.pipeline.beam.runner import Execution, choose_execution
 from facecluster.pipeline.failure_limit import FailureLimit
 from facecluster.pipeline.jobs.embed_plan import EmbedPlan
-from facecluster.pipeline.jobs.input_changes import check_removal, find_changes
+from facecluster.pipeline.jobs.input_changes import InputChanges, check_removal, find_changes
 from facecluster.pipeline.jobs.photo_ids import compute_photo_ids
 from facecluster.pipeline.options import EmbedOptions
 from facecluster.pipeline.run.directory import RunDirectory
@@ -135,28 +135,12 @@ class EmbedJob:
         failures, _ = self.run.read_shards("failures", schema.FAILURES.names)
         near_duplicates = near_duplicates_table(photos)
         self.run.write("near_duplicates", near_duplicates)
-        distinct = distinct_rows(photos, "photo_id")
-        done_now = [shard.name for shard, _ in shards]
-        counts = EmbedCounts(
-            photos=len(photos),
-            damaged=pc.sum(photos["damaged"]).as_py() or 0,
-            duplicates=len(photos) - len(distinct),
+        done_now = [shard for shard, _ in shards]
+        counts = replace(
+            self._count_rows(photos, failures, done_now),
             near_duplicates=len(near_duplicates),
-            new_photos=self.run.count_rows("photos", done_now),
-            faces=pc.sum(distinct["n_faces"]).as_py() or 0,
-            failures=len(failures),
-            new_failures=self.run.count_rows("failures", done_now),
-            failure_reasons=count_failure_reasons(failures),
-            unusable_suffixes=self._count_unusable_suffixes(failures),
-            inputs_done_before=len(listing.sources) - sum(shard.n_photos for shard, _ in shards),
             inputs_missing=n_missing,
-            changed=len(changes.changed),
-            moved=len(changes.moved),
-            forgotten=len(changes.missing) if self.forget_removed else 0,
-            no_longer_there=0 if self.forget_removed else len(changes.missing),
-            n_other_files=listing.n_other_files,
-            other_files=dict(listing.other_files),
-            unread_photos=dict(listing.unread_photos),
+            **self._count_inputs(listing, changes, done_now),
         )
         results: dict[str, Any] = {
             "counts": counts,
@@ -270,6 +254,39 @@ class EmbedJob:
                 self._check_failures(pa.concat_tables(failures), plan.n_inputs)
 
         return check
+
+    def _count_rows(
+        self, photos: pa.Table, failures: pa.Table, done_now: Sequence[Shard]
+    ) -> EmbedCounts:
+        """What the run holds, and how much of it is in the shards that this job has written."""
+        distinct = distinct_rows(photos, "photo_id")
+        names = [shard.name for shard in done_now]
+        return EmbedCounts(
+            photos=len(photos),
+            damaged=pc.sum(photos["damaged"]).as_py() or 0,
+            duplicates=len(photos) - len(distinct),
+            new_photos=self.run.count_rows("photos", names),
+            faces=pc.sum(distinct["n_faces"]).as_py() or 0,
+            failures=len(failures),
+            new_failures=self.run.count_rows("failures", names),
+            failure_reasons=count_failure_reasons(failures),
+            unusable_suffixes=self._count_unusable_suffixes(failures),
+        )
+
+    def _count_inputs(
+        self, listing: Listing, changes: InputChanges, done_now: Sequence[Shard]
+    ) -> dict[str, Any]:
+        """The fields of `EmbedCounts` on the inputs of this job."""
+        return {
+            "inputs_done_before": len(listing.sources) - sum(shard.n_photos for shard in done_now),
+            "changed": len(changes.changed),
+            "moved": len(changes.moved),
+            "forgotten": len(changes.missing) if self.forget_removed else 0,
+            "no_longer_there": 0 if self.forget_removed else len(changes.missing),
+            "n_other_files": listing.n_other_files,
+            "other_files": dict(listing.other_files),
+            "unread_photos": dict(listing.unread_photos),
+        }
 
     def _count_unusable_suffixes(self, failures: pa.Table) -> dict[str, int]:
         if not len(failures):
