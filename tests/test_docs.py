@@ -1,10 +1,16 @@
-"""The generated documents: they are current, and the notebook runs."""
+"""The documents name all tables and fields; the generated ones are current, the notebook runs."""
 
 import importlib.util
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import nbformat
+import pyarrow as pa
 import pytest
+
+from facecluster.pipeline.run.manifest import ClusterDiagnostics
+from facecluster.transforms.tables import schema
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -20,6 +26,41 @@ def generator():
 def test_the_api_page_is_that_of_the_docstrings(generator):
     page = (DOCS / "api.md").read_text()
     assert page == generator.api_page(), "run `make docs` and commit docs/api.md"
+
+
+def first_column(text: str) -> list[str]:
+    """The names in the first column of the first table of a text."""
+    rows = re.search(r"^\|---.*\n((\|.*\n)+)", text, re.MULTILINE)
+    assert rows
+    return [name for row in rows[1].splitlines() for name in row.split(" | ")[0][2:].split(", ")]
+
+
+@pytest.mark.parametrize(
+    ("heading", "table"),
+    [
+        ("photos", schema.PHOTOS),
+        ("faces", schema.faces(pa.list_(pa.int8(), 128))),
+        ("people", schema.PEOPLE),
+        ("assignments", schema.ASSIGNMENTS),
+        ("near_duplicates", schema.NEAR_DUPLICATES),
+        ("failures", schema.FAILURES),
+        ("plan.parquet", schema.PLAN),
+    ],
+)
+def test_the_page_of_tables_has_their_columns(heading, table):
+    page = (DOCS / "tables.md").read_text()
+    assert first_column(page.split(f"\n## {heading}: ")[1]) == table.names
+
+
+def test_the_page_of_tables_has_the_version_of_the_schema():
+    version = f"The schema version is {schema.SCHEMA_VERSION}."
+    assert version in (DOCS / "tables.md").read_text()
+
+
+def test_the_page_of_tables_has_the_diagnostics():
+    page = (DOCS / "tables.md").read_text()
+    names = first_column(page.split("`steps.cluster.diagnostics`")[1])
+    assert names == [field.name for field in fields(ClusterDiagnostics)]
 
 
 def pictures(notebook) -> list[int]:
