@@ -89,17 +89,25 @@ def test_listing_runs(monkeypatch, capsys):
     ]
 
 
+def forty_people() -> np.ndarray:
+    """(160, 128) float32: four photos of each of forty people, one after the other."""
+    random = np.random.default_rng(0)
+    people = np.repeat(random.normal(size=(40, 128)), 4, axis=0)
+    vectors = people + random.normal(scale=0.5, size=people.shape)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
 def test_a_half_is_scored():
     quality = importlib.import_module("quality")
-    vectors = np.repeat(np.eye(4, dtype=np.float32), 2, axis=0)
-    photo_ids = np.array([f"{i:02}" for i in range(8)])
-    rows = {f"/photos/P{row // 2}/{row}.jpg": row for row in range(8)}
+    vectors = forty_people()
+    photo_ids = np.array([f"{i:03}" for i in range(160)])
+    rows = {f"/photos/P{row // 4:02}/{row}.jpg": row for row in range(160)}
     half = quality.Half(vectors, photo_ids, rows)
     scores = quality.format_scores(half.score_clustering(lambda vectors: vectors)).split()
-    assert scores == [*["1.0000"] * 6, "4", "0.000"]
+    assert scores == [*["1.0000"] * 6, "40", "0.000"]
     both = quality.concatenate_halves([half, quality.Half(vectors, photo_ids, {"/Q/0.jpg": 3})])
-    assert both.labeled_rows.tolist() == [*range(8), 11]
-    assert both.people.tolist() == ["P0", "P0", "P1", "P1", "P2", "P2", "P3", "P3", "Q"]
+    assert both.labeled_rows.tolist() == [*range(160), 163]
+    assert both.people[[0, 3, 4, 159, 160]].tolist() == ["P00", "P00", "P01", "P39", "Q"]
 
 
 def test_no_violations_in_group_photos_when_all_labels_are_right():
@@ -156,14 +164,14 @@ def test_a_face_model_that_the_script_saved_is_loaded_by_another(face_model, tmp
 def test_the_grouping_worker_runs(tmp_path, monkeypatch, capsys):
     worker = importlib.import_module("grouping_worker")
     path = tmp_path / "vectors.npy"
-    np.save(path, np.repeat(127 * np.eye(4, dtype=np.int8), 2, axis=0))
+    np.save(path, (127 * forty_people()).round().astype(np.int8))
     for name in ("facecluster", "hdbscan"):
         monkeypatch.setattr(sys, "argv", ["", name, str(path), "{}"])
         worker.main()
         assert capsys.readouterr().out.startswith("[")
         labels = np.load(f"{path}.labels.npy")
-        assert len(np.unique(labels)) == 4
-        assert (labels[::2] == labels[1::2]).all()
+        assert len(np.unique(labels)) == 40
+        assert (labels[::4] == labels[3::4]).all()
 
 
 def test_each_grouping_method_has_a_setting_that_separates_distant_people():

@@ -31,7 +31,8 @@ def test_they_are_the_options_of_beams_parser():
 @given(st.sampled_from(sorted(beam_option_names())), st.sampled_from(["", "=2", "=a-b_c"]))
 def test_hyphens_become_beams_underscores(name, value):
     hyphens = "--" + name[2:].replace("_", "-")
-    assert with_beam_names([hyphens + value, "v-w", "-x-y"]) == [name + value, "v-w", "-x-y"]
+    known = hyphens if hyphens in beam_option_names() else name  # Beam has some in both forms
+    assert with_beam_names([hyphens + value, "v-w", "-x-y"]) == [known + value, "v-w", "-x-y"]
     assert with_beam_names([name + value]) == [name + value]
 
 

@@ -705,7 +705,9 @@ def test_a_runner_that_does_not_exist_is_refused(some_run, capfd):
 
 
 def test_an_unknown_option_is_refused(some_run, capfd):
-    assert command(some_run, "--no-such-option=1") == 2
+    with pytest.raises(SystemExit) as stopped:
+        command(some_run, "--no-such-option=1")
+    assert stopped.value.code == 2
     assert "--no-such-option" in capfd.readouterr().err
 
 
@@ -713,7 +715,7 @@ def test_too_little_memory_is_refused(some_run, capfd):
     with pytest.raises(SystemExit) as stopped:
         command(some_run, "--worker-memory", "1")
     assert stopped.value.code == 2
-    assert "argument --worker-memory: 1 is less than 64" in capfd.readouterr().err
+    assert "--worker-memory: 1 is less than 64" in capfd.readouterr().err
 
 
 def test_help_describes_distribute(capsys):
