@@ -55,10 +55,8 @@ from facecluster.pipeline.run.directory import RunDirectory
 from facecluster.transforms.grouping.cannot_links import CannotLinks
 from facecluster.transforms.grouping.edges import choose_edge_limits
 from facecluster.transforms.grouping.group_faces import (
-    Shots,
     Stopwatch,
     choose_search_distance,
-    join_pairs,
     label_forest,
     label_people,
     make_diagnostics,
@@ -72,7 +70,12 @@ from facecluster.transforms.grouping.spanning_forest import CombineForests, Edge
 from facecluster.transforms.people.names import name_people
 from facecluster.transforms.people.summary import MOST_NAMED, combine_summaries
 from facecluster.transforms.similarity.normalization import SAMPLE_FACES, fit_normalization
-from facecluster.transforms.similarity.shots import first_of_shots, match_near_duplicates
+from facecluster.transforms.similarity.shots import (
+    Shots,
+    first_of_shots,
+    join_pairs,
+    match_near_duplicates,
+)
 from facecluster.transforms.tables.codec import unit_rows
 from facecluster.transforms.tables.files import list_files
 from facecluster.transforms.tables.parquet_files import read_table

@@ -30,7 +30,7 @@ from facecluster.transforms.grouping.edges import (
     weigh_edges,
 )
 from facecluster.transforms.grouping.face_filter import FILTER_COLUMNS, find_left_out_reasons
-from facecluster.transforms.grouping.group_faces import find_one_shot_pairs, find_twin_edges
+from facecluster.transforms.grouping.group_faces import find_twin_edges
 from facecluster.transforms.grouping.hdbscan_labels import NOISE, Labels
 from facecluster.transforms.grouping.merge_groups import Flows, sum_flows
 from facecluster.transforms.grouping.neighbors import search_cell
@@ -38,6 +38,7 @@ from facecluster.transforms.grouping.recall import RECALL_FACES, find_nearest
 from facecluster.transforms.grouping.spanning_forest import Edges, minimum_spanning_forest
 from facecluster.transforms.people.summary import summarize_people
 from facecluster.transforms.people.tables import add_left_out_faces, make_people_tables
+from facecluster.transforms.similarity.shots import find_one_shot_pairs
 from facecluster.transforms.tables.codec import stored_vectors, unit_rows
 from facecluster.transforms.tables.parquet_files import write_table
 
@@ -184,7 +185,8 @@ class SearchBlock:
         work.write("homes", block, numbers=numbers, home=probing["home"])
         faces, ids = numbers[faces], numbers[ids]
         is_measured = (faces < RECALL_FACES) | (ids < RECALL_FACES)
-        near_faces, near_ids = find_one_shot_pairs(faces, ids, distances, setup.normalization)
+        same_person = setup.normalization.same_person
+        near_faces, near_ids = find_one_shot_pairs(faces, ids, distances, same_person)
         work.write(
             "neighbors",
             block,
@@ -290,7 +292,8 @@ class ContractBlock:
         )
         graph = make_neighbor_graph(faces, ids, distances, scores[faces], scores[ids], setup.lowest)
         graph = NeighborGraph(numbers[graph.faces], numbers[graph.ids], graph.similarity)
-        near = find_one_shot_pairs(numbers[faces], numbers[ids], distances, setup.normalization)
+        same_person = setup.normalization.same_person
+        near = find_one_shot_pairs(numbers[faces], numbers[ids], distances, same_person)
         return graph, near
 
     def _write_wanted(self, block: str, graph: NeighborGraph) -> None:

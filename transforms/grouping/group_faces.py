@@ -1,7 +1,7 @@
 """Groups embeddings into people, in memory; Beam's workers share the steps from the forest on."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -70,10 +70,12 @@ from facecluster.transforms.similarity.normalization import (
     fit_normalization,
 )
 from facecluster.transforms.similarity.shots import (
+    Shots,
     count_photos,
+    find_one_shot_pairs,
     first_of_shots,
+    join_pairs,
     match_near_duplicates,
-    one_shot_distance,
 )
 from facecluster.transforms.tables.codec import find_usable, row_slices
 
@@ -151,7 +153,8 @@ def group_faces(
     progress(f"grouping {n:,} faces")
     lowest = lowest_in_lists(normalization, n)
     graph = search.graph(neighbors, lowest)
-    pairs = find_one_shot_pairs(neighbors.rows(), neighbors.ids, neighbors.distances, normalization)
+    same_person = normalization.same_person
+    pairs = find_one_shot_pairs(neighbors.rows(), neighbors.ids, neighbors.distances, same_person)
     twins = find_twin_edges(graph, originals, normalization.impostors)
     pairs = join_pairs([pairs, match_near_duplicates(*twins, photos)])
     shots = first_of_shots(*pairs, n)
@@ -163,9 +166,9 @@ def group_faces(
     del neighbors
     graph = graph.part(is_first[graph.faces] & is_first[graph.ids])
     if len(again):
-        found = search.find(searching=again, among=is_first)
-        graph = replace_lists(graph, again, search.graph(found, lowest))
-        more = find_one_shot_pairs(found.rows(), found.ids, found.distances, normalization)
+        filled = search.find(searching=again, among=is_first)
+        graph = replace_lists(graph, again, search.graph(filled, lowest))
+        more = find_one_shot_pairs(filled.rows(), filled.ids, filled.distances, same_person)
         shots_seen = first_of_shots(*join_pairs([pairs, more]), n)
     else:
         shots_seen = shots
@@ -175,8 +178,7 @@ def group_faces(
     limits = choose_edge_limits(n_shots, n_lonely, normalization, options.wrong_share)
     forest = _build_forest(graph, lowest, n, limits, normalization)
     watch.lap("forest")
-    found = find_cannot_links(photos, vectors, scores, normalization.impostors)
-    links = found.of_shots(shots)
+    links = find_cannot_links(photos, vectors, scores, normalization.impostors).of_shots(shots)
     groups, apart = label_forest(forest, n, links, options)
     parts = (graph.part(s) for s in row_slices(len(graph.faces), ENTRIES_PER_STEP))
     flows = combine_flows((sum_flows(part, lowest, groups) for part in parts), groups)
@@ -302,20 +304,6 @@ class _Search:
         )
 
 
-Pairs = tuple[np.ndarray, np.ndarray]  # (m,) int64, faces
-
-
-def find_one_shot_pairs(
-    faces: np.ndarray, ids: np.ndarray, distances: np.ndarray, normalization: Normalization
-) -> Pairs:
-    """The edges (faces, ids, distances), (m,) each, that are so short that both ends are one shot.
-
-    Equal vectors are at distance 0.
-    """
-    near = (distances == 0) | (distances < one_shot_distance(normalization.same_person))
-    return faces[near], ids[near]
-
-
 def find_twin_edges(
     graph: NeighborGraph, originals: np.ndarray, impostors: Impostors
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -333,11 +321,6 @@ def find_twin_edges(
     alike &= originals[graph.faces] == originals[graph.ids]
     edges = graph.part(alike)
     return edges.faces, edges.ids, edges.similarity
-
-
-def join_pairs(parts: Iterable[Pairs]) -> Pairs:
-    first, second = zip(*parts, strict=True)
-    return np.concatenate(first), np.concatenate(second)
 
 
 def _build_forest(
@@ -378,22 +361,6 @@ def label_forest(
         forest, apart = apply_cannot_links(forest, n, links)
     groups = separate_noise(forest_labels(forest, n, 2, LARGEST_DISTANCE)).labels
     return groups, np.stack([apart.i, apart.j])
-
-
-@dataclass(frozen=True, eq=False)
-class Shots:
-    """The shots of n faces.
-
-    Attributes:
-      first: (n,) int64, as `first_of_shots` gives them; only the first faces have neighbors.
-      seen: (n,) int64, the same, where frames that only the second search found count as well.
-      photos, originals: (n,) int64, see `group_faces`.
-    """
-
-    first: np.ndarray
-    seen: np.ndarray
-    photos: np.ndarray
-    originals: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)

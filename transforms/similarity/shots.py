@@ -6,6 +6,9 @@ whose vector differs more, by its photo being a near-duplicate. One face of each
 stands for all of them.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -13,6 +16,25 @@ from scipy.sparse.csgraph import connected_components
 # Two photos nearer than this are one shot: a burst, a copy, another size. The fraction of
 # `same_person` that is missing from a cosine of 1.
 ONE_SHOT = 0.11
+
+Pairs = tuple[np.ndarray, np.ndarray]  # (m,) int64, faces
+
+
+@dataclass(frozen=True, eq=False)
+class Shots:
+    """The shots of n faces.
+
+    Attributes:
+      first: (n,) int64, as `first_of_shots` gives them; only the first faces have neighbors.
+      seen: (n,) int64, the same, where frames that only the second search found count as well.
+      photos: (n,) int64, the photo of each face.
+      originals: (n,) int64, the photo that it is a near-duplicate of, or the photo.
+    """
+
+    first: np.ndarray
+    seen: np.ndarray
+    photos: np.ndarray
+    originals: np.ndarray
 
 
 def one_shot_distance(same_person: float) -> float:
@@ -22,6 +44,26 @@ def one_shot_distance(same_person: float) -> float:
       same_person: the typical normalized similarity of two photos of one person.
     """
     return float(np.sqrt(2 * ONE_SHOT * max(same_person, 0)))
+
+
+def find_one_shot_pairs(
+    faces: np.ndarray, ids: np.ndarray, distances: np.ndarray, same_person: float
+) -> Pairs:
+    """The edges (faces, ids, distances), (m,) each, that are so short that both ends are one shot.
+
+    Equal vectors are at distance 0.
+
+    Args:
+      same_person: see `one_shot_distance`.
+    """
+    near = (distances == 0) | (distances < one_shot_distance(same_person))
+    return faces[near], ids[near]
+
+
+def join_pairs(parts: Iterable[Pairs]) -> Pairs:
+    """The pairs of all parts; there is at least one part."""
+    first, second = zip(*parts, strict=True)
+    return np.concatenate(first), np.concatenate(second)
 
 
 def first_of_shots(faces: np.ndarray, others: np.ndarray, n: int) -> np.ndarray:
@@ -38,7 +80,7 @@ def first_of_shots(faces: np.ndarray, others: np.ndarray, n: int) -> np.ndarray:
 
 def match_near_duplicates(
     faces: np.ndarray, others: np.ndarray, similarity: np.ndarray, photos: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Pairs:
     """The pairs of faces that show one person in two near-duplicates of a photo.
 
     Of two photos, each face is matched with the one that is most similar in the other, if that is
