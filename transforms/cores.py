@@ -21,7 +21,7 @@ def usable_cores() -> int:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of memory that may still be used; None if the system does not tell, as only Linux does.
+    """Bytes of memory that may still be used; None where the system does not tell: only Linux does.
 
     In a container this can be less than the machine has left: what counts is the least of what the
     machine has available and what each control group of this process leaves up to its limit, where

@@ -1,4 +1,4 @@
-"""Beam's options by name, read from its source: to import Beam takes a second or more."""
+"""Beam's options by name, read from its source: importing Beam takes a second or more."""
 
 import ast
 from collections.abc import Sequence

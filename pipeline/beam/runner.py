@@ -82,7 +82,7 @@ def choose_execution(
         raise UsageError(f"--direct_num_workers={n_workers} is negative: 0 takes all cores")
     n_workers = n_workers or cores
     if n_tasks is not None:
-        n_workers = _lower(n_workers, n_tasks, f"the work has so many parts: {n_tasks:,}")
+        n_workers = _lower(n_workers, n_tasks, f"the parts of the work are {n_tasks:,}")
     memory = available_memory()
     if memory is not None and mode in (None, "multi_processing"):
         n_workers = _lower(

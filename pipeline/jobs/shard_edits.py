@@ -45,7 +45,7 @@ def edit_shards(run: RunDirectory, edits: pa.Table) -> None:
       edits: columns uri, shard and new_uri; without a new_uri the input leaves the shard.
     """
     if pc.any(edits["new_uri"].is_null()).as_py():
-        WorkFolder(run.path("grouping")).remove()  # it may hold numbers of faces that leave
+        WorkFolder(run.path("grouping")).remove()  # its files may number faces that leave
     for shard in pc.unique(edits["shard"]).to_pylist():
         _edit_shard(run, shard, edits.filter(pc.equal(edits["shard"], shard)))
 

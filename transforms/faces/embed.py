@@ -85,9 +85,8 @@ def _with_embeddings(photo: Photo, vectors: np.ndarray) -> Photo:
     damaged = np.flatnonzero(~find_usable(vectors))
     if len(damaged):
         message = (
-            f"the model made a vector of NaN, infinity or zeros of {len(damaged)} of its "
-            f"{len(vectors)} faces, first of face {damaged[0]}: check the model with "
-            "`facecluster model validate`"
+            f"{len(damaged)} of its {len(vectors)} faces, the first of them face {damaged[0]}, got "
+            "a vector of NaN, infinity or zeros: check the model with `facecluster model validate`"
         )
         return mark_failed(photo, Failure("embed", "DamagedVector", message))
     faces = zip(photo.faces, vectors, strict=True)

@@ -65,7 +65,7 @@ class Detector:
     detection_size: int
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detections]:
-        """Finds all faces of each RGB image, also if it lies on its side or they fill it."""
+        """Finds all faces of each RGB image, also if the image is turned or a face fills it."""
         reductions, copies = self._reduce(images)
         found = self._search_copies(reductions, copies)
         doubtful = [i for i, faces in enumerate(found) if faces.best_score < SURE_SCORE]

@@ -20,7 +20,8 @@ from facecluster.transforms.inputs.photo_suffixes import how_to_read
 from facecluster.transforms.inputs.sources import SEPARATOR, Source
 from facecluster.transforms.tables.reasons import format_reasons, sort_by_count
 
-STAT_THREADS, STAT_BATCH = 16, 1000  # files that lists name; on a network disk it is mostly waiting
+# For the files that lists name. On a network disk, asking for their sizes is mostly waiting.
+STAT_THREADS, STAT_BATCH = 16, 1000
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def list_photos(
 def with_versions(sources: Iterable[Source]) -> list[Source]:
     """Fills in size and version of the local files that have none yet, because a list named them.
 
-    Files in object stores that no listing covered stay without: each would be a request.
+    Files in object stores that no listing covered get no version: each would cost a request.
     """
     sources = list(sources)
     unknown = [

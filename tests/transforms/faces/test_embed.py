@@ -155,7 +155,8 @@ def test_a_photo_with_a_damaged_vector_fails_alone(faces, tmp_path):
     assert failed == {"nan", "zeros", "inf"}
     assert done["nan"].failure.step == "embed"
     assert (
-        "NaN, infinity or zeros of 1 of its 2 faces, first of face 1" in done["nan"].failure.message
+        "1 of its 2 faces, the first of them face 1, got a vector of NaN"
+        in done["nan"].failure.message
     )
     assert not done["nan"].faces
     assert done["whole"].faces[0].embedding.tolist() == [0, 1]
