@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from facecluster.pipeline.failure_limit import FailureLimit
 from facecluster.transforms.option_fields import at_least, between, option
 from facecluster.transforms.photos.limits import DecodeLimits
-from facecluster.transforms.tables.codec import CODECS
+from facecluster.transforms.tables.codec_names import CODECS
 
 
 def failure_limit(text: str) -> FailureLimit:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from facecluster.pipeline.options import CropOptions, EmbedOptions, TrainOptions, WorkerOptions
 from facecluster.transforms.grouping.options import ClusterOptions
 from facecluster.transforms.option_fields import add_options, at_least, between, from_arguments
-from facecluster.transforms.tables.codec import CODECS
+from facecluster.transforms.tables.codec_names import CODECS
 
 TOGETHER = [EmbedOptions, ClusterOptions, WorkerOptions]
 ALL = [*TOGETHER, CropOptions, TrainOptions]

@@ -15,7 +15,6 @@ import pyarrow as pa
 from facecluster.errors import UsageError
 
 COMPONENTS = 128
-CODECS = ("pca128", "float16", "float32")
 SHORTEST = 1e-12  # a shorter vector has no direction
 
 
@@ -65,7 +64,7 @@ def make_codec(name: str | None, arrays: Mapping[str, np.ndarray] | None) -> Cod
     """The codec to use with a model.
 
     Args:
-      name: one of CODECS; None: pca128 if the model has it, else float32.
+      name: one of those in codec_names.py; None: pca128 if the model has it, else float32.
       arrays: the model's "mean" and "components" for pca128, None if it has none.
 
     Raises:

@@ -60,7 +60,7 @@ def test_version():
 
 
 SLOW_TO_IMPORT = {"apache_beam", "tensorflow", "keras", "torch", "faiss", "hdbscan", "sklearn",
-                  "scipy", "pandas", "matplotlib", "jinja2", "PIL.Image"}  # fmt: skip
+                  "scipy", "pandas", "matplotlib", "jinja2", "PIL.Image", "pyarrow"}  # fmt: skip
 
 
 def imported(*arguments: str) -> tuple[str, set[str]]:

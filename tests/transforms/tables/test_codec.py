@@ -12,7 +12,6 @@ from sklearn.decomposition import PCA
 
 from facecluster.errors import UsageError
 from facecluster.transforms.tables.codec import (
-    CODECS,
     COMPONENTS,
     Codec,
     decode_embeddings,
@@ -21,6 +20,7 @@ from facecluster.transforms.tables.codec import (
     stored_vectors,
     unit_rows,
 )
+from facecluster.transforms.tables.codec_names import CODECS
 
 
 def units(n: int, dimensions: int, seed: int = 0) -> np.ndarray:
