@@ -31,11 +31,13 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def short_help(self) -> str:
         """The subcommands, a line each."""
-        lines = [
-            f"  {self.prog + ' ' + command.dest:30}{command.help}"
+        commands = {
+            f"{self.prog} {command.dest}": command.help
             for action in self._subcommands()
             for command in action._get_subactions()
-        ]
+        }
+        width = max(map(len, commands), default=0)
+        lines = [f"  {name:{width}}  {help_text}" for name, help_text in commands.items()]
         usage, see = f"usage: {self.prog} COMMAND ...", f"See {self.prog} --help"
         return "\n".join([usage, "", *lines, "", see])
 

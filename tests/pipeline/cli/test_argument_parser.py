@@ -66,3 +66,12 @@ def test_an_option_with_one_letter_changed_is_recognized(name, at, letter):
     at = 2 + at % (len(name) - 2)
     meant = did_you_mean(name[:at] + letter + name[at + 1 :], sorted(beam_option_names()))
     assert meant.startswith(": did you mean --")
+
+
+@pytest.mark.parametrize("arguments", [[], ["model"], ["evaluate"]])
+def test_what_commands_do_starts_in_one_column(arguments):
+    text = make_parser().parse_args(arguments).parser.short_help()
+    lines = [line.strip() for line in text.splitlines() if line.startswith("  ")]
+    names = [line.partition("  ")[0] for line in lines]
+    starts = {len(line) - len(line.partition("  ")[2].lstrip()) for line in lines}
+    assert starts == {max(map(len, names)) + 2}
