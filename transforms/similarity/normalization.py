@@ -25,6 +25,8 @@ CONCENTRATION = 3.0
 # collection has too few people to learn from.
 ONE_PERSON_FROM = 0.7
 MOST_PAIRS_OF_ONE_PERSON = 0.5
+# A person with more than this share of the sample's faces counts for means as if it were this.
+MOST_OF_ONE_PERSON = 0.05
 MIN_STRANGERS = 15  # pairs of different people, to tell how similar they are; six people have these
 # The similarity of two photos of one person is typically this many deviations of impostors above
 # their median; pairs that are SAME_PERSON_DEVIATIONS above it show one person in all likelihood.
@@ -177,13 +179,14 @@ def _normalize(
 ) -> tuple[np.ndarray, np.ndarray]:
     n, d = stored.shape
     vectors, scores = np.empty((n, d), np.float16), np.zeros(n, np.float32)
+    weights = _person_weights(sample, excluded_from)
 
     def normalize(part: slice) -> None:
         batch = np.zeros((BATCH_ROWS, d), np.float32)
         rows = unit_rows(stored[part])
         batch[: len(rows)] = rows
         if len(sample) > 1:
-            batch -= _means_around(batch, sample, excluded_from)
+            batch -= _means_around(batch, sample, weights, excluded_from)
         vectors[part] = unit_rows(batch[: len(rows)])
         if cohort:
             batch[: len(rows)] = rows
@@ -194,12 +197,26 @@ def _normalize(
     return vectors, scores
 
 
-def _means_around(vectors: np.ndarray, sample: np.ndarray, excluded_from: float) -> np.ndarray:
+def _person_weights(sample: np.ndarray, excluded_from: float) -> np.ndarray:
+    """(m,) float32: how much each face of (m, d) counts for the means around others.
+
+    Less where more than MOST_OF_ONE_PERSON of the sample may show the same person. In an album of
+    one person, all strangers would otherwise be moved away from that person, toward each other.
+    """
+    sizes = [np.sum(sample[s] @ sample.T >= excluded_from, axis=1) for s in row_slices(len(sample))]
+    most = max(MOST_OF_ONE_PERSON * len(sample), 1.0)
+    return np.minimum(most / np.maximum(np.concatenate([*sizes, []]), 1), 1).astype(np.float32)
+
+
+def _means_around(
+    vectors: np.ndarray, sample: np.ndarray, person_weights: np.ndarray, excluded_from: float
+) -> np.ndarray:
     """(n, d) the mean of the sample around each of (n, d) unit vectors."""
     cosines = vectors @ sample.T
     counts = cosines < excluded_from
     weights = np.exp(np.multiply(cosines, CONCENTRATION, out=cosines), out=cosines)
     weights *= counts
+    weights *= person_weights
     total = weights.sum(axis=1, keepdims=True)
     # Where most of the sample may show the same person, what remains says little about the rest.
     share = counts.mean(axis=1, dtype=np.float32)[:, None]

@@ -154,3 +154,16 @@ def test_collections_of_one_person_or_none_do_not_fail(cohort, n):
         assert np.isfinite(scores).all()
         assert normalization.impostors.width > 0
         assert np.isfinite(normalization.same_person)
+
+
+@given(seed=st.integers(0, 2**32 - 1), n_strangers=st.integers(4, 12))
+@settings(deadline=None, max_examples=20)
+def test_many_photos_of_one_person_leave_strangers_as_they_are(seed, n_strangers):
+    random = np.random.default_rng(seed)
+    one = people(random, 1, 6)
+    others = people(random, n_strangers, 1)
+    few = fit_normalization(np.concatenate([one[:1], others]), COHORT)
+    many = fit_normalization(np.concatenate([one, others]), COHORT)
+    between = np.triu_indices(n_strangers, 1)
+    alone, beside = (all_similarities(fitted, others)[between] for fitted in (few, many))
+    assert abs(np.median(beside) - np.median(alone)) < 0.06
