@@ -75,5 +75,5 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def did_you_mean(name: str, candidates: Sequence[str]) -> str:
     """ ": did you mean X?" for the most similar candidate, empty if none is similar."""
-    similar = difflib.get_close_matches(name, candidates, n=1, cutoff=0.7)
+    similar = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     return f": did you mean {similar[0]}?" if similar else ""

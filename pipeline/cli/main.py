@@ -67,10 +67,23 @@ def _check_rest(arguments: argparse.Namespace) -> None:
     rest = arguments.beam_arguments
     if not arguments.parser.passes_to_beam and rest:
         arguments.parser.error(f"unknown argument {rest[0]}")
+    _check_workers(arguments)
     names = [word.partition("=")[0] for word in rest]
     strays = stray_values(rest) + [name for name in names if name[:1] == "-" != name[1:2]]
     if strays and RUNNER not in names:
         arguments.parser.error(f"unknown argument {strays[0]}")
+
+
+def _check_workers(arguments: argparse.Namespace) -> None:
+    """Ends the program if a number of worker processes is none, before Beam is imported for it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--direct_num_workers", "--direct-num-workers", default="0", nargs="?")
+    value = parser.parse_known_args(arguments.beam_arguments)[0].direct_num_workers
+    if not (value or "").isdecimal():
+        arguments.parser.error(
+            f"--direct_num_workers: {value or 'nothing'} is not a number of processes; "
+            "0 takes one per core"
+        )
 
 
 def _open_log(arguments: argparse.Namespace) -> str:

@@ -25,8 +25,8 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="facecluster",
         description="Groups the faces of a photo collection into people.",
-        epilog="`run`, `embed`, `cluster` and `crops` pass options that they do not know to Apache "
-        "Beam, such as --direct_num_workers=8.",
+        epilog="`run`, `embed`, `crops` and `cluster --distribute` pass options that they do not "
+        "know to Apache Beam, such as --direct_num_workers=8.",
     )
     parser.add_argument("--version", action="version", version=version("facecluster"))
     parser.set_defaults(command=None, parser=parser)

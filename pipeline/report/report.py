@@ -248,7 +248,7 @@ class _TileMaker:
         if assigned:
             lines.append(f"probability {row['probability']:.2f}, distance {row['distance']:.2f}")
         if pair:
-            lines.append(f"photo {pair} of those that contain this person twice")
+            lines.append(f"photo {pair} of those that contain this person more than once")
         return FaceTile(
             title="\n".join(lines),
             link=_link(uri) if uri else None,

@@ -171,7 +171,7 @@ def test_crops_of_people_are_those_of_assigned_faces(some_run, tmp_path):
     [
         ([], "one of the arguments --input --run is required"),
         (["--run", "r", "--input", "p"], "not allowed with argument"),
-        (["--run", "nowhere"], "has no people yet"),
+        (["--run", "nowhere"], "is not the folder of a run"),
         (["--input", "nowhere"], "does not exist"),
         (["--run", "r", "--crop-sise", "160"], "unknown argument --crop-sise"),
     ],

@@ -71,6 +71,7 @@ from facecluster.transforms.similarity.normalization import (
 )
 from facecluster.transforms.similarity.shots import (
     Shots,
+    count_originals,
     count_photos,
     find_one_shot_pairs,
     first_of_shots,
@@ -92,7 +93,7 @@ class Grouping:
 
     Attributes:
       labels: the person of each face.
-      n_photos: (n_people,) int64, the photos of each person, see `count_photos`.
+      n_photos: (n_people,) int64, the photos of each person, of which those of one shot count once.
       repeated: (n,) bool, faces that repeat another face in their photo or are repeated in it.
       collages: (m,) int64, the photos that look like collages, ascending.
       diagnostics: how it went, as plain numbers.
@@ -414,8 +415,9 @@ def label_people(
     names, faces = np.unique(groups, return_index=True)
     refused = faces[np.searchsorted(names, refused)]  # a face of each
     groups = np.unique(groups[shots.first], return_inverse=True)[1]
-    n_photos = count_photos(groups, shots.seen, appearances, shots.photos, shots.originals)
-    is_person = n_photos >= options.min_cluster_size
+    evidence = count_photos(groups, shots.seen, appearances, shots.photos, shots.originals)
+    is_person = evidence >= options.min_cluster_size
+    n_photos = np.minimum(evidence, count_originals(groups, shots.originals))
     number = np.where(is_person, np.cumsum(is_person) - 1, NOISE)
     labels = number[groups]
     pairs = np.sort(groups[np.concatenate([apart, refused], axis=1)], axis=0)

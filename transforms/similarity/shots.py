@@ -137,6 +137,15 @@ def count_photos(
     return np.minimum(n_shots, n_seen)
 
 
+def count_originals(labels: np.ndarray, originals: np.ndarray) -> np.ndarray:
+    """(n_labels,) int64: the photos of each label; a collage is one, near-duplicates are one.
+
+    Args:
+      labels, originals: (n,) int64, as in `count_photos`.
+    """
+    return np.bincount(labels[_first_rows(labels, originals)])
+
+
 def _first_rows(*columns: np.ndarray) -> np.ndarray:
     """The rows that differ from all before them, sorted by the columns."""
     order = np.lexsort(columns[::-1])

@@ -92,6 +92,8 @@ finally:
         (["cluster", "--output", "run", "--wrong-shares", "7"], "unknown argument --wrong-shares"),
         (["cluster", "--output", "run", "--wrong-share", "7"], "7 is not between 0.001 and 0.5"),
         (["run", "--input", "a", "--output", "b", "stray"], "unknown argument stray"),
+        (["run", "--input", "a", "--output", "b", "--direct_num_workers=x"], "x is not a number"),
+        (["run", "--input", "a", "--output", "b", "--direct-num-workers", "-1"], "-1 is not a num"),
     ],
 )
 def test_an_answer_that_needs_no_photos_imports_nothing_slow(arguments, answer):

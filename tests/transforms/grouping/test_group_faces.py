@@ -453,6 +453,7 @@ def test_contact_sheets_among_other_photos_are_collages(n_people):
     photos = np.concatenate([1000 + np.arange(150), np.full(24, 7)])
     found = group(vectors, photos)
     assert found.collages.tolist() == [7]
+    assert sorted(found.n_photos.tolist()) == [1] * n_people + [5] * 30
     assert renamed(found.labels.labels) == np.concatenate([names, 30 + shown]).tolist()
 
 
