@@ -3,7 +3,8 @@
 libjpeg conceals damage: it reports a warning, which Pillow does not pass on, and fills the place
 with gray or with whatever the bytes happen to mean. TurboJPEG, which is the same library and gives
 the same pixels, stops at a warning when asked to. So it decodes first, and only a photo that it
-refuses is decoded by Pillow, too. Damage that libjpeg does not notice is not found, nor is any in
+refuses is decoded by Pillow, too. Where a hole has bytes that mean a marker, Pillow gives up, and
+TurboJPEG decodes the rest. Damage that libjpeg does not notice is not found, nor is any in
 CMYK with subsampling, which TurboJPEG does not read.
 """
 
@@ -28,6 +29,7 @@ SCAN = 0xDA
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 # Beginnings of the warnings after which libjpeg makes up pixels (jerror.h). Others concern headers.
 DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG file", "Inconsistent progression sequence")
+LAST_BYTES = 1024  # of a file, in which its end mark is looked for
 MAX_BUFFER_BYTES = 64 << 20  # of 16 megapixels
 _thread = threading.local()
 
@@ -46,7 +48,7 @@ def load_jpeg(image: Image.Image, content: bytes) -> tuple[Image.Image, bool]:
     Raises:
       OSError: the file is damaged beyond that, or ends before its last pixel.
     """
-    fast = _decode_strictly(image, content)
+    fast = _decode(image, content)
     if fast is not None:
         return fast, False
     size = image.size
@@ -55,7 +57,11 @@ def load_jpeg(image: Image.Image, content: bytes) -> tuple[Image.Image, bool]:
     except OSError:
         whole = _complete(content)
         if whole is None:
-            raise
+            has_end = END in content[-LAST_BYTES:]  # in pixels, these bytes never stand together
+            rest = _decode(image, content, strict=False) if has_end else None
+            if rest is None or _has_one_color(rest):
+                raise
+            return rest, True
         image = Image.open(io.BytesIO(whole), formats=("JPEG",))
         image.draft(None, size)
         image.load()
@@ -63,20 +69,30 @@ def load_jpeg(image: Image.Image, content: bytes) -> tuple[Image.Image, bool]:
     return image, _is_damaged(_split(content))
 
 
-def _decode_strictly(image: Image.Image, content: bytes) -> Image.Image | None:
-    """The pixels; None if TurboJPEG reports an error or warning, or cannot decode this kind."""
+def _decode(image: Image.Image, content: bytes, strict: bool = True) -> Image.Image | None:
+    """The pixels; None if TurboJPEG cannot decode this kind, or if it reports an error.
+
+    Args:
+      strict: whether a warning counts as an error. Otherwise what it could not decode is gray.
+    """
     if image.mode not in ("RGB", "L"):
         return None
     width, height = image.size
     try:
         pixels = simplejpeg.decode_jpeg(
-            content, "RGBX", min_height=height, min_width=width, buffer=_buffer(4 * width * height)
-        )
+            content, "RGBX", min_height=height, min_width=width, strict=strict,
+            buffer=_buffer(4 * width * height),
+        )  # fmt: skip
     except ValueError:
         return None
     if pixels.shape[:2] != (height, width):
         return None
     return Image.frombytes("RGB", image.size, pixels.data, "raw", "RGBX")
+
+
+def _has_one_color(image: Image.Image) -> bool:
+    extrema = np.array(image.getextrema()).reshape(-1, 2)
+    return bool((extrema[:, 0] == extrema[:, 1]).all())
 
 
 def _buffer(n_bytes: int) -> np.ndarray | None:

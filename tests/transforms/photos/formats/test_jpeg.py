@@ -135,6 +135,22 @@ def test_a_jpeg_with_a_hole_is_marked_as_damaged(kind, mode, filling):
     assert n_found >= (24 if kind == "progressive" else 34)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("filling", ["0xFF", "noise"])
+def test_a_jpeg_is_read_though_its_hole_looks_like_markers(kind, filling):
+    rng = np.random.default_rng(0)
+    n_read, n = 0, 1000
+    for seed in range(20):
+        content = encode("RGB", 400, 300, seed, noise=8, **KINDS[kind])
+        start, end = scan_of(content)
+        place = int(rng.integers((start + end) // 2, end - n))
+        part = b"\xff" * n if filling == "0xFF" else rng.bytes(n)
+        found = decode_or_fail(content[:place] + part + content[place + n :])
+        n_read += found is not None and found.damaged
+        assert decode_or_fail(content[:place]) is None
+    assert n_read >= 18
+
+
 def test_a_cmyk_jpeg_with_a_hole_is_marked_as_damaged():
     content = encode("CMYK", 400, 300, noise=8, quality=90, subsampling=0)
     start, end = scan_of(content)
