@@ -341,12 +341,15 @@ def _embed(
         if retry_failures
         else list_photos(names, exclude=path_list(exclude))
     )
+    progress = progress or NoProgress()
+    for pattern in listing.unused_excludes:
+        progress.say(f"--exclude {pattern} has no effect: patterns are relative to each input")
     job = _embed_job(
         directory, options, max_failures, retry_failures, beam_arguments, forget_removed
     )
     if overwrite:
         directory.remove_everything()
-    job(listing, (progress or NoProgress()).watch)
+    job(listing, progress.watch)
 
 
 def _embed_job(

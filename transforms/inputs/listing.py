@@ -37,6 +37,7 @@ class Listing:
       unread_photos: of these, the number in photo formats that are not read, by suffix, likewise.
       fully_listed: URIs of the folders, containers and lists that were listed completely.
       input_folders: URIs of the folders that are inputs, or entries of lists.
+      unused_excludes: patterns of `exclude` that decided about no file or folder.
     """
 
     sources: tuple[Source, ...]
@@ -44,6 +45,7 @@ class Listing:
     unread_photos: Mapping[str, int] = field(default_factory=dict)
     fully_listed: frozenset[str] = frozenset()
     input_folders: frozenset[str] = frozenset()
+    unused_excludes: tuple[str, ...] = ()
 
     @property
     def uris(self) -> tuple[str, ...]:
@@ -88,7 +90,8 @@ def list_photos(
       InputError: an input does not exist or cannot be used, or the inputs have no photos.
       UsageError: a pattern cannot be used.
     """
-    collector = PhotoCollector(containers, Rules(Excludes(exclude), own_output))
+    excludes = Excludes(exclude)
+    collector = PhotoCollector(containers, Rules(excludes, own_output))
     for name in inputs:
         try:
             collector.add_input(absolute_uri(name))
@@ -112,6 +115,7 @@ def list_photos(
         unread_photos,
         frozenset(collector.fully_listed),
         frozenset(collector.input_folders),
+        excludes.unused,
     )
 
 

@@ -80,14 +80,21 @@ class Excludes:
             spec = GitIgnoreSpec.from_lines(map(_as_line, patterns))
         except ValueError as error:
             raise UsageError(f"--exclude: {error}") from error
+        parsed = zip(filter(None, patterns), spec.patterns, strict=True)  # "" is skipped by both
         self._patterns = [
-            (pattern.regex, pattern.include)
-            for pattern in reversed(list(spec.patterns))
+            (text, pattern.regex, pattern.include)
+            for text, pattern in reversed(list(parsed))
             if pattern.regex is not None and pattern.include is not None
         ]
+        self._unused = dict.fromkeys(patterns)
 
     def __bool__(self) -> bool:
         return bool(self._patterns)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The patterns that have not decided about any file or folder."""
+        return tuple(self._unused)
 
     def match(self, path: str, is_folder: bool) -> bool:
         """Whether they exclude a file or folder of a folder that they do not exclude.
@@ -96,12 +103,13 @@ class Excludes:
           path: relative to the input.
         """
         text = path + "/" * is_folder
-        for regex, is_excluding in self._patterns:
+        for pattern, regex, is_excluding in self._patterns:
             for found in regex.finditer(text):
                 # pathspec marks where the path of a folder ends. If that is not the end of this
                 # path, the pattern is about a folder above it.
                 end = found.end("ps_d") if "ps_d" in regex.groupindex else -1
                 if end in (-1, len(text)):
+                    self._unused.pop(pattern, None)
                     return is_excluding
         return False
 

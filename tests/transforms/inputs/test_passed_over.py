@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from facecluster.errors import UsageError
+from facecluster.transforms.inputs.listing import list_photos
 from facecluster.transforms.inputs.passed_over import (
     HIDDEN,
     SYSTEM,
@@ -121,3 +122,13 @@ def test_no_patterns_exclude_nothing():
 def test_a_pattern_without_meaning_is_refused():
     with pytest.raises(UsageError, match="--exclude: Invalid git pattern: '!'"):
         Excludes(["*.png", "!"])
+
+
+def test_patterns_without_effect_are_told(tmp_path):
+    for name in ("a.jpg", "b.png", "thumbs/c.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    patterns = ["*.png", f"{tmp_path}/a.jpg", "thumbs/", "*.JPG", "", "!b.png"]
+    listing = list_photos([str(tmp_path)], exclude=patterns)
+    assert [uri.rpartition("/")[2] for uri in listing.uris] == ["a.jpg", "b.png"]
+    assert listing.unused_excludes == ("*.png", f"{tmp_path}/a.jpg", "*.JPG", "")
