@@ -10,7 +10,7 @@ from facecluster.pipeline.run.directory import RunDirectory
 def read_assignments(run: RunDirectory) -> pa.Table:
     """The assignments table; raises InputError if there is no such run or the run has none."""
     if not run.exists("assignments"):
-        if not run.is_run():
+        if not (run.is_run() or run.complete_shards()):
             raise InputError(f"{run.root} is not the folder of a run")
         raise InputError(f"{run.root} has no people yet: run `facecluster cluster` first")
     return run.read("assignments")

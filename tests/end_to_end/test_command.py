@@ -191,7 +191,7 @@ def test_near_duplicates_are_found_and_updated_when_a_larger_original_is_added(
     before = facecluster("run", "--input", photos, "--output", run)
     assert before.returncode == 0, before.stderr
     summary = dict(line.split(maxsplit=1) for line in before.stdout.splitlines())
-    assert summary["photos"] == "6  (1 duplicate)  (1 near-duplicate)"
+    assert summary["photos"] == "6  (1 duplicate, 1 near-duplicate)"
     name_of = {row["photo_id"]: Path(row["uri"]).name for row in read(run, "photos")}
 
     def originals() -> dict[str, str]:
