@@ -20,16 +20,6 @@ from facecluster.transforms.photos.decode_image import decode_image
 from facecluster.transforms.records import Failure, Photo, Shard
 
 
-@pytest.fixture(scope="module")
-def model(mtcnn_folder) -> SavedModel:
-    return SavedModel(mtcnn_folder)
-
-
-@pytest.fixture(scope="module")
-def detector(model) -> Detector:
-    return Detector(model, min_face_size=20, detection_size=1600)
-
-
 def open_photo(path: Path) -> Image.Image:
     return decode_image(path.read_bytes())[0]
 

@@ -18,16 +18,6 @@ from facecluster.transforms.records import Photo, Shard
 
 
 @pytest.fixture(scope="module")
-def model(mtcnn_folder) -> SavedModel:
-    return SavedModel(mtcnn_folder)
-
-
-@pytest.fixture(scope="module")
-def detector(model) -> Detector:
-    return Detector(model, min_face_size=20, detection_size=1600)
-
-
-@pytest.fixture(scope="module")
 def lfw(lfw_images) -> list[Image.Image]:
     """One photo of each of 40 people."""
     people = sorted(lfw_images.iterdir())[:: len(list(lfw_images.iterdir())) // 40][:40]
